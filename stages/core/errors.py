@@ -1,0 +1,32 @@
+"""Errors that people see. `BadInput` ends a command with exit status 2 and one sentence; rows carry the rest."""
+
+from __future__ import annotations
+
+import errno
+
+TRANSIENT, PERMANENT = "transient", "permanent"
+
+_PERMANENT_TYPES = ("PermanentError", "BadInput", "BadMedia", "BadLatent", "InvalidDataError", "ValueError", "TypeError")
+
+
+class BadInput(ValueError):
+    """The user gave something that cannot work. The message names the file, key or row, and what to do."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop, by a cancel or a budget. Exit status 3."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means memory ran out, on the host or on a device (recognised by name: no torch here)."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "out of memory" in str(error)
+
+
+def kind_of(error: BaseException) -> str:
+    """`permanent` where running the same row again must give the same error, else `transient`."""
+    if is_out_of_memory(error):
+        return TRANSIENT
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+        return PERMANENT
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return PERMANENT if names & set(_PERMANENT_TYPES) else TRANSIENT

@@ -1,0 +1,85 @@
+"""Identity: what makes two pieces of work the same. Resume is set difference on these.
+
+A fingerprint is the hash of everything that changes a step's output; a row id is the hash of the fingerprint, the input
+row and the seed. Whatever has no stable identity raises instead of being guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+ID_BYTES = 16
+
+
+def canonical(value: Any) -> Any:
+    """The JSON form that is hashed: equal for equal meaning, on every machine. Raises TypeError for anything else."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return canonical(value.value)
+    if isinstance(value, float):
+        return _canonical_float(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {_text_key(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(v) for v in value]
+    raise TypeError(f"{type(value).__name__} {value!r} has no stable identity; use numbers, text, lists or mappings")
+
+
+def _canonical_float(value: float) -> float | int | str:
+    """1.0 and 1 mean the same in a config; infinities are not JSON."""
+    if math.isnan(value):
+        raise TypeError("nan has no stable identity")
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _text_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"the key {key!r} is not text")
+    return key
+
+
+def digest(*parts: Any) -> str:
+    """The hash of canonical values, as 32 hexadecimal digits."""
+    text = json.dumps(canonical(list(parts)), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def row_id(fingerprint: str, input_id: str, seed: int = 0) -> str:
+    """The id of the row that a step makes of one input row. input_id is that row's id."""
+    return hashlib.blake2b(f"{fingerprint}/{input_id}/{seed}".encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def child_id(parent_id: str, index: int) -> str:
+    """The id of the index-th of several rows made of one input."""
+    return hashlib.blake2b(f"{parent_id}#{index}".encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of one stage's generator for a take, 0 <= value < 2**63; independent of batch, worker and order."""
+    raw = hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=8).digest()
+    return int.from_bytes(raw, "big") >> 1
+
+
+def digest_of_ids(ids: Iterable[str]) -> str:
+    """The identity of a set of rows, whatever their order."""
+    hasher = hashlib.blake2b(digest_size=ID_BYTES)
+    for item in sorted(ids):
+        hasher.update(item.encode() + b"\n")
+    return hasher.hexdigest()
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name can be a folder of the store on any file system."""
+    return bool(name) and PurePath(name).name == name and name.replace("_", "").replace("-", "").isalnum()
