@@ -6,7 +6,15 @@ import errno
 
 TRANSIENT, PERMANENT = "transient", "permanent"
 
-_PERMANENT_TYPES = ("PermanentError", "BadInput", "BadMedia", "BadLatent", "InvalidDataError", "ValueError", "TypeError")
+_PERMANENT_TYPES = (
+    "PermanentError",
+    "BadInput",
+    "BadMedia",
+    "BadLatent",
+    "InvalidDataError",
+    "ValueError",
+    "TypeError",
+)
 
 
 class BadInput(ValueError):

@@ -1,0 +1,203 @@
+"""Configuration: YAML files merged over a checked schema, with errors that name the key and its nearest neighbour.
+
+    schema (dataclass)  <  configs/x.yaml  <  configs/on/<where>.yaml  <  key=value overrides
+
+A step entry is `{use: data_prep.scores.motion:Motion, sample_fps: 2, resources: {cpus: 1}}`. `use` is an import path
+inside our own packages; the other keys are checked against that class's `Config`. Below `steps`, the name may be left
+out: `base.steps=8` means `steps.base.steps=8` where `base` is a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.core.errors import BadInput
+from stages.core.step import Job, Resources, Step, StepRef
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+PACKAGES = ("stages.", "data_prep.")
+STEPS = "steps"
+
+T = TypeVar("T")
+
+OmegaConf.register_resolver("root", lambda path: str(ROOT / path), replace=True)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A clause that names the nearest known word, or lists what there is."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices)}"
+
+
+def find_config(name: str | Path, kind: str = "") -> Path:
+    """The file that a name means: a path as it is, or `NAME.yaml` below configs/KIND. Raises BadInput."""
+    given = Path(name).expanduser()
+    candidates = [given, CONFIGS / kind / f"{name}.yaml", CONFIGS / given, CONFIGS.parent / given]
+    for path in candidates:
+        if path.is_file():
+            return path
+    folder = CONFIGS / kind
+    known = [p.stem for p in folder.glob("*.yaml")]
+    raise BadInput(
+        f"there is no config {str(name)!r}: it is neither a file nor in configs/{kind} ({nearest(str(name), known)})"
+    )
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """One YAML mapping. Raises BadInput with the file, and the line where the YAML itself is broken."""
+    try:
+        loaded = OmegaConf.load(path)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not UTF-8 text") from None
+    except Exception as error:  # the YAML library's own tree of errors
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise BadInput(f"{path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(loaded, DictConfig):
+        raise BadInput(f"{path} must hold keys and values, not a {type(loaded).__name__}")
+    return loaded
+
+
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    """`key=value` words as a mapping; values are read as YAML. Raises BadInput for a word without `=`."""
+    for word in overrides:
+        if "=" not in word or not word.split("=", 1)[0].strip():
+            raise BadInput(f"{word!r} is not key=value")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:
+        raise BadInput(f"cannot read the overrides {' '.join(overrides)}: {error}") from None
+
+
+def merge(
+    schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any] | DictConfig]]
+) -> tuple[T, dict[str, StepRef]]:
+    """Merge (where it comes from, values) layers over a schema dataclass, later ones winning.
+
+    Returns the checked schema object and the steps of its `steps` mapping, in order. Raises BadInput for an unknown key
+    or a wrong type, naming the layer it stands in.
+    """
+    merged = OmegaConf.create({})
+    fields = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    names = _step_names(layers)
+    for where, values in layers:
+        layer = _lift(OmegaConf.create(values), where, fields, names)  # type: ignore[arg-type]
+        try:
+            checked = {k: v for k, v in layer.items() if k != STEPS}
+            OmegaConf.merge(OmegaConf.structured(schema), _without_interpolations(checked))
+            merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            raise BadInput(_explain(where, error, fields)) from None
+    return _finish(schema, merged)
+
+
+def _step_names(layers: Sequence[tuple[str, Any]]) -> set[str]:
+    return {str(name) for _, values in layers for name in (values.get(STEPS) or {})}
+
+
+def _lift(layer: DictConfig, where: str, fields: set[str], names: set[str]) -> DictConfig:
+    """Move `base: {...}` to `steps: {base: {...}}`; refuse keys that are neither a field nor a step."""
+    for key in [str(k) for k in layer]:
+        if key in fields:
+            continue
+        if key not in names:
+            raise BadInput(f"{where}: unknown key {key!r}; {nearest(key, fields | names)}")
+        raw = OmegaConf.create({STEPS: {key: layer._get_node(key)}})
+        del layer[key]
+        layer = OmegaConf.merge(layer, raw)  # type: ignore[assignment]
+    return layer
+
+
+def _without_interpolations(values: Mapping[Any, Any]) -> DictConfig:
+    """What can be type-checked layer by layer: `${...}` is only known after the merge."""
+    kept = OmegaConf.create({})
+    for key, value in values.items():
+        node = OmegaConf.to_yaml(OmegaConf.create({"v": value}))
+        if "${" not in node:
+            kept[key] = value
+    return kept
+
+
+def _explain(where: str, error: Exception, fields: Iterable[str]) -> str:
+    key = str(getattr(error, "full_key", "") or "")
+    first = str(error).splitlines()[0]
+    leaf = key.rsplit(".", 1)[-1]
+    hint = f"; {nearest(leaf, fields)}" if "not in" in first and leaf else ""
+    return f"{where}: {key + ': ' if key and key not in first else ''}{first}{hint}"
+
+
+def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]:
+    try:
+        resolved = OmegaConf.to_container(merged, resolve=True)
+        assert isinstance(resolved, dict)
+        entries = resolved.pop(STEPS, None) or {}
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), resolved))
+    except OmegaConfBaseException as error:
+        raise BadInput(_explain("config", error, {f.name for f in dataclasses.fields(schema)})) from None  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"config: {error}") from None
+    steps = {str(name): make_ref(str(name), entry) for name, entry in entries.items() if _enabled(str(name), entry)}
+    return settings, steps  # type: ignore[return-value]
+
+
+def _enabled(name: str, entry: Any) -> bool:
+    if not isinstance(entry, Mapping):
+        raise BadInput(f"steps.{name} must be a mapping with a `use` key, not {entry!r}")
+    return entry.get("enabled", True) is not False
+
+
+def load_class(use: str, name: str = "") -> type[Step] | type[Job]:
+    """The Step or Job class behind `module:Class`. Raises BadInput for anything outside our packages."""
+    label = f"steps.{name}.use" if name else "use"
+    module_name, _, class_name = str(use).partition(":")
+    if not class_name or not module_name.startswith(PACKAGES):
+        raise BadInput(f"{label}: {use!r} must be `module:Class` inside {' or '.join(p + '*' for p in PACKAGES)}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{label}: there is no module {error.name!r}") from None
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Step | Job)):
+        known = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Step | Job)]
+        raise BadInput(f"{label}: {module_name} has no step {class_name!r}; {nearest(class_name, known)}")
+    return found
+
+
+def make_ref(name: str, entry: Mapping[str, Any]) -> StepRef:
+    """Check one step entry against its class. Raises BadInput that names the step and the key."""
+    if "use" not in entry:
+        raise BadInput(f"steps.{name} needs `use: module:Class`")
+    cls = load_class(entry["use"], name)
+    values = {k: v for k, v in entry.items() if k not in ("use", "resources", "enabled", "after")}
+    config = structured(cls.Config, values, f"steps.{name}")
+    resources = structured(
+        Resources, {**dataclasses.asdict(cls.resources), **(entry.get("resources") or {})}, f"steps.{name}.resources"
+    )
+    extra = {"after": tuple(entry["after"])} if entry.get("after") else {}
+    return StepRef(name=name, use=entry["use"], config=config, resources=resources, extra=extra)
+
+
+def structured(schema: type[T], values: Mapping[str, Any], where: str) -> T:
+    """One dataclass from plain values, checked. Raises BadInput naming `where` and the nearest key."""
+    known = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise BadInput(f"{where}: unknown key {key!r}; {nearest(str(key), known)}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise BadInput(_explain(where, error, known)) from None
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{where}: {error}") from None
