@@ -1,0 +1,98 @@
+"""Gradual transitions as a model: between a last frame A and a first frame B, is what lies between a mixture of both?
+
+In a dissolve every cell is the same mixture of A and B; in a wipe each cell is either A or B; camera or object motion
+is neither. Frames come as float32 vectors (signatures, or pooled ones).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How the frames between A and B follow the two models.
+
+    alpha     [k] how far each frame has got from A (0) to B (1), by projection on B - A
+    residual  [k] what a dissolve leaves unexplained, relative to the distance of A and B (0 none, 0.5 a wipe's middle)
+    switched  [k] what a wipe leaves unexplained (0 none, 0.5 a dissolve's middle)
+    strength  root mean square difference of A and B, in grey levels
+    """
+
+    alpha: F64
+    residual: F64
+    switched: F64
+    strength: float
+
+
+def mixture(a: F32, b: F32, between: F32, offsets: F64 | None = None) -> Mixture:
+    """Fit both models to the frames `between` [k, d], given the anchors a and b [d]."""
+    step = (b - a).astype(np.float64)
+    power = float(step @ step) + 1e-3
+    moved = between.astype(np.float64) - a
+    alpha = moved @ step / power
+    rest = moved - alpha[:, None] * step
+    nearest = np.minimum(moved**2, (moved - step) ** 2)
+    return Mixture(
+        alpha,
+        np.sqrt((rest**2).sum(1) / power),
+        np.sqrt(nearest.sum(1) / power),
+        float(np.sqrt(power / len(step))),
+    )
+
+
+def fit_ramp(values: F64, low: float | None = None, high: float | None = None) -> tuple[float, float, float]:
+    """The clamped ramp nearest to `values` [n]: (last index at the low level, first at the high level, rms error).
+
+    The two levels are fitted too, unless given. Least squares over all pairs of knots (on a coarse grid first).
+    """
+    n = len(values)
+    t = np.arange(n, dtype=np.float64)
+    best = (0.0, float(n - 1), np.inf)
+    stride = max(1, n // 24)
+    starts: npt.NDArray[np.int_] = np.arange(0, n - 1, stride)
+    ends: npt.NDArray[np.int_] = np.arange(1, n, stride)
+    while True:
+        for start in starts:
+            for end in ends[ends > start]:
+                ramp = np.clip((t - start) / (end - start), 0, 1)
+                error = _ramp_error(values, ramp, low, high)
+                if error < best[2] - 1e-9:
+                    best = (float(start), float(end), error)
+        if stride == 1:
+            return best
+        near, stride = stride, max(1, stride // 3)
+        starts = np.unique(np.clip(np.arange(best[0] - near, best[0] + near + 1, stride), 0, n - 2)).astype(int)
+        ends = np.unique(np.clip(np.arange(best[1] - near, best[1] + near + 1, stride), 1, n - 1)).astype(int)
+
+
+def _ramp_error(values: F64, ramp: F64, low: float | None, high: float | None) -> float:
+    if low is not None and high is not None:
+        fitted = low + (high - low) * ramp
+    else:
+        centred = ramp - ramp.mean()
+        slope = float(centred @ values) / max(float(centred @ centred), 1e-9)
+        fitted = values.mean() + slope * centred
+    return float(np.sqrt(np.mean((values - fitted) ** 2)))
+
+
+def unlikeness(a: F32, b: F32) -> F64:
+    """1 - correlation of two sets of luma vectors [n, d], row by row: 0 same picture, 1 unrelated, up to 2.
+
+    It does not see a change of brightness or contrast. Flat pictures count as unrelated to textured ones.
+    """
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    power = ((a * a).mean(1) + 4.0) * ((b * b).mean(1) + 4.0)
+    return np.asarray(1.0 - ((a * b).mean(1) + 4.0) / np.sqrt(power), np.float64)
+
+
+def spread_of(a: F32, b: F32) -> float:
+    """How evenly the change from a to b [d] covers the picture: 1 all cells alike, near 0 a few cells only."""
+    size = np.abs(b - a)
+    return float(size.mean() ** 2 / max(float((size**2).mean()), 1e-6))
