@@ -1,0 +1,30 @@
+"""The procedural world: moving shapes with captions, drawn from a seed, so that what a clip shows is known.
+
+    scene = sample_scene(seed)                       # or scene_from_prompt("a red circle moving left", seed)
+    frames = render(scene, 256, 256, 33, 16)         # uint8 [33, 256, 256, 3]
+    text = caption(scene, numpy.random.default_rng(seed))
+
+The grammar stands in configs/world.yaml; `stages.core.measures.world_judge` finds the attributes in pixels again.
+"""
+
+from data_prep.world_caption import caption, plain_caption, scene_from_prompt
+from data_prep.world_render import render
+from data_prep.world_scene import Scene, Thing, World, default_world, load_world, sample_scene
+from stages.core.measures.world_words import Attributes, Vocabulary, mirrored, parse_prompt
+
+__all__ = [
+    "Attributes",
+    "Scene",
+    "Thing",
+    "Vocabulary",
+    "World",
+    "caption",
+    "default_world",
+    "load_world",
+    "mirrored",
+    "parse_prompt",
+    "plain_caption",
+    "render",
+    "sample_scene",
+    "scene_from_prompt",
+]
