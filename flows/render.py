@@ -1,0 +1,190 @@
+"""Prompts to finished video: a campaign's takes through text -> base -> spatial -> temporal -> refine -> decode."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from flows.settings import FlowConfig
+from stages.core.catalog import Catalog
+from stages.core.config import find_config, merge, nearest, parse_overrides, read_yaml
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
+from stages.core.step import Row, StepRef
+
+FLOW = "render"
+TAKES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("position", pa.int64()),
+        ("campaign", pa.string()),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("tags", pa.list_(pa.string())),
+        ("prompt_id", pa.string()),
+    ]
+)
+PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags")
+
+
+@dataclass
+class RenderConfig(FlowConfig):
+    """A campaign.
+
+    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seeds`, `tags`
+    prompts_file     one prompt a line (.txt), or one such mapping a line (.jsonl), after those of `prompts`
+    seeds            how many takes of each prompt, or the list of their seeds
+    seed             added to every seed of a count: another number gives other takes
+    cascade, model   names below configs/cascades and configs/models, or files; `model` may be a mapping
+    """
+
+    name: str = "render"
+    prompts: list[Any] = field(default_factory=list)
+    prompts_file: str = ""
+    seeds: Any = 1
+    seed: int = 0
+    negative_prompt: str = ""
+    tags: list[str] = field(default_factory=list)
+    cascade: str = "tiny"
+    model: Any = None
+
+
+def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
+    """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
+    layers: list[tuple[str, Any]] = [(str(path), read_yaml(find_config(path, "campaigns"))) for path in files]
+    layers += [("the command line", dict(values)), ("the command line", parse_overrides(overrides))]
+    cascade = _last(layers, "cascade") or RenderConfig.cascade
+    path = find_config(cascade, "cascades")
+    layers = [(str(path), read_yaml(path)), *layers]
+    config, steps = merge(RenderConfig, _with_model(layers))
+    return Campaign(config, steps, tuple(expand(config, str(files[0]) if files else "the command line")))
+
+
+def _last(layers: Sequence[tuple[str, Any]], key: str) -> Any:
+    found = [values[key] for _, values in layers if key in values]
+    return found[-1] if found else None
+
+
+def _with_model(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Put the model that is named last under everything; mappings given beside the name change single fields of it."""
+    names = [v["model"] for _, v in layers if isinstance(v.get("model"), str)]
+    path = find_config(names[-1] if names else "tiny", "models")
+    kept = [
+        (where, {k: v[k] for k in v if not (k == "model" and isinstance(v[k], str))}) for where, v in layers_of(layers)
+    ]
+    return [(str(path), {"model": read_yaml(path)}), *kept]
+
+
+def layers_of(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The layers with their nodes unresolved, so that `${...}` survives a copy."""
+    return [(w, {k: v._get_node(k) if hasattr(v, "_get_node") else v[k] for k in v}) for w, v in layers]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A checked campaign: its settings, the steps of its cascade, and one row per take."""
+
+    config: RenderConfig
+    steps: dict[str, StepRef]
+    takes: tuple[Row, ...]
+
+    def plan(self, catalog: Catalog) -> Plan:
+        """The plan of this campaign; keeps the takes as the roots of the store's next run."""
+        takes = list(self.takes[: self.config.limit] if self.config.limit else self.takes)
+        roots = catalog.put_roots(takes, TAKES, digest([{k: v for k, v in t.items()} for t in takes]))
+        nodes, refs = self._nodes()
+        return Plan(FLOW, roots, (Phase("takes", ROOT_UNITS, tuple(nodes)),), refs)
+
+    def _nodes(self) -> tuple[list[Node], dict[str, StepRef]]:
+        """The cascade as a chain: each stage after the one before it unless its entry says `after`."""
+        nodes: list[Node] = []
+        refs: dict[str, StepRef] = {}
+        for name, ref in self.steps.items():
+            after = tuple(ref.extra.get("after", ())) or ((nodes[-1].name,) if nodes else ())
+            node, refs[name] = make_node(ref, after, key="id" if after else "prompt_id")
+            nodes.append(node)
+        return nodes, refs
+
+
+def expand(config: RenderConfig, where: str) -> list[Row]:
+    """One row per take: every prompt with every seed. Raises BadInput naming the prompt or line that is wrong."""
+    entries = [(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)] + _from_file(config.prompts_file)
+    if not entries:
+        raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
+    takes: dict[str, Row] = {}
+    for place, entry in entries:
+        for take in _takes_of(config, place, entry):
+            takes.setdefault(take["id"], {**take, "position": len(takes)})
+    return list(takes.values())
+
+
+def _from_file(name: str) -> list[tuple[str, Any]]:
+    if not name:
+        return []
+    path = Path(name).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"prompts_file {path} cannot be read: {error}") from None
+    placed = [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    return [(p, _json_line(p, line)) for p, line in placed] if path.suffix == ".jsonl" else list(placed)
+
+
+def _json_line(place: str, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{place} is not JSON: {error}") from None
+
+
+def _takes_of(config: RenderConfig, place: str, entry: Any) -> list[Row]:
+    given = dict(entry) if isinstance(entry, Mapping) else {"prompt": entry}
+    for key in given:
+        if key not in PROMPT_KEYS:
+            raise BadInput(f"{place}: unknown key {key!r}; {nearest(str(key), PROMPT_KEYS)}")
+    prompt = given.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise BadInput(f"{place}: the prompt is empty or no text: {prompt!r}")
+    negative = given.get("negative_prompt", config.negative_prompt)
+    if not isinstance(negative, str):
+        raise BadInput(f"{place}: negative_prompt is no text: {negative!r}")
+    prompt, negative = prompt.strip(), negative.strip()
+    seeds = parse_seeds(given.get("seeds", config.seeds), config.seed, place)
+    tags = [str(t) for t in given.get("tags", config.tags)]
+    return [_take(config.name, prompt, negative, seed, tags) for seed in seeds]
+
+
+def _take(campaign: str, prompt: str, negative: str, seed: int, tags: list[str]) -> Row:
+    return {
+        "id": digest("take", campaign, prompt, negative, seed),
+        "campaign": campaign,
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "seed": seed,
+        "tags": tags,
+        "prompt_id": digest("prompt", prompt, negative),
+    }
+
+
+def parse_seeds(value: Any, offset: int, place: str) -> list[int]:
+    """`3` means three seeds counted from the offset, `[7, 9]` means these. Raises BadInput for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return [offset + i for i in range(value)]
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        if all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in value):
+            return list(dict.fromkeys(value))
+    raise BadInput(f"{place}: seeds must be a count from 1, or a list of integers from 0 to 2**63-1, not {value!r}")
+
+
+def as_plain(config: RenderConfig, steps: Mapping[str, StepRef]) -> dict[str, Any]:
+    """The resolved config, as it is stored with the run and printed by --dry-run."""
+    entries = {n: {"use": r.use, **dataclasses.asdict(r.config)} for n, r in steps.items()}
+    return {**dataclasses.asdict(config), "steps": entries}
