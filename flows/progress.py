@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one bar a stage, with the time that is left; plain lines where no terminal is."""
+"""What a person sees while a run goes on: a bar a stage with the time that is left, or plain lines."""
 
 from __future__ import annotations
 
