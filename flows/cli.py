@@ -19,7 +19,7 @@ EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help=
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="This run instead of the latest.")
 
 
-def friendly(command: Callable[..., int | None]) -> Callable[..., None]:
+def friendly(command: Callable[..., int]) -> Callable[..., None]:
     """Turn bad input into one sentence and exit status 2, and what a command returns into its exit status."""
 
     @wraps(command)

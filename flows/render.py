@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from omegaconf import DictConfig, OmegaConf
 
 from flows.settings import FlowConfig
 from stages.core.catalog import Catalog
@@ -77,15 +78,16 @@ def _with_model(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Put the model that is named last under everything; mappings given beside the name change single fields of it."""
     names = [v["model"] for _, v in layers if isinstance(v.get("model"), str)]
     path = find_config(names[-1] if names else "tiny", "models")
-    kept = [
-        (where, {k: v[k] for k in v if not (k == "model" and isinstance(v[k], str))}) for where, v in layers_of(layers)
-    ]
-    return [(str(path), {"model": read_yaml(path)}), *kept]
+    return [(str(path), {"model": read_yaml(path)}), *((where, _without_name(values)) for where, values in layers)]
 
 
-def layers_of(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The layers with their nodes unresolved, so that `${...}` survives a copy."""
-    return [(w, {k: v._get_node(k) if hasattr(v, "_get_node") else v[k] for k in v}) for w, v in layers]
+def _without_name(values: Any) -> DictConfig:
+    """A copy without the model's name; `${...}` in it stays as it is."""
+    copy = OmegaConf.create(OmegaConf.to_container(OmegaConf.create(values), resolve=False))
+    assert isinstance(copy, DictConfig)
+    if isinstance(copy.get("model"), str):
+        del copy["model"]
+    return copy
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,9 @@ def parse_seeds(value: Any, offset: int, place: str) -> list[int]:
     """`3` means three seeds counted from the offset, `[7, 9]` means these. Raises BadInput for anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return [offset + i for i in range(value)]
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        if all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in value):
-            return list(dict.fromkeys(value))
+    given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if given and all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in given):
+        return list(dict.fromkeys(given))
     raise BadInput(f"{place}: seeds must be a count from 1, or a list of integers from 0 to 2**63-1, not {value!r}")
 
 
