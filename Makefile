@@ -1,0 +1,38 @@
+# Every target sets up what it needs first. Only Python >= 3.11, make and git are taken for granted.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check soak bench setup serve clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Rushes needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,curation]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/rushes demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not soak"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak --timeout 3600 -s
+
+bench: $(STAMP)
+	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+serve: $(STAMP)
+	@$(BIN)/rushes serve
+
+clean:
+	rm -rf .venv demo build *.egg-info
