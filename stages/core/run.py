@@ -250,7 +250,7 @@ class Run:
             self.spent["core_seconds"] += time.process_time() - cpu
             self._tell_job(node, result.num_rows, time.monotonic() - clock)
         survey = Survey(self.catalog, self.plan, jobs=self.jobs)
-        self.jobs = survey.jobs
+        self.jobs = {**self.jobs, node.name: survey.jobs[node.name]}  # later ones are looked up when their turn comes
         return survey
 
     def _tell_job(self, node: Node, rows: int, seconds: float) -> None:

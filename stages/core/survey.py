@@ -129,6 +129,8 @@ class Survey:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> bool:
+        if name == ROOT_UNITS:
+            return True
         node = self.plan.node(name)
         return name in self._jobs if node.job else self.plan.phase_of(name).name in self._units
 
@@ -143,17 +145,27 @@ class Survey:
 
     def job_digest(self, node: Node) -> str:
         """The identity of a job's inputs, "" where they are not all known or some are still to do."""
-        if not all(self._known(name) for name in node.after):
+        if not all(self._known(name) for name in node.after) or any(self._is_open(name) for name in node.after):
             return ""
-        if any(c.todo or c.waiting for name in node.after if (c := self.count(name))):
-            return ""
-        sums = []
-        for name in node.after:
-            sums.append((name, *self._set_hash(self.plan.node(name))))
-        return digest(sums)
+        return digest([(name, *self._set_hash(name)) for name in node.after])
 
-    def _set_hash(self, node: Node) -> tuple[str, ...]:
+    def _is_open(self, name: str) -> bool:
+        """Whether a job must still wait for a node: some unit has no row there, not even of a failed attempt."""
+        if name == ROOT_UNITS or self.plan.node(name).job:
+            return False
+        phase = self.plan.phase_of(name)
+        waits_for = {name}
+        for node in reversed(phase.nodes):
+            if node.name in waits_for:
+                waits_for.update(node.after)
+        untried = " OR ".join(f'("todo_{n}" AND "{n}".id IS NULL)' for n in sorted(waits_for))
+        return bool(self._one(f'SELECT count(*) FROM "p_{phase.name}" WHERE {untried}')[0])
+
+    def _set_hash(self, name: str) -> tuple[str, ...]:
         """A hash of a set of rows that does not depend on their order, computed where the rows are."""
+        if name == ROOT_UNITS:
+            return (self.plan.roots,)
+        node = self.plan.node(name)
         if node.job:
             return (self._jobs[node.name],)
         text = "id || '/' || status"
@@ -203,6 +215,8 @@ class Survey:
         """The SQL name of a node's rows: child rows where it fans out. Raises KeyError where they are not known."""
         if not self._known(name):
             raise KeyError(name)
+        if name == ROOT_UNITS:
+            return ROOT_UNITS
         return _view(name) if not self.plan.node(name).fan_out else f'"x_{name}"'
 
     def table(self, name: str) -> pa.Table:
