@@ -88,8 +88,9 @@ def _identity_of(location: str, revision: str, parts: tuple[str, ...], label: st
         return ""
     if Path(location).expanduser().exists():
         return weights_digest(location, parts)
-    if "/" in location and not location.startswith((".", "/", "~")) and revision:
-        return f"hub:{location}@{revision}"
+    name, _, pinned = location.partition("@")
+    if "/" in name and not name.startswith((".", "/", "~")) and (pinned or revision):
+        return f"hub:{name}@{pinned or revision}"
     raise BadInput(
         f"{label}: {location!r} is no folder here; give a folder, or a hub id together with the `revision` (a commit)"
     )
