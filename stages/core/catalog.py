@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -29,6 +29,10 @@ from stages.core.storage import Storage
 
 TABLES, ROOTS = "tables", "roots"
 NO_ROWS = "(SELECT NULL::VARCHAR AS id WHERE false)"
+LISTINGS = 20
+"""How often a folder is listed again where compaction keeps taking away what was listed, before that is an error."""
+
+T = TypeVar("T")
 
 LEDGER = pa.schema(
     [
@@ -76,20 +80,37 @@ def empty_value(kind: pa.DataType) -> Any:
     return [] if pa.types.is_list(kind) else None
 
 
+def filled(value: Any, kind: pa.DataType, name: str) -> Any:
+    """A value as it is stored: empty values for nulls, also inside lists and structs.
+
+    Raises BadInput for a struct with a field that the type lacks (pyarrow would drop it).
+    """
+    if value is None:
+        return empty_value(kind)
+    if pa.types.is_list(kind) and isinstance(value, list | tuple):
+        return [filled(v, kind.value_type, name) for v in value]
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        fields = {f.name: f.type for f in kind}
+        if extra := set(value) - set(fields):
+            raise BadInput(f"{name}: fields {sorted(extra)} are not in what the step declares ({', '.join(fields)})")
+        return {k: filled(value.get(k), t, f"{name}.{k}") for k, t in fields.items()}
+    return value
+
+
 def to_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     """Rows as a table of exactly this schema. Raises BadInput for a column that the schema lacks, or a wrong type."""
     known = set(schema.names)
     for row in rows:
         if extra := set(row) - known:
             raise BadInput(f"columns {sorted(extra)} are not in what the step declares ({', '.join(schema.names)})")
+    return pa.table([_column(rows, field) for field in schema], schema=schema)
+
+
+def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
     try:
-        columns = [
-            pa.array([empty_value(f.type) if row.get(f.name) is None else row[f.name] for row in rows], f.type)
-            for f in schema
-        ]
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise BadInput(f"a row does not fit what the step declares: {error}") from None
-    return pa.table(columns, schema=schema)
+        return pa.array([filled(row.get(field.name), field.type, field.name) for row in rows], field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
+        raise BadInput(f"{field.name} does not fit what the step declares ({field.type}): {error}") from None
 
 
 def _to_parquet(table: pa.Table) -> bytes:
@@ -125,7 +146,6 @@ class Catalog:
     def parts(self, step: str, fingerprint: str, prefix: str = "part-") -> list[str]:
         """The paths of the parts that are there now, in a stable order."""
         folder = self.folder(step, fingerprint)
-        self.storage.fs.invalidate_cache()
         try:
             names = self.storage.fs.ls(folder, detail=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -135,7 +155,6 @@ class Catalog:
     def steps(self) -> list[tuple[str, str]]:
         """Every (step, fingerprint) that has a folder."""
         fs = self.storage.fs
-        fs.invalidate_cache()
         found = []
         for step in _folders(fs, TABLES):
             found += [(step.rsplit("/", 1)[-1], f.rsplit("/", 1)[-1]) for f in _folders(fs, step)]
@@ -150,16 +169,58 @@ class Catalog:
         return path
 
     def scan(self, connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> str:
-        """SQL for the rows of these files: read by DuckDB itself on local disk, through pyarrow elsewhere."""
+        """SQL for the rows of these files: read by DuckDB itself on local disk, through pyarrow elsewhere.
+
+        On local disk a file that is compacted away later makes a query fail with duckdb.IOException; see `with_rows`.
+        """
         if not paths:
             return NO_ROWS
         if (root := self.storage.local_root) is not None:
             files = ", ".join("'" + str(root / p).replace("'", "''") + "'" for p in paths)
             return f"read_parquet([{files}], union_by_name=true)"
-        name = f"scan_{uuid.uuid4().hex}"
-        tables = [self.read_file(p) for p in paths]
-        connection.register(name, pa.concat_tables([t for t in tables if t is not None], promote_options="default"))
-        return name
+        return _register(connection, list(self._fetch(paths).values()))
+
+    def with_rows(
+        self, connection: duckdb.DuckDBPyConnection, step: str, fingerprint: str, use: Callable[[str], T]
+    ) -> T:
+        """The answer of `use`, which is given SQL for all rows of a step (NO_ROWS where there are none).
+
+        Where compaction takes a listed part away in the meantime, the folder is listed again and `use` called again:
+        the rows are in the merged part.
+        """
+        if self.storage.local_root is None:
+            tables = self.tables(step, fingerprint)
+            return use(_register(connection, tables) if tables else NO_ROWS)
+        for left in reversed(range(LISTINGS)):
+            try:
+                return use(self.scan(connection, self.parts(step, fingerprint)))
+            except duckdb.IOException as error:
+                if not left or "No files found" not in str(error):
+                    raise
+        raise AssertionError("unreachable")
+
+    def tables(self, step: str, fingerprint: str) -> list[pa.Table]:
+        """The parts of a step, one table each. What was read is kept while the folder is listed again for parts that
+        went missing, so that a busy compactor cannot hold a reader up for ever."""
+        have: dict[str, pa.Table] = {}
+        for _ in range(LISTINGS):
+            wanted = [p for p in self.parts(step, fingerprint) if p not in have]
+            have |= (found := self._fetch(wanted))
+            if len(found) == len(wanted):
+                return list(have.values())
+        raise FileNotFoundError(f"parts of {self.folder(step, fingerprint)} vanish faster than they can be read")
+
+    def _fetch(self, paths: Sequence[str]) -> dict[str, pa.Table]:
+        """These files, read at once; without those that are gone."""
+        found = self.storage.fs.cat(list(paths), on_error="return") if paths else {}
+        tables = {}
+        for path, data in found.items():
+            if isinstance(data, FileNotFoundError):
+                continue
+            if isinstance(data, Exception):
+                raise data
+            tables[path] = pq.read_table(io.BytesIO(data))
+        return tables
 
     def read_file(self, path: str) -> pa.Table | None:
         """One Parquet file; None where it was compacted away since it was listed."""
@@ -167,6 +228,12 @@ class Catalog:
             return pq.read_table(io.BytesIO(self.storage.read(path)))
         except FileNotFoundError:
             return None
+
+
+def _register(connection: duckdb.DuckDBPyConnection, tables: Sequence[pa.Table]) -> str:
+    name = f"scan_{uuid.uuid4().hex}"
+    connection.register(name, pa.concat_tables(tables, promote_options="default"))
+    return name
 
 
 def _folders(fs: Any, path: str) -> list[str]:

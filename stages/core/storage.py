@@ -7,6 +7,7 @@ import os
 import posixpath
 import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ from stages.core.errors import BadInput
 
 MEDIA = "media"
 TEMPORARY = "tmp"
+REWRITE_AFTER = timedelta(hours=6)
+"""Media older than this are written again when they are put again: repair removes orphans that are a day old, so a
+file that is about to get its row must never look that old."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of a store: where it lies (relative to the root), its size in bytes, when it was last written."""
+
+    uri: str
+    size: int
+    modified: datetime
 
 
 def _absolute(url: str) -> str:
@@ -37,21 +50,33 @@ class Storage:
     @property
     def fs(self) -> DirFileSystem:
         """The file system whose root is the store. fsspec caches the instances behind it."""
-        fs, path = fsspec.core.url_to_fs(self.url, **self.options)
+        fs, path = self._opened()
         return DirFileSystem(path=path, fs=fs)
 
     @property
     def local_root(self) -> Path | None:
         """The folder of a store on local disk, None for any other."""
-        fs, path = fsspec.core.url_to_fs(self.url, **self.options)
+        fs, path = self._opened()
         return Path(path) if "file" in fs.protocol else None
 
+    def _opened(self) -> tuple[Any, str]:
+        """Listings are never cached: another process may have written since."""
+        fs, path = fsspec.core.url_to_fs(self.url, **{"use_listings_cache": False, **self.options})
+        return fs, path
+
     def check_relative(self, uri: str) -> str:
-        """The same path, normalised. Raises BadInput where it would leave the store."""
+        """The same path, normalised. Raises BadInput where it would leave the store, by name or through a link."""
         clean = posixpath.normpath(uri)
-        if not uri or clean.startswith(("/", "..")) or "\\" in uri or "://" in uri:
+        leaves = clean in (".", "..") or clean.startswith(("/", "../")) or "\0" in uri
+        if not uri or leaves or "\\" in uri or "://" in uri or self._linked_outside(clean):
             raise BadInput(f"{uri!r} is not a path inside the store {self.url}")
         return clean
+
+    def _linked_outside(self, clean: str) -> bool:
+        if (root := self.local_root) is None:
+            return False
+        real = os.path.realpath(root)
+        return os.path.commonpath([real, os.path.realpath(root / clean)]) != real
 
     def read(self, uri: str) -> bytes:
         """The bytes of one file. Raises FileNotFoundError naming the store."""
@@ -84,18 +109,63 @@ class Storage:
         """Keep bytes under their SHA-256. Returns `uri`, `sha256` and `size`; the same bytes are stored once."""
         digest = hashlib.sha256(data).hexdigest()
         uri = f"{MEDIA}/{digest[:2]}/{digest}{suffix}"
-        if not self.exists(uri):
+        there = self.info(uri)
+        if there is None or there.size != len(data) or datetime.now(UTC) - there.modified > REWRITE_AFTER:
             self.write(uri, data)
         return {"uri": uri, "sha256": digest, "size": len(data)}
+
+    def info(self, uri: str) -> FileInfo | None:
+        """Size and age of one file, None where it is not there."""
+        try:
+            entry = self.fs.info(self.check_relative(uri))
+        except FileNotFoundError:
+            return None
+        return _file_info(entry) if entry["type"] == "file" else None
+
+    def files(self, folder: str) -> list[FileInfo]:
+        """Every file below a folder, in order of name."""
+        try:
+            found = self.fs.find(self.check_relative(folder), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted((_file_info(e) for e in found.values() if e["type"] == "file"), key=lambda f: f.uri)
+
+    def remove(self, uri: str) -> None:
+        """Delete one file; no error where it is gone already."""
+        try:
+            self.fs.rm_file(self.check_relative(uri))
+        except FileNotFoundError:
+            return
+
+
+def _file_info(entry: dict[str, Any]) -> FileInfo:
+    """File systems name the time of writing differently; one that tells none counts as written now."""
+    when = next(
+        (entry[k] for k in ("mtime", "LastModified", "last_modified", "updated", "created") if entry.get(k)), None
+    )
+    if isinstance(when, int | float):
+        when = datetime.fromtimestamp(when, UTC)
+    elif isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    when = when or datetime.now(UTC)
+    return FileInfo(entry["name"], int(entry["size"] or 0), when if when.tzinfo else when.replace(tzinfo=UTC))
 
 
 def _replace(root: Path, uri: str, data: bytes) -> None:
     target, temporary = root / uri, root / TEMPORARY / f"{uuid.uuid4().hex}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as file:
+    try:
+        _write_through(temporary, data)
+        crash_point("mid_move")
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    crash_point("mid_move")
-    os.replace(temporary, target)
