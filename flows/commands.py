@@ -53,7 +53,7 @@ def render_command(
     campaign = load_campaign(files, values, overrides)
     if export_to:
         check_export(Path(export_to).expanduser())
-    catalog = open_catalog(store)
+    catalog = open_catalog(store, campaign.config.infra.storage)
     plan = campaign.plan(catalog)
     plain = as_plain(campaign.config, campaign.steps)
     if dry_run:
@@ -85,7 +85,7 @@ def curate_command(
     if only:
         values["only"] = [name.strip() for name in only.split(",") if name.strip()]
     curation = load_curation(sources, config, values, overrides)
-    catalog = open_catalog(store)
+    catalog = open_catalog(store, curation.config.infra.storage)
     plan = curation.plan(catalog)
     plain = as_plain(curation.config, curation.steps)
     if dry_run:

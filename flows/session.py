@@ -14,6 +14,7 @@ from flows.settings import FlowConfig
 from infra.settings import make_executor
 from stages.core.catalog import Catalog
 from stages.core.errors import BadInput, Stopped
+from stages.core.executor import LocalExecutor
 from stages.core.plan import Plan
 from stages.core.run import Budget, Listener, Run
 from stages.core.storage import Storage
@@ -83,20 +84,21 @@ def execute(
 
     SIGTERM and SIGINT (a cancel) set the run's stop event: rows at work are given up, what is done stays.
     """
+    before = survey(catalog, plan, config)
+    idle = nothing_to_do(before, plan)
     run = Run(
         catalog,
-        make_executor(config.infra, catalog.storage),
+        LocalExecutor(catalog.storage) if idle else make_executor(config.infra, catalog.storage),
         plan,
         config=plain_config or asdict(config),
         scope=scope,
         budget=Budget(**asdict(config.budget)),
         listener=listener,
     )
-    before = survey(catalog, plan, config)
-    if nothing_to_do(before, plan):
+    if idle:
         run.jobs = before.jobs
         return _finish(run, config, did_nothing=True)
-    run.executor.check([ref for ref in plan.refs.values()])
+    run.executor.check(list(plan.refs.values()))
     run.begin()
     if on_start:
         on_start(run)
