@@ -8,8 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.measures.mixing import F32, Mixture, fit_ramp, mixture, spread_of, unlikeness
-from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8
+from stages.core.measures.mixing import F32, fit_ramp, mixture, spread_of, switched_share, unlikeness
+from stages.core.measures.signature import (
+    CHROMA,
+    COLUMNS,
+    LUMA,
+    ROWS,
+    U8,
+    Novelty,
+    plane_weights,
+    relit,
+)
 
 Cells = npt.NDArray[np.bool_]
 
@@ -18,20 +27,26 @@ Cells = npt.NDArray[np.bool_]
 class GradualRules:
     """Thresholds of gradual transitions; residuals are relative to the difference of the two shots.
 
-    residual  the most that a dissolve may leave unexplained when both shots are unrelated (less when they are alike)
-    switched  the most that a wipe may leave unexplained
-    unlike    how unrelated both sides must be (1 - correlation of their luma)
-    drift     the largest rms deviation of the mixture's course from a straight line
-    flat      spread of luma, in grey levels, below which a frame counts as plain black or white
-    max_s     the longest transition looked for
+    residual      the most that a dissolve may leave unexplained, where the shots differ by `full_novelty` or more
+    switched      the most that a wipe may leave unexplained, likewise
+    novelty       the least difference of the two shots, small motion forgiven, in grey levels
+    full_novelty  the difference from which on the residuals are allowed in full; below it proportionally less
+    unlike        how unrelated the luma of both sides must be (1 - correlation)
+    strength      the least root mean square difference of both sides, in grey levels
+    evenness      how evenly the change must cover the picture for full trust (0 a few cells, 1 all alike)
+    drift         the largest rms deviation of the mixture's course from a straight line
+    flat          spread of luma, in grey levels, below which a frame counts as plain black or white
+    max_s         the longest transition looked for, in seconds
     """
 
-    residual: float = 0.5
+    residual: float = 0.4
     switched: float = 0.25
-    unlike: float = 0.5
-    drift: float = 0.14
+    novelty: float = 8.0
+    full_novelty: float = 25.0
+    unlike: float = 0.3
     strength: float = 10.0
-    evenness: float = 0.3
+    evenness: float = 0.35
+    drift: float = 0.14
     flat: float = 3.5
     max_s: float = 3.0
 
@@ -128,110 +143,138 @@ def _is_flash(luma: F32, before: int, after: int, fps: float) -> bool:
 # ---------------------------------------------------------------- dissolves and wipes
 
 
-def pool(signatures: U8, cells: Cells) -> tuple[F32, int]:
-    """Signatures at half size, picture cells only: float32 [n, d] with luma first, and how many columns are luma."""
+class Stretch:
+    """Frames between two other transitions, pooled to half size, picture cells only.
+
+    Mixtures are fitted to the frames as they are; whether two frames differ is asked of them with exposure evened out.
+    """
+
+    def __init__(self, signatures: U8, cells: Cells) -> None:
+        keep = cells[LUMA : LUMA + CHROMA]
+        self.frames = pooled(signatures, keep)
+        self.luma = self.frames[:, : int(keep.sum())]
+        even = relit(signatures, cells)
+        self.relit = pooled(even, keep)
+        self.novelty = Novelty(even, plane_weights(cells))
+
+
+def pooled(signatures: U8, keep: Cells) -> F32:
+    """Signatures [n, 864] with luma at half size, the cells of `keep` [144] only: float32 [n, 3 x kept cells]."""
     n = len(signatures)
     luma = signatures[:, :LUMA].reshape(n, ROWS // 2, 2, COLUMNS // 2, 2).astype(np.float32).mean(axis=(2, 4))
-    keep = cells[LUMA : LUMA + CHROMA]
     chroma = [signatures[:, i : i + CHROMA][:, keep].astype(np.float32) for i in (LUMA, LUMA + CHROMA)]
-    return np.concatenate([luma.reshape(n, -1)[:, keep], *chroma], axis=1), int(keep.sum())
+    return np.concatenate([luma.reshape(n, -1)[:, keep], *chroma], axis=1)
 
 
-def find_mixtures(signatures: U8, cells: Cells, taken: list[tuple[int, int]], bounds: tuple[int, int], fps: float,
-                  rules: GradualRules) -> Iterator[tuple[str, Gradual]]:
+def find_mixtures(
+    signatures: U8, cells: Cells, taken: list[tuple[int, int]], bounds: tuple[int, int], fps: float, rules: GradualRules
+) -> Iterator[tuple[str, Gradual]]:
     """Dissolves and wipes between the transitions that are `taken` already, as (kind, frames)."""
-    pooled, luma = pool(signatures, cells)
     start = bounds[0]
     for first, last in [*taken, (bounds[1], bounds[1])]:
-        stretch = pooled[start : max(start, first)]
-        for kind, mix in mixtures_in(stretch, luma, fps, rules):
-            yield kind, Gradual(mix.first_frame + start, mix.last_frame + start, mix.score)
+        if first - start > 4:
+            for kind, mix in mixtures_in(Stretch(signatures[start:first], cells), fps, rules):
+                yield kind, Gradual(mix.first_frame + start, mix.last_frame + start, mix.score)
         start = max(start, last)
 
 
-def mixtures_in(frames: F32, luma: int, fps: float, rules: GradualRules) -> list[tuple[str, Gradual]]:
-    """Dissolves and wipes within one stretch of pooled frames [n, d] that holds no other transition."""
+def mixtures_in(stretch: Stretch, fps: float, rules: GradualRules) -> list[tuple[str, Gradual]]:
+    """Dissolves and wipes within one stretch that holds no other transition, the surest first."""
     found: list[tuple[str, Gradual]] = []
-    for _, start, length in candidates(frames, luma, fps, rules):
-        if any(start < g.last_frame + 1 and start + length > g.first_frame - 2 for _, g in found):
+
+    def overlaps(first: int, last: int) -> bool:
+        return any(first <= g.last_frame and last >= g.first_frame - 1 for _, g in found)
+
+    for start, length in candidates(stretch, fps, rules):
+        if overlaps(start, start + length):
             continue
-        for wipe in (False, True):
-            fitted = refine(frames, luma, start, length, wipe, rules)
-            if fitted and not any(fitted.first_frame <= g.last_frame and fitted.last_frame >= g.first_frame
-                                  for _, g in found):
-                found.append(("wipe" if wipe else "dissolve", fitted))
-                break
+        fits = [(kind, refine(stretch, start, length, kind, fps, rules)) for kind in ("dissolve", "wipe")]
+        for kind, fit in sorted([(k, f) for k, f in fits if f], key=lambda x: -x[1].score)[:1]:
+            if not overlaps(fit.first_frame, fit.last_frame):
+                found.append((kind, fit))
     return found
 
 
-def candidates(frames: F32, luma: int, fps: float, rules: GradualRules) -> list[tuple[float, int, int]]:
-    """Windows (badness, last frame of A, length) in which either model might hold, the best first."""
+def candidates(stretch: Stretch, fps: float, rules: GradualRules) -> list[tuple[int, int]]:
+    """Windows (last frame of A, length) in which either model might hold, the best of their neighbourhood first."""
     found: list[tuple[float, int, int]] = []
     length = 3.0
-    while length <= min(rules.max_s * fps, len(frames) - 1):
-        found += _scan(frames, luma, round(length), rules)
+    while length <= min(rules.max_s * fps, len(stretch.frames) - 1):
+        found += _scan(stretch, round(length), rules)
         length = max(length + 1, length * 1.3)
-    return sorted(found)
+    best: list[tuple[int, int]] = []
+    for _, start, size in sorted(found):
+        middle = start + size / 2
+        if not any(abs(s + k / 2 - middle) < max(k, size) / 3 and 0.5 < k / size < 2 for s, k in best):
+            best.append((start, size))
+    return best
 
 
-def _scan(frames: F32, luma: int, length: int, rules: GradualRules) -> list[tuple[float, int, int]]:
+def _scan(stretch: Stretch, length: int, rules: GradualRules) -> list[tuple[float, int, int]]:
+    frames = stretch.frames
     at = np.arange(0, len(frames) - length, max(1, length // 8))
     step = frames[at + length] - frames[at]
-    power = (step * step).sum(1)
-    at, step, power = _where(power / frames.shape[1] > rules.strength**2, at, step, power)
-    unlike = unlikeness(frames[at][:, :luma], frames[at + length][:, :luma])
-    at, step, power, unlike = _where(unlike > 0.8 * rules.unlike, at, step, power, unlike)
-    worst_mix = np.zeros(len(at))
-    worst_switch, drift = worst_mix.copy(), worst_mix.copy()
+    power = np.einsum("ij,ij->i", step, step)
+    keep = power / frames.shape[1] > rules.strength**2
+    at, step, power = at[keep], step[keep], power[keep]
+    novelty = stretch.novelty(at, at + length)
+    keep = novelty > 0.7 * rules.novelty
+    at, step, power, novelty = at[keep], step[keep], power[keep], novelty[keep]
+    trust = np.minimum(1.0, novelty / rules.full_novelty)
+    mixed, switched, drift = np.zeros((3, len(at)))
     for q in (0.25, 0.5, 0.75):
         offset = min(length - 1, max(1, round(length * q)))
         moved = frames[at + offset] - frames[at]
-        alpha = (moved * step).sum(1) / power
-        rest = moved - alpha[:, None] * step
-        worst_mix = np.maximum(worst_mix, np.sqrt((rest * rest).sum(1) / power))
-        switched = np.minimum(moved**2, (moved - step) ** 2).sum(1) / power
-        worst_switch = np.maximum(worst_switch, np.sqrt(switched))
+        alpha = np.einsum("ij,ij->i", moved, step) / power
+        rest, other = moved - alpha[:, None] * step, moved - step
+        mixed = np.maximum(mixed, np.sqrt(np.einsum("ij,ij->i", rest, rest) / power))
+        switched = np.maximum(switched, np.sqrt(np.minimum(moved * moved, other * other).sum(1) / power))
         drift = np.maximum(drift, np.abs(alpha - offset / length))
-    badness = np.minimum(worst_mix / (rules.residual * np.minimum(1, unlike)), worst_switch / rules.switched) + drift
-    good = np.flatnonzero((badness < 1.6) & (drift < 0.35))
-    return [(float(badness[i]), int(at[i]), length) for i in good]
+    badness = np.minimum(mixed / rules.residual, switched / rules.switched) / np.maximum(trust, 1e-3) + drift
+    good = np.flatnonzero((badness < 1.8) & (drift < 0.35))
+    # Part of a transition fits as well as the whole, but the whole brings more that is new.
+    rank = badness - 0.5 * np.log(np.maximum(novelty, 1.0))
+    return [(float(rank[i]), int(at[i]), length) for i in good]
 
 
-def _where(mask: npt.NDArray[np.bool_], *columns: np.ndarray) -> list[np.ndarray]:
-    return [c[mask] for c in columns]
-
-
-def refine(frames: F32, luma: int, start: int, length: int, wipe: bool, rules: GradualRules) -> Gradual | None:
+def refine(stretch: Stretch, start: int, length: int, kind: str, fps: float, rules: GradualRules) -> Gradual | None:
     """The exact span of one candidate, or None where the model does not hold on it after all."""
-    first, last = float(start), float(start + length)
-    for _ in range(2):
-        a, b = max(0, int(np.floor(first))), min(len(frames) - 1, int(np.ceil(last)))
-        margin = max(3, (b - a) // 2)
-        left, right = max(0, a - margin), min(len(frames), b + margin + 1)
-        course = mixture(frames[a], frames[b], frames[left:right]).alpha
-        low, high, _ = fit_ramp(np.clip(course, -0.5, 1.5))
-        first, last = left + low, left + high
-    return judge(frames, luma, round(first), round(last), wipe, rules)
+    frames = stretch.frames
+    first, last = start, start + length
+    for _ in range(5):
+        margin, before = max(3, (last - first) // 2), (first, last)
+        left, right = max(0, first - margin), min(len(frames), last + margin + 1)
+        course = _course(frames, first, last, slice(left, right), kind)
+        low, high, _ = fit_ramp(np.clip(course, -1.0, 2.0))
+        first, last = left + round(low), left + round(high)
+        if (first, last) == before:
+            break
+    return judge(stretch, first, last, kind, fps, rules)
 
 
-def judge(frames: F32, luma: int, a: int, b: int, wipe: bool, rules: GradualRules) -> Gradual | None:
-    """Hold the frames between a and b to the model's rules."""
+def _course(frames: F32, a: int, b: int, at: slice, kind: str) -> npt.NDArray[np.float64]:
+    """How far frames `at` have got from frame a to frame b: 0 to 1 in between."""
+    if kind == "wipe":
+        return switched_share(frames[a], frames[b], frames[at])
+    return mixture(frames[a], frames[b], frames[at]).alpha
+
+
+def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: GradualRules) -> Gradual | None:
+    """Hold the frames between a and b to the rules of a dissolve or a wipe."""
     if b - a < 3:
         return None
+    frames, luma = stretch.frames, stretch.luma
     mix = mixture(frames[a], frames[b], frames[a + 1 : b])
-    unlike = float(unlikeness(frames[a : a + 1, :luma], frames[b : b + 1, :luma])[0])
-    drift = float(np.sqrt(np.mean((mix.alpha - np.arange(1, b - a) / (b - a)) ** 2)))
-    error = _model_error(mix, wipe, unlike, rules)
-    even = spread_of(frames[a], frames[b])
-    if error > 1 or unlike < rules.unlike or mix.strength < rules.strength or even < rules.evenness:
+    novelty = float(stretch.novelty(np.array([a]), np.array([b]))[0])
+    unlike = float(unlikeness(luma[a : a + 1], luma[b : b + 1])[0])
+    course = _course(frames, a, b, slice(a + 1, b), kind)
+    drift = float(np.sqrt(np.mean((course - np.arange(1, b - a) / (b - a)) ** 2)))
+    left_over, limit = (mix.switched, rules.switched) if kind == "wipe" else (mix.residual, rules.residual)
+    trust = min(1.0, novelty / rules.full_novelty) * min(1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness)
+    trust *= min(1.0, 0.4 + 1.5 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile
+    error = float(np.sqrt(np.mean(left_over**2))) / (limit * trust)
+    if novelty < rules.novelty or unlike < rules.unlike or mix.strength < rules.strength:
         return None
-    if drift > rules.drift * (1.4 if wipe else 1.0):
+    if error > 1 or drift > rules.drift:
         return None
     return Gradual(a + 1, b, round(1.0 / (1.0 + error), 4))
-
-
-def _model_error(mix: Mixture, wipe: bool, unlike: float, rules: GradualRules) -> float:
-    """How much of what the model may leave unexplained it does leave: 1 is the limit."""
-    if wipe:
-        return float(np.sqrt(np.mean(mix.switched**2))) / rules.switched
-    return float(np.sqrt(np.mean(mix.residual**2))) / (rules.residual * min(1.0, unlike))

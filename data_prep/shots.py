@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data_prep.gradual import GradualRules, find_fades, find_mixtures
 from stages.core.measures.mixing import mixture
-from stages.core.measures.signature import SIZE, U8, cut_distance, picture_cells, plane_weights
+from stages.core.measures.signature import SIZE, U8, Novelty, cut_distance, picture_cells, plane_weights
 
 _CORE = 6000  # frames looked at in one go, so that memory does not grow with the source
 _SAMPLE = 400
@@ -39,7 +39,7 @@ class ShotConfig:
 
 PRESETS = {
     "broadcast": ShotConfig(),
-    "web": ShotConfig(cut_ratio=3.0, flash_s=0.2, gradual=GradualRules(residual=0.4, unlike=0.65, max_s=2.0)),
+    "web": ShotConfig(cut_ratio=3.0, flash_s=0.2, gradual=GradualRules(residual=0.35, novelty=12.0, max_s=2.0)),
 }
 """`broadcast` for edited film and television; `web` for hand-held and effect-laden clips: it wants clearer evidence."""
 
@@ -110,8 +110,9 @@ def find_shots(table: pa.Table, config: ShotConfig | None = None) -> Shots:
 def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> Shots:
     """The transitions within one stretch of signatures [n, 864]; `cells` says which cells are picture."""
     span = max(4, int(np.ceil(config.flash_s * fps)))
-    signal = cut_distance(signatures, plane_weights(cells), span)
-    cuts = find_cuts(signal, signatures, cells, config)
+    novelty = Novelty(signatures, plane_weights(cells))
+    cuts = find_cuts(cut_distance(novelty, span), signatures, cells, config)
+    cuts = without_flashes(cuts, novelty, span, config)
     fades, first, end = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)
     inside = [(f.first_frame, f.last_frame) for f in fades]
     kept = {c: s for c, s in cuts.items() if first < c < end and not any(a < c < b for a, b in inside)}
@@ -127,12 +128,28 @@ def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: Sho
     """First frames of new shots by hard cut -> score, where the cut signal [n] stands alone above its surroundings."""
     found: dict[int, float] = {}
     for t in np.flatnonzero(signal >= config.cut_floor):
+        if int(t) - 1 in found:
+            continue
         ratio = prominence(signal, int(t), 1)
         if ratio < config.cut_ratio and _is_blended(signal, signatures[:, cells], int(t)):
             ratio = prominence(signal, int(t), 2)
         if ratio >= config.cut_ratio:
             found[int(t)] = round(ratio / (ratio + config.cut_ratio), 4)
     return found
+
+
+def without_flashes(cuts: dict[int, float], novelty: Novelty, span: int, config: ShotConfig) -> dict[int, float]:
+    """Drops pairs of cuts at most `span` frames apart where what follows is no newer than motion makes it."""
+    kept, at = dict(cuts), sorted(cuts)
+    for first, second in zip(at, at[1:], strict=False):
+        lag, last = second - first + 1, len(novelty) - 1
+        if lag > span + 1 or first not in kept:
+            continue
+        a = np.array([first - 1, max(0, first - 1 - lag), second])
+        across, before, after = novelty(a, np.array([second, first - 1, min(last, second + lag)]))
+        if across < config.cut_ratio * (2.0 + max(before, after)):
+            kept.pop(first), kept.pop(second)
+    return kept
 
 
 def prominence(signal: np.ndarray, t: int, width: int) -> float:

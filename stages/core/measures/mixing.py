@@ -31,7 +31,7 @@ class Mixture:
     strength: float
 
 
-def mixture(a: F32, b: F32, between: F32, offsets: F64 | None = None) -> Mixture:
+def mixture(a: F32, b: F32, between: F32) -> Mixture:
     """Fit both models to the frames `between` [k, d], given the anchors a and b [d]."""
     step = (b - a).astype(np.float64)
     power = float(step @ step) + 1e-3
@@ -45,6 +45,16 @@ def mixture(a: F32, b: F32, between: F32, offsets: F64 | None = None) -> Mixture
         np.sqrt(nearest.sum(1) / power),
         float(np.sqrt(power / len(step))),
     )
+
+
+def switched_share(a: F32, b: F32, between: F32) -> F64:
+    """The share of cells nearer to b than to a, for each frame of `between` [k, d]: a wipe's course, float64 [k].
+
+    Only cells count in which a and b differ by at least half as much as on average.
+    """
+    telling = np.abs(b - a) >= 0.5 * np.abs(b - a).mean()
+    nearer = np.abs(between[:, telling] - b[telling]) < np.abs(between[:, telling] - a[telling])
+    return np.asarray(nearer.mean(1), np.float64)
 
 
 def fit_ramp(values: F64, low: float | None = None, high: float | None = None) -> tuple[float, float, float]:

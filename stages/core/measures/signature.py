@@ -43,6 +43,15 @@ def picture_cells(signatures: U8) -> npt.NDArray[np.bool_]:
     return np.concatenate([keep.ravel(), small.ravel(), small.ravel()])
 
 
+def relit(signatures: U8, cells: npt.NDArray[np.bool_]) -> U8:
+    """The signatures [n, 864] with the mean luma of the picture cells brought to 128: a change of exposure goes away."""
+    keep = cells[:LUMA]
+    shift = 128.0 - signatures[:, :LUMA][:, keep].astype(np.float32).mean(1, keepdims=True)
+    out = signatures.copy()
+    out[:, :LUMA] = np.clip(np.rint(signatures[:, :LUMA] + shift), 0, 255).astype(np.uint8)
+    return out
+
+
 def plane_weights(cells: npt.NDArray[np.bool_]) -> F32:
     """float32 [864]: weights under which a dot product is mean luma plus mean of each chroma over the picture cells."""
     weights = np.zeros(SIZE, np.float32)
@@ -72,18 +81,33 @@ def envelopes(signatures: U8) -> tuple[U8, U8]:
     return low, high
 
 
-def envelope_distance(a: U8, b: U8, low: U8, high: U8, first: npt.NDArray[np.intp], second: npt.NDArray[np.intp],
-                      weights: F32) -> F32:
-    """How far frames `second` of b lie outside the envelope of frames `first` of a: float32, in grey levels.
+class Novelty:
+    """How unlike two frames of a sequence are when small motion is forgiven, in grey levels.
 
-    What moved by less than a cell (3 % of the picture) costs nothing, what is new costs its difference.
+    What moved by less than a cell (3 % of the picture) costs nothing, what is new costs its difference: a frame is held
+    against the envelope (least and greatest value near each cell) of the other, and the other way round.
     """
-    above = cv2.subtract(b[second], high[first])
-    below = cv2.subtract(low[first], b[second])
-    return np.asarray(cv2.max(above, below).astype(np.float32) @ weights)
+
+    def __init__(self, signatures: U8, weights: F32) -> None:
+        self._signatures, self._weights = signatures, weights
+        self._low, self._high = envelopes(signatures)
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+    def __call__(self, a: npt.NDArray[np.intp], b: npt.NDArray[np.intp]) -> F32:
+        """The distance of frame a[i] and frame b[i]: float32 [n]."""
+        if not len(a):
+            return np.zeros(0, np.float32)
+        return np.maximum(self._outside(a, b), self._outside(b, a))
+
+    def _outside(self, a: npt.NDArray[np.intp], b: npt.NDArray[np.intp]) -> F32:
+        above = cv2.subtract(self._signatures[b], self._high[a])
+        below = cv2.subtract(self._low[a], self._signatures[b])
+        return np.asarray(cv2.max(above, below).astype(np.float32) @ self._weights)
 
 
-def cut_distance(signatures: U8, weights: F32, span: int, floor: float = 3.0) -> F32:
+def cut_distance(distance: Novelty, span: int, floor: float = 3.0) -> F32:
     """The cut signal: float32 [n], in grey levels; entry t tells how unlike frames t, t+1, ... are to t-1, t-2, ...
 
     It is the smallest motion-tolerant distance between a frame before t and a frame from t on that are at most
@@ -91,14 +115,7 @@ def cut_distance(signatures: U8, weights: F32, span: int, floor: float = 3.0) ->
     new picture scores high at exactly its first frame. Where neighbours differ by less than `floor` the distance
     of those neighbours stands, which is an upper bound.
     """
-    n = len(signatures)
-    low, high = envelopes(signatures)
-
-    def distance(first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]) -> F32:
-        there = envelope_distance(signatures, signatures, low, high, first, second, weights)
-        back = envelope_distance(signatures, signatures, low, high, second, first, weights)
-        return np.maximum(there, back)
-
+    n = len(distance)
     best = np.zeros(n, np.float32)
     if n < 2:
         return best
