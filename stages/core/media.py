@@ -1,0 +1,136 @@
+"""Videos to and from bytes: H.264 in mp4 through one pinned ffmpeg, the same bytes for the same frames; PyAV reads."""
+
+from __future__ import annotations
+
+import functools
+import io
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.core.errors import BadInput
+
+Frames = npt.NDArray[np.uint8]
+"""RGB frames [F, H, W, 3], 0 to 255."""
+
+ENCODE_TIMEOUT_S = 600
+BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+
+
+class BadMedia(ValueError):
+    """A file that is no readable video. Permanent: reading it again gives the same."""
+
+
+@functools.cache
+def ffmpeg_binary() -> str:
+    """The ffmpeg in use: IMAGEIO_FFMPEG_EXE, else the imageio-ffmpeg wheel's, else the one on PATH.
+
+    The wheel comes before PATH so that every machine with the same packages writes the same bytes. Raises BadInput.
+    """
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        raise BadInput("there is no ffmpeg: install the imageio-ffmpeg package, or put ffmpeg on PATH") from None
+
+
+@functools.cache
+def ffmpeg_version() -> str:
+    """The version that the binary says it has, such as `7.0.2-static`."""
+    first = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=True).stdout
+    words = first.split()
+    return words[2] if words[:2] == ["ffmpeg", "version"] else first.splitlines()[0]
+
+
+def write_video(
+    frames: Frames, fps: float, *, crf: int = 18, preset: str = "medium", metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """An mp4 (H.264, yuv420p, BT.709, index in front) of RGB frames [F, H, W, 3] at `fps`, crf 0 to 51.
+
+    One encoder thread and a bit-exact mux: equal input gives equal bytes with the same ffmpeg. metadata becomes
+    container tags. Raises ValueError for frames of another form, RuntimeError where ffmpeg fails.
+    """
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames must be uint8 [F, H, W, 3], these are {frames.dtype} {list(frames.shape)}")
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"H.264 in yuv420p wants even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
+    with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
+        target = Path(folder) / "video.mp4"  # +faststart moves the index after writing, so a pipe will not do
+        command = _encode_command(frames.shape, fps, crf, preset, metadata or {}, target)
+        run = subprocess.run(
+            command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT_S
+        )
+        if run.returncode or not target.is_file():
+            said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
+            raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
+        return target.read_bytes()
+
+
+def _encode_command(
+    shape: tuple[int, ...], fps: float, crf: int, preset: str, metadata: Mapping[str, str], target: Path
+) -> list[str]:
+    import ffmpeg
+
+    rate = Fraction(fps).limit_denominator(1001)
+    source = ffmpeg.input(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(rate)
+    )
+    yuv = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+bitexact")
+    tags = {f"metadata:g:{i}": f"{key}={value}" for i, (key, value) in enumerate(sorted(metadata.items()))}
+    options: dict[str, Any] = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": preset, "threads": 1}
+    exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1, "movflags": "+faststart"}
+    output = yuv.output(str(target), format="mp4", **options, **BT709, **exact, **tags)
+    command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(cmd=ffmpeg_binary())
+    return command
+
+
+def iter_frames(source: bytes | str | Path) -> Iterator[Frames]:
+    """Each frame of a video, as RGB [H, W, 3], in order of presentation. Raises BadMedia."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
+            if not container.streams.video:
+                raise BadMedia("the file has no video stream")
+            for frame in container.decode(container.streams.video[0]):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    except FFmpegError as error:
+        raise BadMedia(f"not a readable video: {error}") from None
+
+
+def read_frames(source: bytes | str | Path) -> Frames:
+    """All frames [F, H, W, 3] of a short video. Raises BadMedia."""
+    found = list(iter_frames(source))
+    if not found:
+        raise BadMedia("the video has no frames")
+    return np.stack(found)
+
+
+def read_fps(source: bytes | str | Path) -> float:
+    """The average frame rate that a video's container states, 0 where it states none. Raises BadMedia."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
+            rate = container.streams.video[0].average_rate if container.streams.video else None
+            return float(rate) if rate else 0.0
+    except FFmpegError as error:
+        raise BadMedia(f"not a readable video: {error}") from None
+
+
+def write_jpeg(frame: Frames, quality: int = 90) -> bytes:
+    """A JPEG of one RGB frame [H, W, 3]; equal input gives equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=quality, optimize=False)
+    return buffer.getvalue()

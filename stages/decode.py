@@ -1,0 +1,100 @@
+"""Latents to an mp4 and a poster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import pyarrow as pa
+
+from stages.core.artifacts import SIZE, first_of, get_latent
+from stages.core.checkpoint import ModelConfig
+from stages.core.errors import BadInput
+from stages.core.identity import stage_seed
+from stages.core.latents import DecodeRecipe, LatentSpec
+from stages.core.media import ffmpeg_version, write_jpeg, write_video
+from stages.core.step import ARTIFACT, Resources, Row, Step
+from stages.families import load_family
+
+TITLE_LENGTH = 200
+
+
+class Decode(Step):
+    """Loads the VAE only. Seeded, because some VAEs denoise while they decode."""
+
+    reads = ("prompt", "negative_prompt", "refine", "temporal", "spatial", "base")
+    writes = pa.schema(
+        [
+            *ARTIFACT,
+            *SIZE,
+            ("seconds", pa.float64()),
+            ("poster_uri", pa.string()),
+            ("poster_sha256", pa.string()),
+            ("poster_size", pa.int64()),
+            ("stage_seed", pa.int64()),
+            ("encoder", pa.string()),
+            ("parents", pa.list_(pa.string())),
+        ]
+    )
+    seeded = True
+    weights: ClassVar = {"model.checkpoint": ("vae",)}
+    resources = Resources(cpus=0.5)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """timestep, noise_scale: None for what the latent's own recipe says. tiling in pixels, chunk in frames, 0: all.
+
+        crf 0 to 51 and preset are x264's; poster_quality is JPEG's, 1 to 95.
+        """
+
+        model: ModelConfig = field(default_factory=ModelConfig)
+        timestep: float | None = None
+        noise_scale: float | None = None
+        tiling: int = 0
+        chunk: int = 0
+        crf: int = 18
+        preset: str = "medium"
+        poster_quality: int = 90
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.crf <= 51 or not 1 <= self.poster_quality <= 95 or min(self.tiling, self.chunk) < 0:
+                raise BadInput("decode: crf is 0 to 51, poster_quality 1 to 95, tiling and chunk from 0")
+
+    def setup(self) -> None:
+        """Load the VAE."""
+        self.codec = load_family(self.config.model.family).codec(self.config.model)
+
+    def process(self, row: Row) -> Row:
+        """One take's video, with its prompt and seed in the container's tags, and its middle frame as a poster."""
+        parent = first_of(row, "refine", "temporal", "spatial", "base")
+        latent, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
+        recipe = self._recipe(spec, stage_seed(row["seed"], "decode"))
+        frames = self.codec.decode(latent, recipe)
+        settings = {"crf": self.config.crf, "preset": self.config.preset}
+        poster = self.workspace.put(write_jpeg(frames[len(frames) // 2], self.config.poster_quality), ".jpg")
+        return {
+            **self.workspace.put(write_video(frames, spec.fps, **settings, metadata=tags(row)), ".mp4"),
+            "width": spec.width,
+            "height": spec.height,
+            "n_frames": len(frames),
+            "fps": float(spec.fps),
+            "seconds": len(frames) / spec.fps,
+            **{f"poster_{key}": value for key, value in poster.items()},
+            "stage_seed": recipe.seed,
+            "encoder": f"ffmpeg {ffmpeg_version()}",
+            "parents": [parent["sha256"]],
+        }
+
+    def _recipe(self, spec: LatentSpec, seed: int) -> DecodeRecipe:
+        config = self.config
+        asked = {"timestep": config.timestep, "noise_scale": config.noise_scale}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return replace(spec.decode, seed=seed, tiling=config.tiling, chunk=config.chunk, **given)
+
+
+def tags(row: Row) -> dict[str, str]:
+    """The container's tags: what the video was asked to be. Nothing in them depends on the run, only on the take."""
+    prompt, negative = str(row["prompt"]), str(row.get("negative_prompt") or "")
+    asked = {"prompt": prompt, "negative_prompt": negative, "seed": int(row["seed"])}
+    return {"title": prompt[:TITLE_LENGTH], "comment": json.dumps(asked, sort_keys=True)}
