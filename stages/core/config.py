@@ -67,7 +67,18 @@ def read_yaml(path: Path) -> DictConfig:
         raise BadInput(f"{path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(loaded, DictConfig):
         raise BadInput(f"{path} must hold keys and values, not a {type(loaded).__name__}")
-    return loaded
+    return _undotted(loaded)
+
+
+def _undotted(layer: DictConfig) -> DictConfig:
+    """`base.steps: 8` in a file means what `base.steps=8` means on the command line."""
+    for key in [k for k in layer if isinstance(k, str) and "." in k]:
+        nested: Any = layer._get_node(key)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        del layer[key]
+        layer = OmegaConf.merge(layer, nested)  # type: ignore[assignment]
+    return layer
 
 
 def parse_overrides(overrides: Sequence[str]) -> DictConfig:
