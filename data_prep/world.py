@@ -8,6 +8,7 @@ The grammar stands in configs/world.yaml; `stages.core.measures.world_judge` fin
 """
 
 from data_prep.world_caption import caption, plain_caption, scene_from_prompt
+from data_prep.world_footage import Shot, write_footage
 from data_prep.world_render import render
 from data_prep.world_scene import Scene, Thing, World, default_world, load_world, sample_scene
 from stages.core.measures.world_words import Attributes, Vocabulary, mirrored, parse_prompt
@@ -15,6 +16,7 @@ from stages.core.measures.world_words import Attributes, Vocabulary, mirrored, p
 __all__ = [
     "Attributes",
     "Scene",
+    "Shot",
     "Thing",
     "Vocabulary",
     "World",
@@ -27,4 +29,5 @@ __all__ = [
     "render",
     "sample_scene",
     "scene_from_prompt",
+    "write_footage",
 ]

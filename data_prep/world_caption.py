@@ -52,7 +52,8 @@ def _object(thing: Thing, rng: np.random.Generator, world: World, plain: bool) -
         "size": thing.size,
         "pace": world.captions["paces"].get(thing.pace),
     }
-    fitting = [t for t in world.captions["objects"] if all(v is not None or f"{{{k}}}" not in t for k, v in values.items())]
+    unknown = [f"{{{key}}}" for key, value in values.items() if value is None]
+    fitting = [t for t in world.captions["objects"] if not any(field in t for field in unknown)]
     article = _word(rng, world.captions["articles"], plain)
     text = _word(rng, fitting, plain).format(a=article, **values)
     return f"an{text[1:]}" if not plain and text[:3] in _VOWELS else text

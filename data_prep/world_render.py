@@ -14,9 +14,7 @@ _SUPER = 4  # samples per pixel and axis
 _SHIFT = 8  # binary digits after the point of polygon corners
 
 
-def render(
-    scene: Scene, width: int, height: int, n_frames: int, fps: float, start_s: float = 0.0
-) -> NDArray[np.uint8]:
+def render(scene: Scene, width: int, height: int, n_frames: int, fps: float, start_s: float = 0.0) -> NDArray[np.uint8]:
     """The frames of a scene from start_s on, uint8 RGB [n_frames, height, width, 3]; frame k shows start_s + k / fps.
 
     Raises BadInput for a size, length or rate that is not positive.

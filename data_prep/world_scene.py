@@ -1,7 +1,7 @@
 """Scenes of the procedural world: which object does what, where and how fast, drawn from a seed.
 
-Places and radii are in short sides of the frame, from its centre, y down; times are in seconds. So one scene renders at any
-size, frame rate and length, and agrees with itself: frame k at 8 fps is frame 2k at 16 fps.
+Places and radii are in short sides of the frame, from its centre, y down; times are in seconds. So one scene renders at
+any size, frame rate and length, and agrees with itself: frame k at 8 fps is frame 2k at 16 fps.
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ def sample_scene(
 ) -> Scene:
     """The scene of a seed; equal arguments give an equal scene.
 
-    split: 'train' (held-out combinations never appear, not as a second object either), 'heldout' or 'any'. wanted: fixes
-    some attributes of the first object. aspect: width over height that objects may use. duration_s: seconds that motions
-    fill (default: the world's). two_objects: None draws it with the world's share. Raises BadInput where the split has
-    nothing of what is wanted.
+    split: 'train' (held-out combinations never appear, not as a second object either), 'heldout' or 'any'. wanted:
+    fixes some attributes of the first object. aspect: width over height that objects may use. duration_s: seconds that
+    motions fill (default: the world's). two_objects: None draws it with the world's share. Raises BadInput where the
+    split has nothing of what is wanted.
     """
     world = world or default_world()
     rng = np.random.default_rng([seed, 0x0C0DE])
@@ -157,7 +157,9 @@ def sample_scene(
 
 
 def _choose(rng: np.random.Generator, world: World, split: str, wanted: Attributes) -> Attributes:
-    fit = [c for c in world.split(split) if all(getattr(c, a) == getattr(wanted, a) for a in wanted.named)]
+    fit = world.split(split)
+    for a in wanted.named:
+        fit = tuple(c for c in fit if getattr(c, a) == getattr(wanted, a))
     if not fit:
         raise BadInput(f"the {split} part of the world has no {' '.join(filter(None, astuple(wanted)))}")
     return fit[int(rng.integers(len(fit)))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from stages.core.errors import BadInput
 from stages.core.measures.world_background import MAX_NOISE, grain, name_background
 from stages.core.measures.world_motion import GROWTH, Track, name_motion
 from stages.core.measures.world_object import Floats, Sighting, find_object, working_frames
-from stages.core.measures.world_shape import name_shape, shape_scores, steady_colour, turned
+from stages.core.measures.world_shape import MIN_OBJECT, name_shape, shape_scores, steady_colour, turned
 from stages.core.measures.world_words import ATTRIBUTES, Attributes, Vocabulary
 
 QUARTERS = 4
@@ -57,12 +58,12 @@ class Verdict:
 def judge(frames: NDArray[np.uint8], fps: float, wanted: Attributes | None, vocabulary: Vocabulary) -> Verdict:
     """What a clip shows, and whether that is what was wanted. What is found does not depend on what is wanted.
 
-    frames: uint8 RGB [F, H, W, 3]. Raises BadInput for another form, fewer than 4 frames, or a rate that is not positive.
+    frames: uint8 RGB [F, H, W, 3]. Raises BadInput for another form, fewer than 4 frames, or no positive rate.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise BadInput(f"the judge wants uint8 frames [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
     if len(frames) < QUARTERS or min(frames.shape[1:3]) < 16 or fps <= 0:
-        raise BadInput(f"the judge wants 4 frames of 16x16 or more at a positive rate, not {list(frames.shape)} at {fps}")
+        raise BadInput(f"the judge wants 4 frames of 16x16 or more, fps above 0; not {list(frames.shape)} at {fps}")
     clip = _look_at(frames, fps, vocabulary)
     quarters = tuple(_judge_part(clip, *span, vocabulary, 1 / QUARTERS) for span in quarter_spans(len(frames)))
     found = _agreed(_judge_part(clip, 0, len(frames) - 1, vocabulary, 1.0), quarters)
@@ -79,7 +80,7 @@ def judge(frames: NDArray[np.uint8], fps: float, wanted: Attributes | None, voca
 def quarter_spans(n_frames: int) -> list[tuple[int, int]]:
     """First and last frame of each quarter, both included; neighbours share a frame."""
     ends = [round(i * (n_frames - 1) / QUARTERS) for i in range(QUARTERS + 1)]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _track(seen: Sequence[Sighting | None], scores: Floats, fps: float, shapes: 
     whole = np.isfinite(scores).all(axis=1)
     if whole.any():
         shape = shapes[int(scores[whole].mean(axis=0).argmax())]
-        patches = np.stack([s.patch for s, ok in zip(seen, whole, strict=True) if ok and s is not None])
+        patches = np.stack([s.patch for s in seen if s is not None and not s.clipped])
         turn[whole] = turned(patches, shape)
     radius = series(lambda s: np.nan if s.clipped else np.log(s.area) / 2)
     return Track(np.arange(len(seen)) / fps, series(lambda s: s.x), series(lambda s: s.y), radius, turn)
@@ -133,13 +134,15 @@ def _judge_part(clip: _Clip, first: int, last: int, vocabulary: Vocabulary, shar
     """The attributes of the frames first..last by themselves."""
     part = slice(first, last + 1)
     scores = clip.scores[part]
+    scores = scores[np.isfinite(scores).all(axis=1)]
     seen = [s for s in clip.seen[part] if s is not None]
     background = _common(clip.backgrounds[part], 0.75)
-    if len(seen) < MIN_PRESENT * (last + 1 - first):
+    formless = not len(scores) or scores.max(axis=1).mean() < MIN_OBJECT
+    if len(seen) < MIN_PRESENT * (last + 1 - first) or formless:
         return Attributes(background=background)
     return Attributes(
         colour=steady_colour(seen, vocabulary),
-        shape=name_shape(scores[np.isfinite(scores).all(axis=1)], vocabulary.shapes),
+        shape=name_shape(scores, vocabulary.shapes),
         motion=name_motion(clip.track.part(first, last), share),
         background=background,
     )
@@ -192,7 +195,7 @@ def _count(clip: _Clip) -> int:
 
 
 def accuracy(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
-    """Shares of clips with each attribute right, of those whose prompt names it, and `all`; None where none names it."""
+    """Shares of clips with each attribute right, of those whose prompt names it, and `all`; None without any."""
     verdicts = list(verdicts)
     shares: dict[str, float | None] = {}
     for a in ATTRIBUTES:
@@ -203,7 +206,7 @@ def accuracy(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
 
 
 def confusions(pairs: Iterable[tuple[Attributes, Verdict]]) -> dict[str, dict[str, dict[str, int]]]:
-    """Per attribute and wanted word how often each word was found ('none': refused). pairs: what was wanted, verdict."""
+    """Per attribute and wanted word how often each word was found ('none': refused). pairs: wanted, verdict."""
     table: dict[str, dict[str, dict[str, int]]] = {a: {} for a in ATTRIBUTES}
     for wanted, verdict in pairs:
         for a in wanted.named:

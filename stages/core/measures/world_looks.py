@@ -1,7 +1,7 @@
-"""What shapes and backgrounds of the procedural world look like, as geometry: drawn by the renderer, known to the judge.
+"""What shapes and backgrounds of the procedural world look like: drawn by the renderer, known to the judge.
 
-Shapes are closed outlines around the origin, y pointing down, upright, of roughly the area of the unit circle, so that no
-shape is easier to see than another. Their centre of mass is the origin, so that rotating one does not move it.
+Shapes are closed outlines around the origin, y pointing down, upright, of roughly the area of the unit circle, so that
+no shape is easier to see than another. Their centre of mass is the origin, so that rotating one does not move it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _cross() -> Points:
 
 def _square() -> Points:
     half = np.sqrt(np.pi) / 2
-    return half * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    return float(half) * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 _OUTLINES: dict[str, tuple[Callable[[], Points], int]] = {

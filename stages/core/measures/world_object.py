@@ -1,7 +1,7 @@
 """Finding the coloured object in a frame before a neutral background: classical, no learning.
 
-Chroma is measured in two opponent channels that are linear in the pixel values and zero for grey. Along an anti-aliased or
-blurred edge it falls linearly with coverage, so dividing by the object's own chroma gives its matte, whatever the
+Chroma is measured in two opponent channels that are linear in the pixel values and zero for grey. Along an anti-aliased
+or blurred edge it falls linearly with coverage, so dividing by the object's own chroma gives its matte, whatever the
 background's pattern; and what is added to all pixels alike (a colour cast) cancels against the border of the frame.
 """
 
@@ -19,8 +19,9 @@ WORKING_SIDE = 128  # short side at which frames are judged
 PATCH = 32  # pixels of a normalised matte
 PATCH_HALF = 1.2  # half its width, in square roots of the object's area
 MIN_CHROMA = 35.0  # of 255; the palest colour of the world has 110
+MAX_CAST = 45.0  # chroma of a background that is grey under a cast; more is a coloured background
 MIN_AREA, MAX_AREA = 0.008, 0.45  # of the frame's short side squared
-MAX_UNEXPLAINED = 0.3  # share of chroma energy that the objects leave over
+MAX_UNEXPLAINED = 0.25  # share of chroma energy that the objects leave over
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sighting:
     """The object in one frame. Lengths in short sides from the frame's top left corner, area in short sides squared."""
 
     rgb: Floats  # [3], 0..255, of the object's inner part
-    chroma: Floats  # [2], opponent channels against the background's
+    chroma: Floats  # [2], opponent channels, against the background's where that is only a cast
     x: float
     y: float
     area: float
@@ -59,7 +60,9 @@ def find_object(frame: Floats, previous: Sighting | None) -> Sighting | None:
     Of several, the one nearest to the previous sighting's place and chroma, or the largest. frame: [h, w, 3] in 0..255.
     """
     chroma = opponent(cv2.GaussianBlur(frame, (0, 0), 1.0))
-    chroma = chroma - border_median(chroma)
+    border = border_median(chroma)
+    chroma = chroma - border
+    base = border if np.linalg.norm(border) > MAX_CAST else np.zeros_like(border)
     strength = np.linalg.norm(chroma, axis=-1)
     peak = float(np.percentile(strength, 99))
     if peak < MIN_CHROMA:
@@ -67,7 +70,7 @@ def find_object(frame: Floats, previous: Sighting | None) -> Sighting | None:
     labels, candidates = _components(strength > max(0.45 * peak, 0.7 * MIN_CHROMA))
     if not candidates:
         return None
-    seen = [_sighting(frame, chroma, labels, i, len(candidates) - 1) for i in candidates]
+    seen = [_sighting(frame, chroma, base, labels, i, len(candidates) - 1) for i in candidates]
     if _unexplained(chroma, labels, candidates) > MAX_UNEXPLAINED:
         return None
     return _follow([s for s in seen if s is not None], previous)
@@ -77,7 +80,8 @@ def border_median(values: Floats) -> Floats:
     """The median over the outer sixteenth of a picture [h, w, C], [C]: what the background is like."""
     edge = max(1, min(values.shape[:2]) // 16)
     strips = (values[:edge], values[-edge:], values[:, :edge], values[:, -edge:])
-    return np.median(np.concatenate([s.reshape(-1, values.shape[-1]) for s in strips]), axis=0).astype(np.float32)
+    pixels = np.concatenate([s.reshape(-1, values.shape[-1]) for s in strips])
+    return np.asarray(np.median(pixels, axis=0), np.float32)
 
 
 def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[int]]:
@@ -89,7 +93,9 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[int]]:
     return labels, kept if kept and areas[kept[0]] <= MAX_AREA and len(kept) <= 3 else []
 
 
-def _sighting(frame: Floats, chroma: Floats, labels: NDArray[np.int32], label: int, others: int) -> Sighting | None:
+def _sighting(
+    frame: Floats, chroma: Floats, base: Floats, labels: NDArray[np.int32], label: int, others: int
+) -> Sighting | None:
     inside = (labels == label).astype(np.uint8)
     around = cv2.dilate(inside, np.ones((9, 9), np.uint8)).astype(bool) & ((labels == label) | (labels == 0))
     own, core = _own_chroma(chroma, inside)
@@ -102,7 +108,7 @@ def _sighting(frame: Floats, chroma: Floats, labels: NDArray[np.int32], label: i
     x, y = float((matte * xs).sum() / mass), float((matte * ys).sum() / mass)
     return Sighting(
         rgb=np.median(frame[core], axis=0),
-        chroma=own,
+        chroma=own + base,
         x=x / side,
         y=y / side,
         area=mass / side**2,
@@ -126,7 +132,7 @@ def _matte(chroma: Floats, own: Floats) -> Floats:
 
 
 def _unexplained(chroma: Floats, labels: NDArray[np.int32], candidates: Sequence[int]) -> float:
-    """The share of the frame's chroma energy that is left after each object's one colour times its matte is taken away."""
+    """The share of the frame's chroma energy left when each object's one colour times its matte is taken away."""
     rest = chroma.copy()
     for label in candidates:
         inside = (labels == label).astype(np.uint8)

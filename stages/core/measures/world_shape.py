@@ -16,7 +16,8 @@ from stages.core.measures.world_words import Vocabulary
 Floats = NDArray[np.float32]
 _TURN_STEP = 5.0  # degrees between templates
 _BLURS = (0.02, 0.08, 0.15)  # of the square root of the area
-MIN_LIKENESS = 0.90  # correlation with the best template
+MIN_OBJECT = 0.85  # correlation with any template below which a patch is no object at all
+MIN_LIKENESS = 0.92  # correlation with the best template for a name
 MIN_LEAD = 0.008  # over the second shape's best
 MAX_HUE_ERROR = 22.0  # degrees in the opponent plane
 MAX_HUE_RATIO = 0.7  # of the second nearest colour's error
@@ -24,7 +25,7 @@ MAX_RGB_ERROR = 110.0  # Euclidean, of 255
 
 
 def shape_scores(patches: Floats, shapes: tuple[str, ...]) -> Floats:
-    """The best correlation of each matte [N, PATCH, PATCH] with each shape, over turns and blurs, [N, shapes] in -1..1."""
+    """The best correlation, -1..1, of mattes [N, PATCH, PATCH] with each shape over turns and blurs: [N, shapes]."""
     flat = patches.reshape(len(patches), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -44,7 +45,8 @@ def templates(shape: str) -> Floats:
 def _draw(shape: str, turn: float, blur: float) -> Floats:
     fine = PATCH * 8
     points = outline(shape)
-    area = abs(float(np.cross(points, np.roll(points, -1, axis=0)).sum())) / 2
+    after = np.roll(points, -1, axis=0)
+    area = abs(float((points[:, 0] * after[:, 1] - points[:, 1] * after[:, 0]).sum())) / 2
     angle = np.deg2rad(turn)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     pixels = (points @ rotation / np.sqrt(area) / PATCH_HALF + 1) / 2 * fine - 0.5
@@ -100,7 +102,7 @@ def name_colour(rgbs: Floats, chromas: Floats, vocabulary: Vocabulary) -> str | 
 def _hue_errors(chroma: Floats, palette: Floats) -> Floats:
     """Angles between a chroma [2] and each of a palette's [N, 2], in degrees."""
     cosine = palette @ chroma / np.maximum(np.linalg.norm(palette, axis=1) * np.linalg.norm(chroma), 1e-6)
-    return np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
+    return np.asarray(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 
 def steady_colour(seen: Sequence[Sighting], vocabulary: Vocabulary) -> str | None:

@@ -87,7 +87,9 @@ def _rgb(colour: str, table: Mapping[str, Any]) -> tuple[int, int, int]:
 def _look(background: str, table: Mapping[str, Any]) -> Look:
     value = dict(table.get(background) or {})
     if value.get("pattern") not in PATTERNS or set(value) - {f.name for f in fields(Look)}:
-        raise BadInput(f"looks.{background} needs a pattern ({', '.join(PATTERNS)}) with low, high, periods; not {value}")
+        raise BadInput(
+            f"looks.{background} needs a pattern ({', '.join(PATTERNS)}) with low, high, periods; not {value}"
+        )
     return Look(**value)
 
 
@@ -108,7 +110,9 @@ def parse_prompt(prompt: str, vocabulary: Vocabulary) -> Attributes:
         known = ", ".join(vocabulary.words("background"))
         raise BadInput(f"'{prompt}': the world has no {stated[1]} background; it has {known}")
     if not vocabulary.is_distinct(found.shape, found.motion):
-        raise BadInput(f"'{prompt}': a {found.shape} {found.motion} cannot be told apart by its pixels; use another motion")
+        raise BadInput(
+            f"'{prompt}': a {found.shape} {found.motion} cannot be told apart by its pixels; use another motion"
+        )
     return found
 
 
