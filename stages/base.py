@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from stages.core.artifacts import LATENT, get_text, put_latent
+from stages.core.artifacts import LATENT, get_latent, get_text, put_latent
 from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
 from stages.core.latents import LatentSpec
 from stages.core.step import Resources, Row, Step
-from stages.families import Sampling, load_family
+from stages.families import Condition, Sampling, load_family
 
 
 class Base(Step):
     """Loads transformer and scheduler; of the VAE only config and statistics."""
 
-    reads = ("text",)
+    reads = ("text", "condition")
     writes = LATENT
     seeded = True
     weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae")}
@@ -48,7 +48,17 @@ class Base(Step):
         """One take's base latent, from noise drawn with the seed of (take, `base`)."""
         spec = self._spec(row)
         text = get_text(self.workspace, row["text"], spec.family)
-        return put_latent(self.workspace, self.denoiser.generate(text, spec, self.config.sampling), spec)
+        conditions, spec = self._conditions(row, spec)
+        return put_latent(self.workspace, self.denoiser.generate(text, spec, self.config.sampling, conditions), spec)
+
+    def _conditions(self, row: Row, spec: LatentSpec) -> tuple[list[Condition], LatentSpec]:
+        """Image to video and continuation: the latent of an earlier stage named `condition`, if there is one, comes
+        first in the clip."""
+        given = row.get("condition")
+        if not given:
+            return [], spec
+        video, _ = get_latent(self.workspace, given, spec.vae_id)
+        return [Condition(video=video)], replace(spec, parents=(*spec.parents, given["sha256"]))
 
     def _spec(self, row: Row) -> LatentSpec:
         config, vae = self.config, self.denoiser.vae

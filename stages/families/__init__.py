@@ -34,7 +34,8 @@ class Sampling:
     guidance   classifier-free guidance scale; up to 1 there is none, and a pass costs half
     rescale    0 to 1, against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
     schedule   noise levels: `linear_quadratic` (LTX-Video's own) or `linear`, which `shift` > 1 pushes towards noise
-    timesteps  explicit noise levels instead, 1000 down to above 0, as distilled models want them
+    timesteps  explicit noise levels instead, falling from at most 1000, as distilled models want them
+    condition_noise  0 to 1: noise on the frames that a clip is conditioned on; a little of it gives more motion
     """
 
     steps: int = 30
@@ -43,6 +44,7 @@ class Sampling:
     schedule: str = "linear_quadratic"
     shift: float = 1.0
     timesteps: tuple[float, ...] = ()
+    condition_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shift <= 0 or self.guidance < 0 or not 0 <= self.rescale <= 1:

@@ -108,6 +108,7 @@ class LTXDenoiser(Stage):
                 timesteps=sampling.levels() or None,
                 guidance_scale=sampling.guidance,
                 guidance_rescale=sampling.rescale,
+                image_cond_noise_scale=sampling.condition_noise,
                 generator=generator,
                 output_type="latent",
             ).frames
