@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from stages.core.measures.signature import (
 )
 
 Cells = npt.NDArray[np.bool_]
+_BLACK, _WHITE = 16.0, 235.0  # luma of black and white in limited range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,44 +65,77 @@ class Gradual:
 # ---------------------------------------------------------------- fades
 
 
-def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules: GradualRules) -> tuple[
-        list[Gradual], int, int]:
-    """Fades in signatures [n, 864], and the picture proper [first, end) without leading and trailing black or white."""
+@dataclass
+class Fades:
+    """What the plain frames of a stretch mean: fades, cuts beside them, and the picture proper [first, end)."""
+
+    fades: list[Gradual]
+    cuts: dict[int, float]
+    first: int
+    end: int
+
+
+def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules: GradualRules) -> Fades:
+    """Look at both sides of each run of plain black or white frames: a ramp makes a fade, a step makes a cut."""
     n = len(signatures)
     luma = signatures[:, :LUMA][:, cells[:LUMA]].astype(np.float32)
-    fades: list[Gradual] = []
-    first, end = 0, n
+    found = Fades([], {}, 0, n)
+    reach = int(rules.max_s * fps) + 4
     for start, stop in flat_runs(luma, fps, rules):
-        floor = luma[start:stop].mean(0)
+        plain = luma[start:stop].mean(0)
         low = max([c for c in cuts if c <= start], default=0)
         high = min([c for c in cuts if c >= stop], default=n)
-        reach = int(rules.max_s * fps) + 4
-        left = ramp_length(luma[max(low, start - reach) : start + 1][::-1], floor)
-        right = ramp_length(luma[stop - 1 : min(high, stop - 1 + reach)], floor)
+        left = ramp_length(luma[max(low, start - reach) : start + 1][::-1], plain)
+        right = ramp_length(luma[stop - 1 : min(high, stop - 1 + reach)], plain)
         if start == 0:
-            first = max(first, stop - 1 + (right[1] if right else 1))
+            found.first = max(found.first, stop - 1 + (right[1] if right else 1))
         elif stop == n:
-            end = min(end, start - (left[1] if left else 1) + 1)
-        elif left and right:
-            if not _is_flash(luma, start - left[1], stop - 1 + right[1], fps):
-                fades.append(Gradual(start - left[1] + 1, stop - 1 + right[1], 0.9))
-        elif left:
-            fades.append(Gradual(start - left[1] + 1, start, 0.8))
-        elif right and not _is_flash(luma, start - 1, stop - 1 + right[1], fps):
-            fades.append(Gradual(stop - 1 + right[0] + 1, stop - 1 + right[1], 0.8))
-    return fades, first, max(first, end)
+            found.end = min(found.end, start - (left[1] if left else 1) + 1)
+        elif (left or right) and not _is_flash(luma, start, stop, left, right, fps):
+            _add_fade(found, start, stop, left, right)
+    found.end = max(found.first, found.end)
+    found.fades = _without_overlap(found.fades)
+    return found
+
+
+def _add_fade(found: Fades, start: int, stop: int, left: tuple[int, int] | None, right: tuple[int, int] | None) -> None:
+    """Both ramps make one fade; one ramp makes a fade and, on the plain run's other side, a cut."""
+    if left and right:
+        found.fades.append(Gradual(start - left[1] + 1, stop - 1 + right[1], 0.9))
+    elif left:
+        found.fades.append(Gradual(start - left[1] + 1, start - left[0], 0.8))
+        found.cuts[stop] = 0.8
+    elif right:
+        found.fades.append(Gradual(stop + right[0], stop - 1 + right[1], 0.8))
+        found.cuts[start] = 0.8
+
+
+def _without_overlap(fades: list[Gradual]) -> list[Gradual]:
+    kept: list[Gradual] = []
+    for fade in sorted(fades, key=lambda f: f.first_frame - f.last_frame):
+        if not any(fade.first_frame < k.last_frame and fade.last_frame > k.first_frame for k in kept):
+            kept.append(fade)
+    return sorted(kept, key=lambda f: f.first_frame)
 
 
 def flat_runs(luma: F32, fps: float, rules: GradualRules) -> list[tuple[int, int]]:
-    """Half-open runs of frames that are plain black or white, or nearly so beside what surrounds them."""
+    """Half-open runs of frames that are plain black or white, or nearly so at the bottom of a dip to it."""
     n, reach = len(luma), max(3, round(0.75 * fps))
     level, spread = luma.mean(1), luma.std(1)
-    padded = np.pad(spread, reach, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, reach + 1)
-    around = np.minimum(windows[:n].max(1), windows[reach : reach + n].max(1))
+    around = np.minimum(*_sides(spread, reach, np.max))
     flat = (spread < np.maximum(rules.flat, 0.12 * around)) & ((level < 45) | (level > 205))
+    for depth in (level - _BLACK, _WHITE - level):  # a short fade may turn before it is quite black
+        shore = np.minimum(*_sides(depth, 4, np.max))
+        flat |= (depth <= np.minimum(*_sides(depth, 4, np.min))) & (depth < 0.25 * shore) & (shore > 12)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _sides(values: F32, reach: int, pick: Callable[..., npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The extreme over the `reach` frames up to each frame, and over those from it on."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, mode="edge"), reach + 1)
+    n = len(values)
+    return pick(windows[:n], axis=1), pick(windows[reach : reach + n], axis=1)
 
 
 def ramp_length(luma: F32, floor: F32) -> tuple[int, int] | None:
@@ -134,8 +169,12 @@ def _levels_off(height: npt.NDArray[np.float64]) -> int | None:
     return None
 
 
-def _is_flash(luma: F32, before: int, after: int, fps: float) -> bool:
-    before, after = max(0, before), min(len(luma) - 1, after)
+def _is_flash(
+    luma: F32, start: int, stop: int, left: tuple[int, int] | None, right: tuple[int, int] | None, fps: float
+) -> bool:
+    """Whether the same picture comes back soon after the plain frames [start, stop)."""
+    before = max(0, start - (left[1] if left else 1))
+    after = min(len(luma) - 1, stop - 1 + (right[1] if right else 1))
     same = unlikeness(luma[before : before + 1], luma[after : after + 1])[0] < 0.3
     return bool(same and after - before < 0.6 * fps)
 
@@ -244,7 +283,9 @@ def refine(stretch: Stretch, start: int, length: int, kind: str, fps: float, rul
     for _ in range(5):
         margin, before = max(3, (last - first) // 2), (first, last)
         left, right = max(0, first - margin), min(len(frames), last + margin + 1)
-        course = _course(frames, first, last, slice(left, right), kind)
+        # Within a wipe, cells that have switched already say nothing: its anchors must lie outside it.
+        a, b = (left, right - 1) if kind == "wipe" else (first, last)
+        course = _course(frames, a, b, slice(left, right), kind)
         low, high, _ = fit_ramp(np.clip(course, -1.0, 2.0))
         first, last = left + round(low), left + round(high)
         if (first, last) == before:
@@ -269,6 +310,8 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
     unlike = float(unlikeness(luma[a : a + 1], luma[b : b + 1])[0])
     course = _course(frames, a, b, slice(a + 1, b), kind)
     drift = float(np.sqrt(np.mean((course - np.arange(1, b - a) / (b - a)) ** 2)))
+    if kind == "wipe" and np.minimum(np.diff(course), 0).sum() > -0.15:
+        drift *= 0.6  # a circle opens faster and faster: steady progress counts, not its pace
     left_over, limit = (mix.switched, rules.switched) if kind == "wipe" else (mix.residual, rules.residual)
     trust = min(1.0, novelty / rules.full_novelty) * min(1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness)
     trust *= min(1.0, 0.4 + 1.5 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile

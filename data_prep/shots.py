@@ -113,15 +113,18 @@ def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -
     novelty = Novelty(signatures, plane_weights(cells))
     cuts = find_cuts(cut_distance(novelty, span), signatures, cells, config)
     cuts = without_flashes(cuts, novelty, span, config)
-    fades, first, end = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)
-    inside = [(f.first_frame, f.last_frame) for f in fades]
-    kept = {c: s for c, s in cuts.items() if first < c < end and not any(a < c < b for a, b in inside)}
-    found = [Transition("cut", c, c, s) for c, s in kept.items()]
-    found += [Transition("fade", f.first_frame, f.last_frame, f.score) for f in fades]
-    taken = sorted([(c, c) for c in kept] + inside)
-    for kind, mix in find_mixtures(signatures, cells, taken, (first, end), fps, config.gradual):
+    plain = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)
+    for at, score in plain.cuts.items():
+        if not any(abs(at - c) <= 2 for c in cuts):
+            cuts[at] = score
+    bounds, spans = (plain.first, plain.end), [(f.first_frame, f.last_frame) for f in plain.fades]
+    cuts = {c: s for c, s in cuts.items() if bounds[0] < c < bounds[1] and not any(a < c < b for a, b in spans)}
+    found = [Transition("cut", c, c, s) for c, s in cuts.items()]
+    found += [Transition("fade", f.first_frame, f.last_frame, f.score) for f in plain.fades]
+    taken = sorted([(c, c) for c in cuts] + spans)
+    for kind, mix in find_mixtures(signatures, cells, taken, bounds, fps, config.gradual):
         found.append(Transition(kind, mix.first_frame, mix.last_frame, mix.score))
-    return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), first, end)
+    return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), *bounds)
 
 
 def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: ShotConfig) -> dict[int, float]:
