@@ -57,6 +57,8 @@ LEDGER = pa.schema(
 
 VOLATILE = ("attempt", "run_id", "worker", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb")
 """Columns that differ between two honest runs of the same work; comparisons of stores leave them out."""
+BOOKKEEPING = tuple(name for name in VOLATILE if name != "attempt")
+"""Columns that a later step is not given: how a row came about must not enter what is made of it."""
 
 
 def ledger_schema(writes: pa.Schema, fan_out: bool) -> pa.Schema:
@@ -180,6 +182,13 @@ class Catalog:
             return f"read_parquet([{files}], union_by_name=true)"
         return _register(connection, list(self._fetch(paths).values()))
 
+    def rows(self, connection: duckdb.DuckDBPyConnection, step: str, fingerprint: str) -> str:
+        """SQL for all rows of a step that are there now, NO_ROWS where there are none."""
+        if self.storage.local_root is not None:
+            return self.scan(connection, self.parts(step, fingerprint))
+        tables = self.tables(step, fingerprint)
+        return _register(connection, tables) if tables else NO_ROWS
+
     def with_rows(
         self, connection: duckdb.DuckDBPyConnection, step: str, fingerprint: str, use: Callable[[str], T]
     ) -> T:
@@ -188,16 +197,13 @@ class Catalog:
         Where compaction takes a listed part away in the meantime, the folder is listed again and `use` called again:
         the rows are in the merged part.
         """
-        if self.storage.local_root is None:
-            tables = self.tables(step, fingerprint)
-            return use(_register(connection, tables) if tables else NO_ROWS)
-        for left in reversed(range(LISTINGS)):
+        for _ in range(LISTINGS):
             try:
-                return use(self.scan(connection, self.parts(step, fingerprint)))
+                return use(self.rows(connection, step, fingerprint))
             except duckdb.IOException as error:
-                if not left or "No files found" not in str(error):
+                if not has_vanished(error):
                     raise
-        raise AssertionError("unreachable")
+        return use(self.rows(connection, step, fingerprint))
 
     def tables(self, step: str, fingerprint: str) -> list[pa.Table]:
         """The parts of a step, one table each. What was read is kept while the folder is listed again for parts that
@@ -234,6 +240,11 @@ def _register(connection: duckdb.DuckDBPyConnection, tables: Sequence[pa.Table])
     name = f"scan_{uuid.uuid4().hex}"
     connection.register(name, pa.concat_tables(tables, promote_options="default"))
     return name
+
+
+def has_vanished(error: duckdb.IOException) -> bool:
+    """Whether DuckDB fails because a file that was listed is gone."""
+    return "No files found" in str(error) or "No such file" in str(error)
 
 
 def _folders(fs: Any, path: str) -> list[str]:

@@ -14,10 +14,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Protocol
 
+from stages.core.catalog import LEDGER, ledger_schema, to_table
 from stages.core.config import load_class
-from stages.core.errors import TRANSIENT, is_out_of_memory, kind_of
+from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.step import Rejected, Row, Skipped, Step, StepRef, Workspace
 from stages.core.storage import Storage
@@ -71,7 +73,8 @@ def describe(error: BaseException) -> str:
     """Class, message and where it was raised: what a person needs, bounded in length."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}"[: ERROR_LENGTH - len(where)] + where
+    text = f"{type(error).__name__}: {error}"[: ERROR_LENGTH - len(where)] + where
+    return text.encode("utf-8", "replace").decode()  # a file's name may hold what is no text
 
 
 class Worker:
@@ -82,13 +85,23 @@ class Worker:
         cls = load_class(ref.use, ref.name)
         assert issubclass(cls, Step)
         self.step = cls(ref.config, Workspace(storage))
+        self.schema = ledger_schema(cls.writes, cls.fan_out)
         self.setups = 0
+        self._failures: list[tuple[Exception, TracebackType | None]] = []
 
     def setup(self) -> None:
-        """Load weights, once."""
-        if not self.setups:
+        """Load weights, once. A failure is tried again for the next rows, then remembered and raised at once."""
+        if self.setups:
+            return
+        if len(self._failures) >= max(1, self.ref.resources.attempts):
+            error, where = self._failures[-1]
+            raise error.with_traceback(where)
+        try:
             self.step.setup()
-            self.setups += 1
+        except Exception as caught:
+            self._failures.append((caught, caught.__traceback__))
+            raise
+        self.setups += 1
 
     def run(self, batch: Sequence[Work]) -> list[Row]:
         """One ledger row per piece of work, one after the other: bytes must not depend on the batch."""
@@ -112,7 +125,10 @@ class Worker:
     def _outcome(self, work: Work) -> Row:
         try:
             self.setup()
-            return {"status": "ok", **self._named(work, self.step.process({**work.row, "seed": work.seed}))}
+        except Exception as error:  # not the row's fault: the weights may be there the next time
+            return {"status": "error", "error": describe(error), "error_kind": TRANSIENT}
+        try:
+            return {"status": "ok", **self._checked(work, self.step.process({**work.row, "seed": work.seed}))}
         except Rejected as refused:
             status = "skipped" if isinstance(refused, Skipped) else "rejected"
             return {"status": status, "reasons": [{"step": self.ref.name, **refused.reason}]}
@@ -120,12 +136,18 @@ class Worker:
             kind = TRANSIENT if is_out_of_memory(error) else kind_of(error)
             return {"status": "error", "error": describe(error), "error_kind": kind}
 
-    def _named(self, work: Work, output: Row) -> Row:
-        """Give child rows their ids; a step may set `id` itself where it has a better one."""
-        if not self.step.fan_out:
-            return output
-        parent = row_id(self.ref.fingerprint, work.input_id, work.seed)
-        return {"rows": [{"id": child_id(parent, i), **row} for i, row in enumerate(output["rows"])]}
+    def _checked(self, work: Work, output: Row) -> Row:
+        """Hold a row to what the step declares, here, so that a bad one is an error of its own and not of its part.
+
+        Child rows get their ids; a step may set `id` itself where it has a better one.
+        """
+        if clash := set(output) & set(LEDGER.names):
+            raise BadInput(f"a step may not write the ledger's own columns {sorted(clash)}")
+        if self.step.fan_out:
+            parent = row_id(self.ref.fingerprint, work.input_id, work.seed)
+            output = {**output, "rows": [{"id": child_id(parent, i), **r} for i, r in enumerate(output["rows"])]}
+        to_table([output], self.schema)
+        return output
 
 
 def _cpu_seconds() -> float:

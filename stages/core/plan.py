@@ -2,7 +2,7 @@
 
 A plan is a list of phases. A phase takes *units* (a campaign's takes, the sources of a curation, its kept clips)
 through *nodes*; each node makes one ledger row per unit from the row of the node before it. A job stands between
-phases: it looks at whole tables and makes the units of the next. The same SQL serves resume, --dry-run, status and table.
+phases: it looks at whole tables and makes the units of the next. The same SQL serves resume, --dry-run, status, table.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from stages.core.config import load_class
 from stages.core.errors import BadInput
-from stages.core.identity import digest
+from stages.core.identity import digest, is_safe_name
 from stages.core.step import Job, Step, StepRef
-from stages.core.weights import fingerprint
+from stages.core.weights import fingerprint, weights_identity
 
 ROOT_UNITS = "roots"
+RESERVED = ("unit", "unit_id", "unit_order", "parent_id")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Node:
     after    the nodes whose rows it is given; the first decides its rows' identity, the others must be among that
              one's ancestors. Empty: it is given the unit itself.
     key      for a node without `after`: the unit's column that is its input's id (units that agree share one row)
+    config   the step's checked config as JSON text; for people who ask where a row came from
+    weights  (config field, digest of the weights that it names), for the same
     """
 
     name: str
@@ -38,6 +42,14 @@ class Node:
     fan_out: bool = False
     job: bool = False
     attempts: int = 3
+    config: str = "{}"
+    weights: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Node:
+        """From what `dataclasses.asdict` and JSON make of a node."""
+        weights = tuple((name, mark) for name, mark in raw.get("weights", ()))
+        return cls(**{**raw, "after": tuple(raw["after"]), "weights": weights})
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,20 @@ class Phase:
                 raise BadInput(f"steps.{node.name}.after: {strangers[0]!r} must come before {node.after[0]!r} too")
             seen[node.name] = {node.name, *(x for a in node.after for x in seen[a])}
 
+    def chain(self, name: str) -> list[Node]:
+        """The nodes whose rows lead to this node's rows, from the one that is given the unit to the node itself."""
+        nodes = {n.name: n for n in self.nodes}
+        found = [nodes[name]]
+        while found[0].after:
+            found.insert(0, nodes[found[0].after[0]])
+        return found
+
+    def shared_key(self, name: str) -> tuple[str, bool]:
+        """The unit's column that decides a node's row, and whether the unit's seed does so too. Units that agree on
+        these share the row; where the column is `id` each has its own."""
+        chain = self.chain(name)
+        return chain[0].key, any(n.seeded for n in chain)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,6 +101,15 @@ class Plan:
     roots: str
     phases: tuple[Phase, ...]
     refs: Mapping[str, StepRef] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        names: set[str] = set()
+        for name in (n.name for n in self.nodes):
+            if not is_safe_name(name) or name.lower() in RESERVED:
+                raise BadInput(f"steps.{name}: a step cannot have this name; use letters, digits, - and _")
+            if name.lower() in names:
+                raise BadInput(f"steps.{name}: two steps have this name (upper and lower case count as one)")
+            names.add(name.lower())
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -102,7 +137,7 @@ class Plan:
         raw = json.loads(text)
         phases = []
         for phase in raw["phases"]:
-            nodes = tuple(Node(**{**n, "after": tuple(n["after"])}) for n in phase.pop("nodes"))
+            nodes = tuple(Node.from_dict(n) for n in phase.pop("nodes"))
             phases.append(Phase(**phase, nodes=nodes))
         return cls(raw["flow"], raw["roots"], tuple(phases))
 
@@ -110,7 +145,8 @@ class Plan:
 def make_node(ref: StepRef, after: Sequence[str] = (), key: str = "id") -> tuple[Node, StepRef]:
     """The node of a step, fingerprinted, and its reference with that fingerprint."""
     cls = load_class(ref.use, ref.name)
-    mark = digest(fingerprint(ref), list(after[1:])) if len(after) > 1 else fingerprint(ref)
+    own = fingerprint(ref)
+    mark = digest(own, list(after[1:])) if len(after) > 1 else own
     is_step = issubclass(cls, Step)
     node = Node(
         name=ref.name,
@@ -122,6 +158,8 @@ def make_node(ref: StepRef, after: Sequence[str] = (), key: str = "id") -> tuple
         fan_out=is_step and cls.fan_out,  # type: ignore[union-attr]
         job=issubclass(cls, Job),
         attempts=ref.resources.attempts,
+        config=json.dumps(asdict(ref.config), default=str, sort_keys=True),
+        weights=tuple(weights_identity(ref).items()),
     )
     filled = StepRef(ref.name, ref.use, ref.config, ref.resources, mark, dict(ref.extra))
     return node, filled

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.core.catalog import Catalog, ledger_schema
+from stages.core.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.config import load_class
 from stages.core.errors import Stopped
 from stages.core.executor import Executor, Work
@@ -208,10 +208,12 @@ class Run:
 
     def _commit(self, node: Node, rows: Sequence[Row], schema: pa.Schema) -> None:
         self.catalog.commit(node.name, node.fingerprint, rows, schema)
+        key, by_seed = self.plan.phase_of(node.name).shared_key(node.name)
+        shared = key != "id" and not by_seed  # other shards may hold units that want the same row
         with self._lock:
             for row in rows:
-                if node.key != "id":  # units that agree on the key share this row
-                    self._shared[(node.fingerprint, row["input_id"], row["seed"])] = row
+                if shared:
+                    self._shared[node.fingerprint, row["input_id"], row["seed"]] = row
                 for name in self.spent:
                     self.spent[name] += row.get(name) or 0.0
             reason = self._budget.exceeded(self.spent)
@@ -229,7 +231,7 @@ class Run:
     def _with_row(self, node: Node, item: Item, made: Mapping[tuple[str, int], Row]) -> Item:
         key = _key(node, item)
         row = made.get(key) or self._shared.get((node.fingerprint, *key)) if key else None
-        return {**item, node.name: {"retry": False, **row}} if row else item
+        return {**item, node.name: {**_for_steps(row), "retry": False}} if row else item
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -256,6 +258,10 @@ class Run:
     def _tell_job(self, node: Node, rows: int, seconds: float) -> None:
         if self._listener:
             self._listener(node.name, {"status": "ok", "rows": rows, "seconds": seconds})
+
+
+def _for_steps(row: Row) -> Row:
+    return {k: v for k, v in row.items() if k not in BOOKKEEPING}
 
 
 def _key(node: Node, item: Item) -> tuple[str, int] | None:

@@ -33,7 +33,12 @@ def _files(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
         if not base.exists():
             raise BadInput(f"the checkpoint {root} has no {part!r}: it is incomplete")
         found = sorted(base.rglob("*")) if base.is_dir() else [base]
-        yield from (p for p in found if p.is_file() and not p.name.startswith("."))
+        yield from (p for p in found if p.is_file() and not _hidden(p.relative_to(root)))
+
+
+def _hidden(path: Path) -> bool:
+    """Download tools keep their own notes, with times in them, in hidden folders of a checkpoint."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _load_memory(path: Path) -> dict[str, str]:
@@ -116,11 +121,16 @@ def _lookup(config: Any, dotted: str) -> tuple[str, str]:
     return str(getattr(config, last) or ""), str(getattr(config, "revision", "") or "")
 
 
-def fingerprint(ref: StepRef) -> str:
-    """The identity of a step: import path, version, config and weights. Resources never enter."""
+def weights_identity(ref: StepRef) -> dict[str, str]:
+    """The digest (or pinned hub revision) of what each weight field of a step's config names; "" where it is empty."""
     cls = load_class(ref.use, ref.name)
-    weights = {
+    return {
         name: _identity_of(*_lookup(ref.config, name), parts, f"steps.{ref.name}.{name}")
         for name, parts in cls.weights.items()
     }
-    return digest(ref.use, cls.version, _without_paths(ref.config, cls.weights), weights)
+
+
+def fingerprint(ref: StepRef) -> str:
+    """The identity of a step: import path, version, config and weights. Resources never enter."""
+    cls = load_class(ref.use, ref.name)
+    return digest(ref.use, cls.version, _without_paths(ref.config, cls.weights), weights_identity(ref))
