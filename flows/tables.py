@@ -27,7 +27,7 @@ def _artifact_sql(survey: Survey, name: str) -> str:
         {column("uri", "''")} AS uri, {column("sha256", "''")} AS sha256,
         {column("width", "0")}::BIGINT AS width, {column("height", "0")}::BIGINT AS height,
         {column("n_frames", "0")}::BIGINT AS n_frames, {column("fps", "0")}::DOUBLE AS fps,
-        "{name}".worker AS worker, "{name}".started AS started, "{name}".ended AS ended,
+        "{name}".worker AS worker, "{name}".setups AS setups, "{name}".started AS started, "{name}".ended AS ended,
         "{name}".core_seconds AS core_seconds, "{name}".gpu_seconds AS gpu_seconds,
         "{name}".peak_memory_mb AS peak_memory_mb, "{name}".status AS status, "{name}".error AS error,
         "{name}".attempt AS attempt, "{name}".run_id AS run_id, unit.position AS position

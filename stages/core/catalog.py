@@ -46,6 +46,7 @@ LEDGER = pa.schema(
         ("attempt", pa.int32()),
         ("run_id", pa.string()),
         ("worker", pa.string()),
+        ("setups", pa.int32()),
         ("started", pa.timestamp("us", tz="UTC")),
         ("ended", pa.timestamp("us", tz="UTC")),
         ("core_seconds", pa.float64()),
@@ -55,7 +56,7 @@ LEDGER = pa.schema(
 )
 """The columns that every row of every step has."""
 
-VOLATILE = ("attempt", "run_id", "worker", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb")
+VOLATILE = ("attempt", "run_id", "worker", "setups", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb")
 """Columns that differ between two honest runs of the same work; comparisons of stores leave them out."""
 BOOKKEEPING = tuple(name for name in VOLATILE if name != "attempt")
 """Columns that a later step is not given: how a row came about must not enter what is made of it."""

@@ -108,12 +108,14 @@ class Worker:
         return [self.run_one(work) for work in batch]
 
     def run_one(self, work: Work) -> Row:
-        """Process one row; every exception becomes a row."""
+        """Process one row; every exception becomes a row. Loading weights is not counted to the first."""
+        failed = self._setup_failure()
         started, clock, cpu = datetime.now(UTC), time.perf_counter(), _cpu_seconds()
-        outcome = self._outcome(work)
+        outcome = failed or self._outcome(work)
         seconds = time.perf_counter() - clock
         usage = {
             "worker": self.name,
+            "setups": self.setups,
             "started": started,
             "ended": datetime.now(UTC),
             "core_seconds": _cpu_seconds() - cpu,
@@ -122,11 +124,14 @@ class Worker:
         }
         return ledger_row(self.ref, work, **usage, **outcome)
 
-    def _outcome(self, work: Work) -> Row:
+    def _setup_failure(self) -> Row:
         try:
             self.setup()
         except Exception as error:  # not the row's fault: the weights may be there the next time
             return {"status": "error", "error": describe(error), "error_kind": TRANSIENT}
+        return {}
+
+    def _outcome(self, work: Work) -> Row:
         try:
             return {"status": "ok", **self._checked(work, self.step.process({**work.row, "seed": work.seed}))}
         except Rejected as refused:
