@@ -24,7 +24,7 @@ from stages.core.step import Job, Resources, Step, StepRef
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-PACKAGES = ("stages.", "data_prep.")
+PACKAGES: tuple[str, ...] = ("stages.", "data_prep.")
 STEPS = "steps"
 
 T = TypeVar("T")
@@ -115,7 +115,13 @@ def merge(
 
 
 def _step_names(layers: Sequence[tuple[str, Any]]) -> set[str]:
-    return {str(name) for _, values in layers for name in (values.get(STEPS) or {})}
+    names: set[str] = set()
+    for where, values in layers:
+        entries = values.get(STEPS) or {}
+        if not isinstance(entries, Mapping | DictConfig):
+            raise BadInput(f"{where}: {STEPS} must hold a mapping for each step, not {entries!r}")
+        names |= {str(name) for name in entries}
+    return names
 
 
 def _lift(layer: DictConfig, where: str, fields: set[str], names: set[str]) -> DictConfig:
@@ -166,6 +172,8 @@ def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]
 def _enabled(name: str, entry: Any) -> bool:
     if not isinstance(entry, Mapping):
         raise BadInput(f"steps.{name} must be a mapping with a `use` key, not {entry!r}")
+    if not isinstance(entry.get("enabled", True), bool):
+        raise BadInput(f"steps.{name}.enabled must be true or false, not {entry['enabled']!r}")
     return entry.get("enabled", True) is not False
 
 
@@ -193,11 +201,21 @@ def make_ref(name: str, entry: Mapping[str, Any]) -> StepRef:
     cls = load_class(entry["use"], name)
     values = {k: v for k, v in entry.items() if k not in ("use", "resources", "enabled", "after")}
     config = structured(cls.Config, values, f"steps.{name}")
-    resources = structured(
-        Resources, {**dataclasses.asdict(cls.resources), **(entry.get("resources") or {})}, f"steps.{name}.resources"
-    )
-    extra = {"after": tuple(entry["after"])} if entry.get("after") else {}
+    asked = entry.get("resources") or {}
+    if not isinstance(asked, Mapping):
+        known = ", ".join(f.name for f in dataclasses.fields(Resources))
+        raise BadInput(f"steps.{name}.resources must be a mapping ({known}), not {asked!r}")
+    resources = structured(Resources, {**dataclasses.asdict(cls.resources), **asked}, f"steps.{name}.resources")
+    extra = {"after": _after(name, entry["after"])} if entry.get("after") else {}
     return StepRef(name=name, use=entry["use"], config=config, resources=resources, extra=extra)
+
+
+def _after(name: str, value: Any) -> tuple[str, ...]:
+    """One step's name, or several."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        raise BadInput(f"steps.{name}.after must be a list of step names, not {value!r}")
+    return tuple(names)
 
 
 def structured(schema: type[T], values: Mapping[str, Any], where: str) -> T:
