@@ -56,7 +56,17 @@ LEDGER = pa.schema(
 )
 """The columns that every row of every step has."""
 
-VOLATILE = ("attempt", "run_id", "worker", "setups", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb")
+VOLATILE = (
+    "attempt",
+    "run_id",
+    "worker",
+    "setups",
+    "started",
+    "ended",
+    "core_seconds",
+    "gpu_seconds",
+    "peak_memory_mb",
+)
 """Columns that differ between two honest runs of the same work; comparisons of stores leave them out."""
 BOOKKEEPING = tuple(name for name in VOLATILE if name != "attempt")
 """Columns that a later step is not given: how a row came about must not enter what is made of it."""
