@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.measures.mixing import F32, fit_ramp, mixture, spread_of, switched_share, unlikeness
+from stages.core.measures.mixing import (
+    F32,
+    fit_ramp,
+    mixture,
+    spread_of,
+    switched_share,
+    unlikeness,
+    unlikeness_after_shift,
+)
 from stages.core.measures.signature import (
     CHROMA,
     COLUMNS,
@@ -34,6 +42,7 @@ class GradualRules:
     novelty       the least difference of the two shots, small motion forgiven, in grey levels
     full_novelty  the difference from which on the residuals are allowed in full; below it proportionally less
     unlike        how unrelated the luma of both sides must be (1 - correlation)
+    unchanged     the largest share of the picture that may be the same on both sides
     strength      the least root mean square difference of both sides, in grey levels
     evenness      how evenly the change must cover the picture for full trust (0 a few cells, 1 all alike)
     drift         the largest rms deviation of the mixture's course from a straight line
@@ -45,12 +54,13 @@ class GradualRules:
     switched: float = 0.25
     novelty: float = 8.0
     full_novelty: float = 25.0
-    unlike: float = 0.3
+    unlike: float = 0.33
+    unchanged: float = 0.3
     strength: float = 10.0
     evenness: float = 0.35
     drift: float = 0.14
     flat: float = 3.5
-    max_s: float = 3.0
+    max_s: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,8 @@ def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules:
         elif (left or right) and not _is_flash(luma, start, stop, left, right, fps):
             _add_fade(found, start, stop, left, right)
     found.end = max(found.first, found.end)
-    found.fades = _without_overlap(found.fades)
+    inside = [f for f in found.fades if f.first_frame > found.first and f.last_frame < found.end]
+    found.fades = _without_overlap(inside)
     return found
 
 
@@ -149,12 +160,12 @@ def ramp_length(luma: F32, floor: F32) -> tuple[int, int] | None:
         return None
     part = height[: min(len(height), end + max(4, end // 2))]
     low, high, error = fit_ramp(part)
-    rise = float(np.median(part[round(high) :])) - float(part[0])
+    rise = float(np.median(part[high:])) - float(part[0])
     middle = round(low + 0.6 * (high - low))
-    alike = unlikeness(luma[middle : middle + 1], luma[round(high) : round(high) + 1])[0] < 0.6
-    if high - low < 2.5 or rise < 8 or error > 0.15 * rise or not alike:
+    alike = unlikeness(luma[middle : middle + 1], luma[high : high + 1])[0] < 0.6
+    if high - low < 2.5 or rise < 8 or error > 0.15 * rise or not (alike or error < 0.06 * rise):
         return None
-    return round(low), round(high)
+    return low, high
 
 
 def _levels_off(height: npt.NDArray[np.float64]) -> int | None:
@@ -194,7 +205,23 @@ class Stretch:
         self.luma = self.frames[:, : int(keep.sum())]
         even = relit(signatures, cells)
         self.relit = pooled(even, keep)
+        grid = cells[:LUMA].reshape(ROWS, COLUMNS)
+        self._box = np.ix_(np.flatnonzero(grid.any(1)), np.flatnonzero(grid.any(0)))
+        self._luma = even[:, :LUMA].reshape(-1, ROWS, COLUMNS)
         self.novelty = Novelty(even, plane_weights(cells))
+
+    def picture(self, frame: int) -> F32:
+        """One frame's luma without bars, exposure evened out: float32 [rows, columns]."""
+        return self._luma[frame][self._box].astype(np.float32)
+
+    def is_pan(self, a: int, b: int) -> bool:
+        """Whether moving the camera leads from frame a to the middle and on to frame b."""
+        middle = self.picture((a + b) // 2)
+        return all(unlikeness_after_shift(self.picture(end), middle) < 0.1 for end in (a, b))
+
+    def unchanged(self, a: int, b: int) -> float:
+        """The share of the picture that is the same in frames a and b."""
+        return float((np.abs(self.picture(a) - self.picture(b)) < 5).mean())
 
 
 def pooled(signatures: U8, keep: Cells) -> F32:
@@ -287,7 +314,7 @@ def refine(stretch: Stretch, start: int, length: int, kind: str, fps: float, rul
         a, b = (left, right - 1) if kind == "wipe" else (first, last)
         course = _course(frames, a, b, slice(left, right), kind)
         low, high, _ = fit_ramp(np.clip(course, -1.0, 2.0))
-        first, last = left + round(low), left + round(high)
+        first, last = left + low, left + high
         if (first, last) == before:
             break
     return judge(stretch, first, last, kind, fps, rules)
@@ -302,7 +329,7 @@ def _course(frames: F32, a: int, b: int, at: slice, kind: str) -> npt.NDArray[np
 
 def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: GradualRules) -> Gradual | None:
     """Hold the frames between a and b to the rules of a dissolve or a wipe."""
-    if b - a < 3:
+    if not 3 <= b - a <= rules.max_s * fps:
         return None
     frames, luma = stretch.frames, stretch.luma
     mix = mixture(frames[a], frames[b], frames[a + 1 : b])
@@ -313,11 +340,13 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
     if kind == "wipe" and np.minimum(np.diff(course), 0).sum() > -0.15:
         drift *= 0.6  # a circle opens faster and faster: steady progress counts, not its pace
     left_over, limit = (mix.switched, rules.switched) if kind == "wipe" else (mix.residual, rules.residual)
-    trust = min(1.0, novelty / rules.full_novelty) * min(1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness)
+    trust = min(1.0, novelty / rules.full_novelty) * min(
+        1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness
+    )
     trust *= min(1.0, 0.4 + 1.5 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile
     error = float(np.sqrt(np.mean(left_over**2))) / (limit * trust)
     if novelty < rules.novelty or unlike < rules.unlike or mix.strength < rules.strength:
         return None
-    if error > 1 or drift > rules.drift:
+    if error > 1 or drift > rules.drift or stretch.unchanged(a, b) > rules.unchanged or stretch.is_pan(a, b):
         return None
     return Gradual(a + 1, b, round(1.0 / (1.0 + error), 4))

@@ -99,8 +99,9 @@ def find_shots(table: pa.Table, config: ShotConfig | None = None) -> Shots:
     for core in range(0, n, _CORE):
         start, stop = max(0, core - margin), min(n, core + _CORE + margin)
         part = find_in(signatures_of(table, start, stop), cells, fps, config)
-        shifted = [replace(t, first_frame=t.first_frame + start, last_frame=t.last_frame + start)
-                   for t in part.transitions]
+        shifted = [
+            replace(t, first_frame=t.first_frame + start, last_frame=t.last_frame + start) for t in part.transitions
+        ]
         found += [t for t in shifted if core <= t.first_frame < core + _CORE]
         first = part.first if start == 0 else first
         end = part.end + start if stop == n else end

@@ -116,8 +116,14 @@ def mask_at(mask: str, progress: float, size: tuple[int, int]) -> np.ndarray:
     return np.clip((progress - course) / edge + 0.5, 0, 1).astype(np.float32)[..., None]
 
 
-def encode(frames: list[np.ndarray], path: Path, codec: str = "libx264", fps: int | Fraction = 25,
-           options: dict[str, str] | None = None, pts: list[int] | None = None) -> Path:
+def encode(
+    frames: list[np.ndarray],
+    path: Path,
+    codec: str = "libx264",
+    fps: int | Fraction = 25,
+    options: dict[str, str] | None = None,
+    pts: list[int] | None = None,
+) -> Path:
     """Write frames to a file; `pts` in milliseconds makes the frame rate variable."""
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w") as container:

@@ -57,39 +57,34 @@ def switched_share(a: F32, b: F32, between: F32) -> F64:
     return np.asarray(nearer.mean(1), np.float64)
 
 
-def fit_ramp(values: F64, low: float | None = None, high: float | None = None) -> tuple[float, float, float]:
-    """The clamped ramp nearest to `values` [n]: (last index at the low level, first at the high level, rms error).
+def fit_ramp(values: F64) -> tuple[int, int, float]:
+    """The clamped ramp nearest to `values` [n]: (last index at the one level, first at the other, rms error).
 
-    The two levels are fitted too, unless given. Least squares over all pairs of knots (on a coarse grid first).
+    Both levels are fitted too. Least squares over all pairs of knots, first on a coarse grid of at most 24 x 24.
     """
     n = len(values)
-    t = np.arange(n, dtype=np.float64)
-    best = (0.0, float(n - 1), np.inf)
     stride = max(1, n // 24)
-    starts: npt.NDArray[np.int_] = np.arange(0, n - 1, stride)
-    ends: npt.NDArray[np.int_] = np.arange(1, n, stride)
+    starts, ends = np.arange(0, n - 1, stride), np.arange(1, n, stride)
     while True:
-        for start in starts:
-            for end in ends[ends > start]:
-                ramp = np.clip((t - start) / (end - start), 0, 1)
-                error = _ramp_error(values, ramp, low, high)
-                if error < best[2] - 1e-9:
-                    best = (float(start), float(end), error)
+        pairs = np.array([(a, b) for a in starts for b in ends if b > a])
+        errors = _ramp_errors(values, pairs)
+        best = int(np.argmin(errors))
+        low, high = int(pairs[best, 0]), int(pairs[best, 1])
         if stride == 1:
-            return best
-        near, stride = stride, max(1, stride // 3)
-        starts = np.unique(np.clip(np.arange(best[0] - near, best[0] + near + 1, stride), 0, n - 2)).astype(int)
-        ends = np.unique(np.clip(np.arange(best[1] - near, best[1] + near + 1, stride), 1, n - 1)).astype(int)
+            return low, high, float(errors[best])
+        near, stride = stride, max(1, stride // 4)
+        starts = np.unique(np.clip(np.arange(low - near, low + near + 1, stride), 0, n - 2))
+        ends = np.unique(np.clip(np.arange(high - near, high + near + 1, stride), 1, n - 1))
 
 
-def _ramp_error(values: F64, ramp: F64, low: float | None, high: float | None) -> float:
-    if low is not None and high is not None:
-        fitted = low + (high - low) * ramp
-    else:
-        centred = ramp - ramp.mean()
-        slope = float(centred @ values) / max(float(centred @ centred), 1e-9)
-        fitted = values.mean() + slope * centred
-    return float(np.sqrt(np.mean((values - fitted) ** 2)))
+def _ramp_errors(values: F64, pairs: npt.NDArray[np.int_]) -> F64:
+    t = np.arange(len(values), dtype=np.float64)
+    ramps = np.clip((t - pairs[:, :1]) / (pairs[:, 1:] - pairs[:, :1]), 0, 1)
+    ramps -= ramps.mean(1, keepdims=True)
+    centred = values - values.mean()
+    slope = (ramps @ centred) / np.maximum((ramps * ramps).sum(1), 1e-9)
+    left = centred @ centred - slope * (ramps @ centred)
+    return np.asarray(np.sqrt(np.maximum(left, 0) / len(values)))
 
 
 def unlikeness(a: F32, b: F32) -> F64:
@@ -106,3 +101,18 @@ def spread_of(a: F32, b: F32) -> float:
     """How evenly the change from a to b [d] covers the picture: 1 all cells alike, near 0 a few cells only."""
     size = np.abs(b - a)
     return float(size.mean() ** 2 / max(float((size**2).mean()), 1e-6))
+
+
+def unlikeness_after_shift(a: F32, b: F32, reach: tuple[int, int] = (5, 8)) -> float:
+    """The least `unlikeness` of two luma pictures [rows, columns] when one is moved by up to `reach` cells over the other.
+
+    Near 0 where a camera pan leads from one to the other.
+    """
+    rows, columns = a.shape
+    best = 2.0
+    for dy in range(-min(reach[0], rows // 3), min(reach[0], rows // 3) + 1):
+        for dx in range(-min(reach[1], columns // 3), min(reach[1], columns // 3) + 1):
+            one = a[max(0, dy) : rows + min(0, dy), max(0, dx) : columns + min(0, dx)]
+            two = b[max(0, -dy) : rows + min(0, -dy), max(0, -dx) : columns + min(0, -dx)]
+            best = min(best, float(unlikeness(one.reshape(1, -1), two.reshape(1, -1))[0]))
+    return best
