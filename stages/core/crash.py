@@ -9,7 +9,7 @@ import os
 import signal
 from collections import Counter
 
-POINTS = ("before_move", "mid_move", "after_move", "before_commit", "after_commit")
+POINTS = ("before_move", "mid_move", "after_move", "before_commit", "after_commit", "before_delete")
 
 _reached: Counter[str] = Counter()
 

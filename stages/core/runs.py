@@ -1,15 +1,16 @@
-"""Reading the runs of a store: every run is a row, and its plan is stored with it, so that a run can be read as a view."""
+"""Reading the runs of a store: every run is a row with its plan in it, so that a run can be read as a view."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 from dataclasses import dataclass
+from datetime import datetime
 
+import duckdb
 import pyarrow as pa
 
-from stages.core.catalog import Catalog, connect
+from stages.core.catalog import NO_ROWS, Catalog, connect
 from stages.core.errors import BadInput
 from stages.core.plan import Plan
 from stages.core.run import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
@@ -33,32 +34,37 @@ class RunRecord:
 def runs_table(catalog: Catalog) -> pa.Table:
     """Every run, the newest last, each with its last known state. A run that still says `running` while its process on
     this machine is gone is shown as `lost`."""
-    paths = catalog.parts(RUNS, RUNS_FINGERPRINT)
-    if not paths:
-        return RUN_SCHEMA.empty_table()
     sql = connect()
-    source = catalog.scan(sql, paths)
-    table = sql.sql(
-        f"SELECT * FROM {source} QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY ended DESC NULLS LAST) = 1 "
-        "ORDER BY started, run_id"
-    ).to_arrow_table()
+    table = catalog.with_rows(sql, RUNS, RUNS_FINGERPRINT, lambda source: _last_rows(sql, source))
     rows = [{**row, "status": _status(row)} for row in table.to_pylist()]
     return pa.Table.from_pylist(rows, RUN_SCHEMA)
 
 
+def _last_rows(sql: duckdb.DuckDBPyConnection, source: str) -> pa.Table:
+    if source == NO_ROWS:
+        return RUN_SCHEMA.empty_table()
+    return sql.sql(
+        f"SELECT * FROM {source} QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY ended DESC NULLS LAST) = 1 "
+        "ORDER BY started, run_id"
+    ).to_arrow_table()
+
+
 def _status(row: Row) -> str:
     here = row["status"] == "running" and row["host"] == socket.gethostname()
-    return "lost" if here and not _alive(row["pid"]) else str(row["status"])
+    return "lost" if here and not _alive(row["pid"], row["started"]) else str(row["status"])
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, started: datetime) -> bool:
+    """Whether the process that started a run still goes on; a later one may have been given its number."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        return process.create_time() <= started.timestamp() + 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def find_run(catalog: Catalog, flow: str = "", run_id: str = "") -> RunRecord:
