@@ -1,0 +1,162 @@
+"""Which clips pass: every threshold is held against the stored scores, and every one that fails is said.
+
+A threshold is `{min:, max:, exclude: [...]}` under the metric's name. A score that was not measured fails nothing.
+Nothing is measured here, so another threshold costs this job alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.core.config import nearest
+from stages.core.errors import BadInput
+from stages.core.step import REASON, Job
+
+SOURCE_METRICS = {
+    "width": "display_width",
+    "height": "display_height",
+    "short_side": "least(display_width, display_height)",
+    "aspect": "display_width / nullif(display_height, 0)",
+    "bitrate": "nullif(bitrate, 0)",
+    "bits_per_pixel": "bitrate / nullif(width * height * fps, 0)",
+    "fps": "nullif(fps, 0)",
+    "interlaced": "interlaced::INTEGER",
+    "vfr": "is_vfr::INTEGER",
+    "has_audio": "has_audio::INTEGER",
+}
+"""Metrics of the whole source, and where they stand in the table of sources."""
+CLIP_METRICS = {"duration_s": "end_s - start_s", "n_frames": "n_frames"}
+OPERATORS = {"min": ">=", "max": "<=", "exclude": "not in"}
+
+
+def check_thresholds(thresholds: Mapping[str, Any], known: Iterable[str], where: str = "select") -> None:
+    """Raises BadInput for a metric that nothing measures, a key other than min, max, exclude, or a value of no sense."""
+    names = set(known) | set(SOURCE_METRICS) | set(CLIP_METRICS)
+    for metric, limits in thresholds.items():
+        if metric not in names:
+            raise BadInput(f"{where}.{metric}: no step measures {metric!r}; {nearest(metric, names)}")
+        if not isinstance(limits, Mapping):
+            raise BadInput(f"{where}.{metric} must hold min, max or exclude, not {limits!r}")
+        for key, value in limits.items():
+            if key not in OPERATORS:
+                raise BadInput(f"{where}.{metric}: unknown key {key!r}; {nearest(str(key), OPERATORS)}")
+            if value is not None and not _fits(key, value):
+                kind = "a list" if key == "exclude" else "a number"
+                raise BadInput(f"{where}.{metric}.{key} must be {kind} or null, not {value!r}")
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key == "exclude":
+        return isinstance(value, list | tuple)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+class Select(Job):
+    """A verdict for every clip, with every failing (metric, value, op, threshold)."""
+
+    version = 1
+    writes = pa.schema([("id", pa.string()), ("status", pa.string()), ("reasons", pa.list_(REASON))])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """thresholds: metric -> {min, max, exclude}; null where there is none."""
+
+        thresholds: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """`clips`, `sources` and any number of tables with a clip_id column and a column per metric."""
+        check_thresholds(self.config.thresholds, metric_columns(tables))
+        table = metrics_table(tables, self.config.thresholds)
+        ids = table.column("clip_id").combine_chunks()
+        failures = [f for m, limits in self.config.thresholds.items() for f in failing(table.column(m), m, limits)]
+        reasons, failed = gather(failures, len(ids))
+        status = pc.if_else(pa.array(failed), "rejected", "kept")
+        return pa.table({"id": ids, "status": status, "reasons": reasons}).cast(self.writes)
+
+
+def metric_columns(tables: Mapping[str, pa.Table]) -> set[str]:
+    """Every column of the score tables."""
+    return {c for name, t in tables.items() if name not in ("clips", "sources") for c in t.column_names}
+
+
+def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.Table:
+    """One row per clip in the order of ids: clip_id and the wanted metrics, null where not measured."""
+    from stages.core.catalog import connect
+
+    sql = connect()
+    for name, table in tables.items():
+        sql.register(name, table)
+    scores = [n for n in tables if n not in ("clips", "sources")]
+    columns = ["c.clip_id"]
+    for metric in wanted:
+        holder = next((n for n in scores if metric in tables[n].column_names), None)
+        expression = f'{holder}."{metric}"' if holder else f"k.m_{metric}"
+        columns.append(f'{expression} AS "{metric}"')
+    per_source = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in SOURCE_METRICS.items())
+    per_clip = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in CLIP_METRICS.items())
+    joins = " ".join(f"LEFT JOIN {n} ON {n}.clip_id = c.clip_id" for n in scores)
+    return sql.sql(
+        f"""WITH k AS (SELECT clip_id, s.*, {per_clip} FROM clips JOIN
+              (SELECT id AS source_id, {per_source} FROM sources WHERE status = 'ok') s USING (source_id))
+            SELECT {", ".join(columns)} FROM clips c JOIN k USING (clip_id) {joins} ORDER BY c.clip_id"""
+    ).to_arrow_table()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The rows that fail one threshold, and the values that fail it."""
+
+    rows: np.ndarray
+    values: pa.Array
+    metric: str
+    op: str
+    threshold: str
+
+
+def failing(column: pa.ChunkedArray, metric: str, limits: Mapping[str, Any]) -> Iterable[Failure]:
+    """Which rows of one metric fail its limits; null and nan fail none."""
+    column = column.combine_chunks()
+    for key, limit in limits.items():
+        if limit is None:
+            continue
+        if key == "exclude":
+            mask = pc.is_in(pc.cast(column, pa.string()), pa.array([str(v) for v in limit], pa.string()))
+        else:
+            mask = pc.less(column, limit) if key == "min" else pc.greater(column, limit)
+        rows = np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
+        if len(rows):
+            text = ", ".join(map(str, limit)) if key == "exclude" else f"{limit:g}"
+            values = pc.cast(rounded(column.take(pa.array(rows))), pa.string())
+            yield Failure(rows, values, metric, OPERATORS[key], text)
+
+
+def rounded(values: pa.Array) -> pa.Array:
+    """Values as they are shown: six significant places after the point at most."""
+    return pc.round(values, 6) if pa.types.is_floating(values.type) else values
+
+
+def gather(failures: list[Failure], n: int) -> tuple[pa.Array, np.ndarray]:
+    """The list of reasons of each of n rows, and whether it has any. No Python loop over rows."""
+    rows = np.concatenate([f.rows for f in failures]) if failures else np.zeros(0, np.int64)
+    order = np.argsort(rows, kind="stable")
+    counts = np.bincount(rows, minlength=n) if n else np.zeros(0, np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+    def repeated(pick: str) -> pa.Array:
+        parts = [pa.repeat(pa.scalar(getattr(f, pick), pa.string()), len(f.rows)) for f in failures]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+
+    values = pa.concat_arrays([f.values for f in failures]) if failures else pa.array([], pa.string())
+    step = pa.repeat(pa.scalar("select"), len(rows))
+    struct = pa.StructArray.from_arrays(
+        [step, repeated("metric"), values, repeated("op"), repeated("threshold")],
+        fields=[REASON.field(i) for i in range(REASON.num_fields)],
+    )
+    return pa.ListArray.from_arrays(offsets, struct.take(pa.array(order))), counts > 0
