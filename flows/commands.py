@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.graph import nothing_to_do
 from flows.progress import Bars, counts_table, totals
+from flows.server import wanted_server
 from flows.session import Outcome, execute, existing_catalog, open_catalog, survey
 from stages.core.catalog import Catalog
 from stages.core.errors import BadInput
@@ -105,12 +108,32 @@ def say_plan(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any]
 
 
 def run_and_say(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any], scope: str = "") -> Outcome:
-    """Run a plan with its progress shown, by Prefect where a server is named, and say how it ended."""
-    expected = totals(survey(catalog, plan, config).counts())
-    with Bars(console, expected) as bars:
-        outcome = execute(catalog, plan, config, scope=scope, plain_config=plain, listener=bars)
+    """Run a plan with its progress shown, by Prefect where a server is named, and say how it ended.
+
+    Where nothing is to do, no server is asked.
+    """
+    before = survey(catalog, plan, config)
+    url = "" if nothing_to_do(before, plan) else wanted_server(config.infra.prefect.api_url)
+    with Bars(console, totals(before.counts())) as bars:
+        if url:
+            outcome = _execute_on(url, catalog, plan, config, plain, scope, bars)
+        else:
+            outcome = execute(catalog, plan, config, scope=scope, plain_config=plain, listener=bars)
     say_outcome(outcome, catalog)
     return outcome
+
+
+def _execute_on(
+    url: str, catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any], scope: str, bars: Bars
+) -> Outcome:
+    """Run a plan as a flow run of the server at `url`, and print the link to it. Only here is Prefect imported."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")  # the bars are shown instead
+    from flows.prefect_run import Prepared, execute_as_flow
+
+    def say(link: str) -> None:
+        console.print(f"run page: {link}", soft_wrap=True)
+
+    return execute_as_flow(url, Prepared(catalog, plan, config, plain, scope), bars, say)
 
 
 def say_outcome(outcome: Outcome, catalog: Catalog) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.graph import Submit, ThreadSubmit, nothing_to_do, run_plan
 from flows.settings import FlowConfig
-from infra.settings import make_executor
+from infra.settings import LogRecord, make_executor
 from stages.core.catalog import Catalog
 from stages.core.errors import BadInput, Stopped
 from stages.core.executor import LocalExecutor
@@ -88,7 +88,7 @@ def execute(
     idle = nothing_to_do(before, plan)
     run = Run(
         catalog,
-        LocalExecutor(catalog.storage) if idle else make_executor(config.infra, catalog.storage),
+        LocalExecutor(catalog.storage) if idle else make_executor(config.infra, catalog.storage, to_log),
         plan,
         config=plain_config or asdict(config),
         scope=scope,
@@ -103,6 +103,11 @@ def execute(
     if on_start:
         on_start(run)
     return _execute(run, config, submit)
+
+
+def to_log(step: str, record: LogRecord) -> None:
+    """Pass on what a worker logs, in the thread that reads its rows: there it belongs to the right task run."""
+    log.log(record["level"], "%s: %s (%s)", step, record["message"], record["worker"])
 
 
 def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:

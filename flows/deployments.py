@@ -1,0 +1,84 @@
+"""The flows that the UI starts and schedules. Their parameters are the form, their docstrings its help texts.
+
+Module level holds no lock, event or handle: Prefect may load this module by import path in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.prefect_artifacts import show_link
+from flows.prefect_run import FLOW_OPTIONS, Prepared, closing_state, run_tasks, task_runner
+from flows.session import open_catalog
+from stages.core.errors import BadInput
+
+log = logging.getLogger("prefect.flow_runs")
+
+
+@flow(name="render", flow_run_name="{campaign}", task_runner=task_runner(), **FLOW_OPTIONS)
+def render(campaign: str, store: str, overrides: list[str] = [], export: str | None = None) -> State[None]:  # noqa: B006
+    """Prompts to finished video.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        campaign: A name below configs/campaigns, or the path of a campaign file.
+        store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
+        overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
+        export: A folder that gets one mp4 per finished take. It must be new, or hold only an earlier export.
+    """
+    from flows.export import check_export
+    from flows.render import as_plain, load_campaign
+
+    try:
+        if export:
+            check_export(Path(export).expanduser())
+        loaded = load_campaign([campaign], {}, overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        plan = loaded.plan(catalog)
+        prepared = Prepared(catalog, plan, loaded.config, as_plain(loaded.config, loaded.steps), loaded.config.name)
+        outcome = run_tasks(prepared)
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    if export:
+        _export(prepared, outcome.run_id, Path(export))
+    return closing_state(outcome)
+
+
+def _export(prepared: Prepared, run_id: str, folder: Path) -> None:
+    from flows.export import export
+    from flows.tables import read_table
+
+    videos = read_table(prepared.catalog, "videos", run_id=run_id).to_pylist()
+    paths = export(prepared.catalog.storage, videos, folder)
+    show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{len(paths)} videos in {folder}")
+
+
+@flow(name="curate", flow_run_name="{store}", task_runner=task_runner(), **FLOW_OPTIONS)
+def curate(sources: list[str], store: str, config: str = "curate", overrides: list[str] = []) -> State[None]:  # noqa: B006
+    """Footage to clips with scores, verdicts and captions.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        sources: Files, folders, globs or manifests of footage, on disk or on any URL that fsspec opens.
+        store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
+        config: A name below configs, or the path of a config file.
+        overrides: Settings to change, each like limit=10 or motion.sample_fps=4.
+    """
+    from flows.curate import as_plain, load_curation
+
+    try:
+        loaded = load_curation(sources, config, {}, overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        plan = loaded.plan(catalog)
+        scope = ", ".join(sources)
+        outcome = run_tasks(Prepared(catalog, plan, loaded.config, as_plain(loaded.config, loaded.steps), scope))
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    return closing_state(outcome)
