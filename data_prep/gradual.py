@@ -131,7 +131,7 @@ def _without_overlap(fades: list[Gradual]) -> list[Gradual]:
 
 def flat_runs(luma: F32, fps: float, rules: GradualRules) -> list[tuple[int, int]]:
     """Half-open runs of frames that are plain black or white, or nearly so at the bottom of a dip to it."""
-    n, reach = len(luma), max(3, round(0.75 * fps))
+    reach = max(3, round(0.75 * fps))
     level, spread = luma.mean(1), luma.std(1)
     around = np.minimum(*_sides(spread, reach, np.max))
     flat = (spread < np.maximum(rules.flat, 0.12 * around)) & ((level < 45) | (level > 205))
@@ -212,7 +212,7 @@ class Stretch:
 
     def picture(self, frame: int) -> F32:
         """One frame's luma without bars, exposure evened out: float32 [rows, columns]."""
-        return self._luma[frame][self._box].astype(np.float32)
+        return np.asarray(self._luma[frame][self._box], np.float32)
 
     def is_pan(self, a: int, b: int) -> bool:
         """Whether moving the camera leads from frame a to the middle and on to frame b."""

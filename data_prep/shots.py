@@ -9,6 +9,7 @@ dissolves and wipes in what lies between (two models of a mixture, see `stages.c
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +62,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Shots:
-    """Transitions in order, and the picture proper: frames [first, end) without a leading fade-in or trailing fade-out."""
+    """Transitions in order, and the picture proper: frames [first, end) without leading fade-in or trailing fade-out."""
 
     transitions: tuple[Transition, ...]
     first: int
@@ -145,7 +146,7 @@ def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: Sho
 def without_flashes(cuts: dict[int, float], novelty: Novelty, span: int, config: ShotConfig) -> dict[int, float]:
     """Drops pairs of cuts at most `span` frames apart where what follows is no newer than motion makes it."""
     kept, at = dict(cuts), sorted(cuts)
-    for first, second in zip(at, at[1:], strict=False):
+    for first, second in pairwise(at):
         lag, last = second - first + 1, len(novelty) - 1
         if lag > span + 1 or first not in kept:
             continue
@@ -157,7 +158,7 @@ def without_flashes(cuts: dict[int, float], novelty: Novelty, span: int, config:
 
 
 def prominence(signal: np.ndarray, t: int, width: int) -> float:
-    """How many times the peak at t (`width` frames wide) stands above its neighbours and above its wider surroundings."""
+    """How many times the peak at t (`width` frames wide) stands above its neighbours and its wider surroundings."""
     before, after = signal[max(0, t - 8) : t], signal[t + width : t + width + 8]
     around = np.concatenate([before, after])
     wide = np.quantile(around, 0.8) if len(around) else 0.0

@@ -1,4 +1,4 @@
-"""A frame's signature: a very small picture that is kept for every frame, so that cuts are found without decoding again.
+"""A frame's signature: a very small picture, kept for every frame so that cuts are found without decoding again.
 
 A signature is 864 bytes: luma averaged over a grid of 18 x 32 cells (rows x columns), then the two chroma planes
 over 9 x 16 cells each, all 0-255, in display orientation.
@@ -44,7 +44,7 @@ def picture_cells(signatures: U8) -> npt.NDArray[np.bool_]:
 
 
 def relit(signatures: U8, cells: npt.NDArray[np.bool_]) -> U8:
-    """The signatures [n, 864] with the mean luma of the picture cells brought to 128: a change of exposure goes away."""
+    """The signatures [n, 864] with the mean luma of the picture cells brought to 128, so that exposure does not count."""
     keep = cells[:LUMA]
     shift = 128.0 - signatures[:, :LUMA][:, keep].astype(np.float32).mean(1, keepdims=True)
     out = signatures.copy()
@@ -111,8 +111,8 @@ def cut_distance(distance: Novelty, span: int, floor: float = 3.0) -> F32:
     """The cut signal: float32 [n], in grey levels; entry t tells how unlike frames t, t+1, ... are to t-1, t-2, ...
 
     It is the smallest motion-tolerant distance between a frame before t and a frame from t on that are at most
-    `span` frames apart. So a flash shorter than `span` frames, after which the old picture comes back, scores low, and a
-    new picture scores high at exactly its first frame. Where neighbours differ by less than `floor` the distance
+    `span` frames apart. So a flash shorter than `span` frames, after which the old picture comes back, scores low, and
+    a new picture scores high at exactly its first frame. Where neighbours differ by less than `floor` the distance
     of those neighbours stands, which is an upper bound.
     """
     n = len(distance)
