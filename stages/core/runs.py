@@ -60,7 +60,8 @@ def _alive(pid: int, started: datetime) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.create_time() <= started.timestamp() + 1 and process.status() != psutil.STATUS_ZOMBIE
+        same = process.create_time() <= started.timestamp() + 1
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -1,0 +1,137 @@
+"""How long planning takes: 1M units through three nodes, a tenth of the last node's rows missing.
+
+Prints one JSON line a figure: seconds (median), peak memory, and the ratio to a bare DuckDB scan of the same columns of
+the same Parquet. Each measurement is a process of its own, so that peaks are its own too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from stages.core.catalog import LEDGER, Catalog, connect
+from stages.core.plan import Node, Phase, Plan
+from stages.core.storage import Storage
+from stages.core.survey import Survey
+
+NAMES = ("text", "base", "decode")
+COLUMNS = ("id", "input_id", "seed", "status", "error_kind", "attempt")
+
+
+def plan() -> Plan:
+    """Three steps, each after the one before; every take has its own rows."""
+    nodes = [
+        Node(name, f"stages.{name}:{name.title()}", f"{i:032x}", NAMES[i - 1 : i] if i else ())
+        for i, name in enumerate(NAMES)
+    ]
+    return Plan("render", "roots/bench.parquet", (Phase("takes", "roots", tuple(nodes)),))
+
+
+def fill(root: Path, rows: int, parts: int) -> None:
+    """Roots and ledger parts as runs would leave them, with the last tenth of the last node missing."""
+    sql = connect()
+    (root / "roots").mkdir(parents=True)
+    ids = "md5('take' || i) AS id, i AS position, i % 4 AS seed, 'a red ball rolls ' || i AS prompt"
+    sql.execute(f"COPY (SELECT {ids} FROM range({rows}) t(i)) TO '{root}/roots/bench.parquet'")
+    for number, node in enumerate(plan().nodes):
+        folder = root / "tables" / node.name / node.fingerprint
+        folder.mkdir(parents=True)
+        before = NAMES[number - 1] if number else "take"
+        there = rows * 9 // 10 if number == len(NAMES) - 1 else rows
+        size = -(-there // parts)
+        for part in range(parts):
+            _write_part(
+                sql,
+                folder / f"part-{part:032x}.parquet",
+                node.name,
+                before,
+                part * size,
+                min(there, part * size + size),
+            )
+
+
+def _write_part(sql, path: Path, name: str, before: str, first: int, end: int) -> None:
+    values = {
+        "id": f"md5('{name}' || i)",
+        "input_id": f"md5('{before}' || i)",
+        "seed": "0::BIGINT",
+        "status": "'ok'",
+        "attempt": "1::INTEGER",
+        "run_id": "'20260101T000000-12345678'",
+        "worker": "'host/1234'",
+        "started": "TIMESTAMPTZ '2026-01-01' + to_seconds(i)",
+        "ended": "TIMESTAMPTZ '2026-01-01' + to_seconds(i + 1)",
+        "core_seconds": "random()",
+        "gpu_seconds": "0.0::DOUBLE",
+        "peak_memory_mb": "100 + random()",
+        "reasons": '[]::STRUCT(step VARCHAR, metric VARCHAR, "value" VARCHAR, op VARCHAR, threshold VARCHAR)[]',
+    }
+    columns = ", ".join(f"{values.get(n, repr(''))} AS {n}" for n in LEDGER.names)
+    own = f"'media/ab/' || md5('{name}file' || i) || '.mp4' AS uri, md5('{name}file' || i) AS sha256, i AS size"
+    sql.execute(f"COPY (SELECT {columns}, {own} FROM range({first}, {end}) t(i)) TO '{path}' (COMPRESSION zstd)")
+
+
+def measure(what: str, root: str) -> dict[str, float]:
+    """One measurement in this process: seconds and peak memory."""
+    catalog = Catalog(Storage(root))
+    clock = time.perf_counter()
+    if what == "scan":
+        sql = connect()
+        for node in plan().nodes:
+            source = catalog.scan(sql, catalog.parts(node.name, node.fingerprint))
+            sql.execute(f"SELECT {', '.join(f'max({c})' for c in COLUMNS)} FROM {source}").fetchall()
+    else:
+        survey = Survey(catalog, plan())
+        counts = survey.counts()
+        if what == "items":
+            assert len(survey.items(plan().phases[0])) == counts["decode"].todo
+    seconds = time.perf_counter() - clock
+    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Fill a store in a temporary folder, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--parts", type=int, default=20, help="Parquet parts a node")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "STORE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder), options.rows, options.parts)
+        found = {
+            what: [_in_process(what, folder) for _ in range(options.repeat)] for what in ("scan", "counts", "items")
+        }
+    seconds = {what: statistics.median(m["seconds"] for m in runs) for what, runs in found.items()}
+    for what, runs in found.items():
+        figure = {
+            "figure": f"plan_{what}",
+            "units": options.rows,
+            "nodes": len(NAMES),
+            "parts": options.parts,
+            "seconds": round(seconds[what], 3),
+            "peak_mb": round(max(m["peak_mb"] for m in runs)),
+            "ratio_to_scan": round(seconds[what] / seconds["scan"], 2),
+        }
+        print(json.dumps(figure))
+
+
+def _in_process(what: str, folder: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.bench_plan", "--measure", what, folder]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    main()

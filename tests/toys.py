@@ -1,0 +1,195 @@
+"""Steps and jobs for tests of the core: small, quick, and real (they write files, fan out, refuse and fail)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from stages.core.catalog import Catalog
+from stages.core.config import make_ref
+from stages.core.identity import digest
+from stages.core.plan import Node, Phase, Plan, make_node
+from stages.core.step import ARTIFACT, Job, PermanentError, Rejected, Row, Skipped, Step, StepRef
+
+CALLS: Counter[str] = Counter()
+"""How often a step was called for a text, in this process."""
+TROUBLE: dict[str, str] = {}
+"""What happens to a text in `Words`: transient, permanent, reject, skip or memory. Emptied by whoever fills it."""
+CALLS_LOCK = threading.Lock()
+
+ROOTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("position", pa.int64()),
+        ("text_id", pa.string()),
+        ("text", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+class Words(Step):
+    """One file a text. Takes with the same text share it."""
+
+    version = 2
+    reads = ("text",)
+    writes = pa.schema([("length", pa.int64()), *ARTIFACT])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        suffix: str = ""
+        pause: float = 0.0
+
+    def process(self, row: Row) -> Row:
+        with CALLS_LOCK:
+            CALLS[row["text"]] += 1
+        time.sleep(self.config.pause)
+        _trouble(row["text"])
+        text = row["text"] + self.config.suffix
+        return {"length": len(text), **self.workspace.put(text.encode(), ".txt")}
+
+
+def _trouble(text: str) -> None:
+    match TROUBLE.get(text):
+        case "transient":
+            raise ConnectionError("the line was cut")
+        case "permanent":
+            raise PermanentError("cannot be read")
+        case "reject":
+            raise Rejected("length", len(text), ">=", 100)
+        case "skip":
+            raise Skipped("duplicate_of", "another", "==", "none")
+        case "memory":
+            raise MemoryError("no memory left")
+
+
+class Split(Step):
+    """Child rows, each with a file; as many as `parts`."""
+
+    fan_out = True
+    seeded = True
+    writes = pa.schema([("part", pa.int64()), *ARTIFACT])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        parts: int = 2
+
+    def process(self, row: Row) -> Row:
+        text = self.workspace.read(row["words"]["uri"]).decode()
+        made = [self.workspace.put(f"{text}/{row['seed']}/{i}".encode(), ".part") for i in range(self.config.parts)]
+        return {"rows": [{"part": i, **file} for i, file in enumerate(made)]}
+
+
+class Keep(Job):
+    """The child rows with an even part."""
+
+    writes = pa.schema([("id", pa.string()), ("part", pa.int64()), ("uri", pa.string()), ("sha256", pa.string())])
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        rows = [r for r in tables["split"].to_pylist() if r["part"] % 2 == 0]
+        return pa.Table.from_pylist([{k: r[k] for k in self.writes.names} for r in rows], self.writes)
+
+
+class Mark(Step):
+    """A number for a kept part."""
+
+    writes = pa.schema([("mark", pa.int64())])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        add: int = 1
+
+    def process(self, row: Row) -> Row:
+        return {"mark": len(self.workspace.read(row["uri"])) + self.config.add}
+
+
+class Odd(Step):
+    """Gives what its config says, to see how the executor takes it."""
+
+    writes = pa.schema([("number", pa.int64())])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        gives: str = "good"
+
+    def setup(self) -> None:
+        if self.config.gives == "no setup":
+            raise FileNotFoundError(2, "no weights")
+
+    def process(self, row: Row) -> Any:
+        outputs: dict[str, Any] = {
+            "good": {"number": 1},
+            "extra": {"number": 1, "more": 2},
+            "text": {"number": "one"},
+            "huge": {"number": 1 << 80},
+            "ledger": {"number": 1, "status": "ok"},
+            "none": None,
+        }
+        if self.config.gives == "surrogate":
+            raise OSError("bad name \udcff")
+        return outputs[self.config.gives]
+
+
+class Weighted(Step):
+    """Has weights, so that their content and not their path enters its identity."""
+
+    writes = pa.schema([("number", pa.int64())])
+    weights: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("encoder",)}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        model: str = ""
+        revision: str = ""
+
+
+USES = {"words": "Words", "split": "Split", "keep": "Keep", "mark": "Mark"}
+AFTER: dict[str, tuple[str, ...]] = {"split": ("words",), "keep": ("split",)}
+
+
+def node(name: str, use: str = "", after: tuple[str, ...] = (), key: str = "id", **config: Any) -> tuple[Node, StepRef]:
+    """A node of one of these steps."""
+    return make_node(make_ref(name, {"use": f"tests.toys:{use or USES[name]}", **config}), after, key)
+
+
+def roots(texts: list[tuple[str, int]]) -> list[Row]:
+    """Takes of (text, seed)."""
+    return [
+        {"id": digest("take", t, s), "position": i, "text_id": digest("text", t), "text": t, "seed": s}
+        for i, (t, s) in enumerate(texts)
+    ]
+
+
+def toy_plan(
+    catalog: Catalog, takes: list[tuple[str, int]], configs: Mapping[str, Mapping[str, Any]] | None = None
+) -> Plan:
+    """words (shared by takes of one text) -> split (children) -> keep (job) | mark over what was kept."""
+    rows = roots(takes)
+    path = catalog.put_roots(rows, ROOTS, digest([r["id"] for r in rows]))
+    made = {
+        name: node(
+            name, after=AFTER.get(name, ()), key="text_id" if name == "words" else "id", **(configs or {}).get(name, {})
+        )
+        for name in USES
+    }
+    nodes = {name: n for name, (n, _) in made.items()}
+    first = Phase("takes", "roots", (nodes["words"], nodes["split"], nodes["keep"]))
+    second = Phase("kept", "keep", (nodes["mark"],))
+    return Plan("toy", path, (first, second), {name: ref for name, (_, ref) in made.items()})
+
+
+def media(root: Path) -> dict[str, bytes]:
+    """Every media file of a local store, by its path."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted((root / "media").rglob("*")) if p.is_file()}
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a child process."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", **extra}
