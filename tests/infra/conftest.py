@@ -1,0 +1,69 @@
+"""One Ray for all tests here, and executors on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.core.config import make_ref
+from stages.core.executor import Work
+from stages.core.plan import make_node
+from stages.core.step import StepRef
+from stages.core.storage import Storage
+
+CPUS, GPUS = 4, 1
+
+
+@pytest.fixture(scope="session")
+def ray_up() -> Iterator[None]:
+    """A local Ray with more logical CPUs than the machine may have, and one logical GPU."""
+    from infra.cluster import Cluster
+    from infra.settings import RaySettings
+
+    cluster = Cluster(RaySettings(num_cpus=CPUS, num_gpus=GPUS, object_store_mb=80))
+    cluster.connect()
+    yield
+    cluster.close()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def executors(ray_up: None, storage: Storage) -> Iterator[Callable[..., Any]]:
+    """Makes executors over the test's store; ends their workers after the test."""
+    from infra.ray_executor import RayExecutor
+    from infra.settings import RaySettings
+
+    made: list[RayExecutor] = []
+
+    def make(settings: Mapping[str, Any] | None = None, **options: Any) -> RayExecutor:
+        made.append(RayExecutor(storage, RaySettings(**(settings or {})), **options))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+def ref(name: str = "toy", use: str = "Obey", resources: Mapping[str, Any] | None = None, **config: Any) -> StepRef:
+    """A toy step, fingerprinted. It asks for half a CPU unless told otherwise."""
+    entry = {"use": f"tests.infra.toys:{use}", "resources": {"cpus": 0.5, **(resources or {})}, **config}
+    return make_node(make_ref(name, entry))[1]
+
+
+def works(count: int, do: Mapping[int, str] | None = None) -> list[Work]:
+    """Rows 0 .. count-1; `do` says what happens in some of them."""
+    return [Work(f"in{i}", 7, 0, {"n": i, "do": (do or {}).get(i, "")}) for i in range(count)]
+
+
+def by_number(rows: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Ledger rows by the number of their input; there must be one of each."""
+    found = {int(row["input_id"].removeprefix("in")): row for row in rows}
+    assert len(found) == len(rows)
+    return found

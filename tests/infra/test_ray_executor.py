@@ -1,0 +1,176 @@
+"""The Ray executor where all goes well: same results, warm workers, shared room, logs, stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stages.core.errors import BadInput
+from stages.core.executor import LocalExecutor
+from stages.core.storage import Storage
+from tests.infra.conftest import by_number, ref, works
+
+pytestmark = pytest.mark.ray
+
+VOLATILE = ("worker", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb", "attempt", "threads")
+Make = Callable[..., Any]
+NEVER = threading.Event()
+
+
+def stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows]
+    return sorted(kept, key=lambda row: row["input_id"])
+
+
+@pytest.mark.parametrize(("workers", "batch_rows"), [(1, 1), (1, 100), (2, 3)])
+def test_rows_and_files_equal_those_made_in_process(
+    executors: Make, storage: Storage, workers: int, batch_rows: int
+) -> None:
+    work = works(11, {2: "raise", 5: "reject", 6: "bad", 7: "memory"})
+    step = ref(resources={"workers": workers, "batch_rows": batch_rows})
+    here = list(LocalExecutor(storage).map(step, work, NEVER))
+    files = {uri: storage.read(uri) for uri in storage.fs.find("media")}
+    storage.fs.rm("media", recursive=True)
+    there = list(executors().map(step, work, NEVER))
+    assert stable(there) == stable(here)
+    assert [row["status"] for row in stable(there)].count("error") == 3
+    assert {uri: storage.read(uri) for uri in storage.fs.find("media")} == files
+
+
+def test_every_worker_sets_up_once_and_threads_are_pinned(executors: Make) -> None:
+    executor = executors()
+    step = ref(seconds=0.1, resources={"workers": 2})
+    rows = [row for _ in range(2) for row in executor.map(step, works(8), NEVER)]
+    figures = executor.figures["toy"]
+    assert {row["worker"] for row in rows} == set(figures.workers)
+    assert (figures.started, figures.set_ups, figures.lost) == (2, 2, 0)
+    assert {row["threads"] for row in rows} == {"1"}
+    assert all(not row["worker"].endswith(f"/{os.getpid()}") for row in rows)
+
+
+def test_workers_start_only_as_there_is_work(executors: Make) -> None:
+    executor = executors()
+    assert len(list(executor.map(ref(resources={"workers": 3}), works(1), NEVER))) == 1
+    assert executor.figures["toy"].started == 1
+
+
+def test_shards_of_two_stages_overlap_and_share_their_workers(executors: Make) -> None:
+    """Two shards, each through both stages: the second stage works on the first shard while the first goes on."""
+    executor = executors()
+    first, second = ref("first", seconds=0.15), ref("second", "Sibling", seconds=0.15)
+    executor.check([first, second])
+    executor.warm([first, second])
+    rows: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
+
+    def shard(numbers: range) -> None:
+        some = [work for work in works(12) if work.row["n"] in numbers]
+        rows["first"] += executor.map(first, some, NEVER)
+        rows["second"] += executor.map(second, some, NEVER)
+
+    threads = [threading.Thread(target=shard, args=(range(i, i + 4),)) for i in (0, 4, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    by_number(rows["first"])
+    by_number(rows["second"])
+    assert min(row["started"] for row in rows["second"]) < max(row["ended"] for row in rows["first"])
+    assert {name: f.started for name, f in executor.figures.items()} == {"first": 1, "second": 1}
+
+
+def test_two_workers_share_one_gpu(executors: Make) -> None:
+    step = ref(seconds=0.2, resources={"gpus": 0.5, "workers": 3})
+    rows = list(executors().map(step, works(8), NEVER))
+    assert len({row["worker"] for row in rows}) == 2, "a third half does not fit"
+    assert sum(row["gpu_seconds"] for row in rows) == pytest.approx(8 * 0.1, rel=0.5)
+
+
+def test_a_step_that_no_node_can_host_is_refused_with_both_figures(executors: Make) -> None:
+    with pytest.raises(BadInput, match=r"steps\.huge\.resources.*64 CPU, 2 GPU.*no node.*4 CPU, 1 GPU"):
+        executors().check([ref(), ref("huge", resources={"cpus": 64, "gpus": 2})])
+    with pytest.raises(BadInput, match="neither a share of one GPU nor a whole number"):
+        executors().check([ref("odd", resources={"gpus": 1.5})])
+    executors({"autoscaling": True}).check([ref("huge", resources={"cpus": 64})])
+
+
+def test_steps_that_do_not_fit_together_run_one_after_the_other(executors: Make) -> None:
+    executor = executors()
+    steps = [ref(name, salt=name, resources={"cpus": 3}) for name in ("one", "two")]
+    executor.check(steps)
+    assert not executor.fits_together(steps)
+    assert executor.fits_together(steps[:1])
+    for step in steps:
+        assert len(list(executor.map(step, works(2), NEVER))) == 2
+        executor.release(step)
+    # without the release, the idle worker of the one makes room for the other
+    for step in steps:
+        assert len(list(executor.map(step, works(1), NEVER))) == 1
+    assert [executor.figures[name].started for name in ("one", "two")] == [2, 2]
+
+
+def test_a_second_worker_leaves_room_for_a_step_that_has_none(executors: Make) -> None:
+    executor = executors()
+    one, two = (ref(name, salt=name, resources={"cpus": 2, "workers": 2}) for name in ("one", "two"))
+    executor.check([one, two])
+    assert len(list(executor.map(one, works(4), NEVER))) == 4
+    assert executor.figures["one"].started == 1
+
+
+def test_stop_ends_the_rows_at_work_within_a_second(executors: Make) -> None:
+    stop, executor = threading.Event(), executors()
+    step = ref(seconds=0.2, resources={"workers": 2})
+    assert len(list(executor.map(step, works(8), NEVER))) == 8
+    rows = executor.map(step, works(6, {2: "hang", 3: "hang"}), stop)
+    threading.Timer(1, stop.set).start()
+    began = time.monotonic()
+    done = by_number(list(rows))
+    assert 1 <= time.monotonic() - began < 1.5
+    assert {0, 1} <= set(done) <= {0, 1, 4, 5}
+    pids = [int(name.split("/")[1]) for name in executor.figures["toy"].workers]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 5
+    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_rows_not_taken_end_with_the_reader(executors: Make) -> None:
+    executor = executors()
+    rows = executor.map(ref(seconds=0.1), works(50), NEVER)
+    next(rows)
+    rows.close()
+    assert len(list(executor.map(ref(), works(2), NEVER))) == 2
+
+
+def test_logs_of_workers_come_with_the_rows(executors: Make, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    executor = executors(on_log=lambda step, record: told.append((step, record)))
+    (row,) = executor.map(ref(), works(1, {0: "talk"}), NEVER)
+    assert [(step, record["name"]) for step, record in told] == [("toy", "rushes.toys"), ("toy", "py.warnings")]
+    assert told[0][1]["message"] == "about to work"
+    assert "a library warns" in told[1][1]["message"]
+    assert {record["worker"] for _, record in told} == {row["worker"]}
+    with caplog.at_level(logging.INFO, "rushes"):
+        list(executors().map(ref(), works(1, {0: "talk"}), NEVER))
+    assert "toy: about to work" in caplog.text
+
+
+def test_a_store_in_memory_is_refused() -> None:
+    from infra.ray_executor import RayExecutor
+
+    with pytest.raises(BadInput, match="lives in one process; use --executor local"):
+        RayExecutor(Storage("memory://x"))

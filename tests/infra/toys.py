@@ -1,0 +1,80 @@
+"""Small steps that do as their rows say: they succeed, fail, hang, or kill the process that they run in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from stages.core.step import ARTIFACT, PermanentError, Rejected, Row, Step
+
+log = logging.getLogger("rushes.toys")
+
+
+class Obey(Step):
+    """Does what row["do"] says, then hashes the row's number many times over and keeps the result as a file."""
+
+    reads = ("n",)
+    writes = pa.schema([("n", pa.int64()), ("threads", pa.string()), *ARTIFACT])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """seconds: how long a row takes; salt: makes another step of it; setup_do: what happens in `setup`."""
+
+        seconds: float = 0.0
+        setup_seconds: float = 0.0
+        salt: str = ""
+        setup_do: str = ""
+
+    def setup(self) -> None:
+        time.sleep(self.config.setup_seconds)
+        _do(self.config.setup_do)
+
+    def process(self, row: Row) -> Row:
+        time.sleep(self.config.seconds)
+        _do(row.get("do", ""))
+        data = f"{self.config.salt}/{row['n']}/{row['seed']}".encode() * 100
+        return {"n": row["n"], "threads": os.environ.get("OMP_NUM_THREADS", ""), **self.workspace.put(data, ".txt")}
+
+
+class Sibling(Obey):
+    """The same as another step."""
+
+
+def _do(what: str) -> None:
+    if what == "raise":
+        raise RuntimeError("the model did not like it")
+    if what == "bad":
+        raise PermanentError("no such thing")
+    if what == "reject":
+        raise Rejected("motion", 0.1, ">=", 0.5)
+    if what == "memory":
+        raise MemoryError("toy")
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hang":
+        time.sleep(600)
+    if what == "talk":
+        log.info("about to work")
+        logging.getLogger("some.library").info("too quiet to be sent")
+        warnings.warn("a library warns", stacklevel=1)
+    if what.startswith("allocate:"):
+        block = bytearray(int(what.split(":")[1]) << 20)
+        for i in range(0, len(block), 4096):
+            block[i] = 1
+        time.sleep(30)
+
+
+class ReturnsALock(Step):
+    """Breaks the contract: its row is not plain data."""
+
+    writes = pa.schema([("lock", pa.string())])
+
+    def process(self, row: Row) -> Row:
+        return {"lock": threading.Lock()}
