@@ -55,13 +55,13 @@ def shards(items: Sequence[Item], rows: int = 0) -> list[list[Item]]:
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def run_plan(run: Run, submit: Submit, *, retry_errors: bool, shard_rows: int = 0, overlap: bool = True) -> None:
+def run_plan(run: Run, submit: Submit, *, retry: str, shard_rows: int = 0, overlap: bool = True) -> None:
     """Do everything that a plan has left to do. Raises Stopped where the run was stopped on the way.
 
     Without `overlap` there is one shard, so that the models of one stage are let go before those of the next load.
     """
     for phase in run.plan.phases:
-        survey = Survey(run.catalog, run.plan, retry_errors=retry_errors, jobs=run.jobs)
+        survey = Survey(run.catalog, run.plan, retry=retry, jobs=run.jobs)
         if not survey.units_known(phase):
             raise Stopped(f"{phase.name} has nothing to start from: an earlier job did not finish")
         items = survey.items(phase)

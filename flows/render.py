@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flows.settings import FlowConfig
 from stages.core.catalog import Catalog
-from stages.core.config import find_config, merge, nearest, parse_overrides, read_yaml
+from stages.core.config import ROOT, find_config, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
@@ -33,6 +33,7 @@ TAKES = pa.schema(
         ("prompt_id", pa.string()),
     ]
 )
+EMBEDDED = ROOT / "stages" / "pretrained" / "untrained"
 PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags")
 
 
@@ -78,7 +79,17 @@ def _with_model(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Put the model that is named last under everything; mappings given beside the name change single fields of it."""
     names = [v["model"] for _, v in layers if isinstance(v.get("model"), str)]
     path = find_config(names[-1] if names else "tiny", "models")
-    return [(str(path), {"model": read_yaml(path)}), *((where, _without_name(values)) for where, values in layers)]
+    model = read_yaml(path)
+    _make_embedded(model.get("checkpoint"))
+    return [(str(path), {"model": model}), *((where, _without_name(values)) for where, values in layers)]
+
+
+def _make_embedded(checkpoint: str | None) -> None:
+    """The seeded checkpoint is not shipped but made, by set-up, or here where set-up was only an install."""
+    if checkpoint == str(EMBEDDED) and not EMBEDDED.exists():
+        from stages.families.untrained import build_untrained
+
+        build_untrained(EMBEDDED)
 
 
 def _without_name(values: Any) -> DictConfig:

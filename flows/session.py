@@ -66,7 +66,7 @@ def existing_catalog(url: str, options: Mapping[str, Any] | None = None) -> Cata
 
 def survey(catalog: Catalog, plan: Plan, config: FlowConfig) -> Survey:
     """How the plan stands now."""
-    return Survey(catalog, plan, retry_errors=config.retry_errors)
+    return Survey(catalog, plan, retry=config.retry)
 
 
 def execute(
@@ -118,7 +118,7 @@ def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
             run_plan(
                 run,
                 submit or threads,  # type: ignore[arg-type]
-                retry_errors=config.retry_errors,
+                retry=config.retry,
                 shard_rows=config.shard_rows,
                 overlap=_fits_together(run),
             )
@@ -145,18 +145,18 @@ def _fits_together(run: Run) -> bool:
 
 
 def _finish(run: Run, config: FlowConfig, status: str = DONE, reason: str = "", did_nothing: bool = False) -> Outcome:
-    after = Survey(run.catalog, run.plan, jobs=run.jobs)
+    after = Survey(run.catalog, run.plan, retry="none", jobs=run.jobs)
     counts = after.counts()
-    if status == DONE and _all_failed(counts):
+    if status == DONE and _all_failed(run.plan, counts):
         status = FAILED
     run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
     return Outcome(run.run_id, status, reason, counts, did_nothing)
 
 
-def _all_failed(counts: Mapping[str, Count]) -> bool:
-    """Whether the first nodes had rows and not one row of the last row-parallel one came out."""
-    tried = [c for c in counts.values() if c.done or c.failed]
-    return bool(tried) and any(c.failed for c in tried) and any(not c.done for c in tried)
+def _all_failed(plan: Plan, counts: Mapping[str, Count]) -> bool:
+    """Whether some phase had failures and nothing came out at its end."""
+    phases = [[counts[n.name] for n in phase.nodes if not n.job] for phase in plan.phases]
+    return any(steps and not steps[-1].done and any(c.failed for c in steps) for steps in phases)
 
 
 @contextmanager

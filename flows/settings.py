@@ -32,3 +32,8 @@ class FlowConfig:
     infra: InfraConfig = field(default_factory=InfraConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     steps: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def retry(self) -> str:
+        """Which errors a survey counts as still to do."""
+        return "all" if self.retry_errors else "transient"

@@ -16,6 +16,8 @@ from stages.core.catalog import Catalog
 from stages.core.errors import BadInput
 from stages.core.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
+from stages.core.upkeep import Report
+from stages.core.upkeep import repair as repair_store
 
 SHOWN_ROWS, SHOWN_WIDTH = 40, 48
 FORMATS = (".parquet", ".csv", ".jsonl")
@@ -69,7 +71,8 @@ def print_table(table: pa.Table) -> None:
     """The first rows, and how many there are. On a narrow terminal each row becomes a few lines."""
     names = [n for n in table.column_names if not _is_hidden(table, n)]
     for row in table.select(names).slice(0, SHOWN_ROWS).to_pylist():
-        console.print("  ".join(f"[dim]{k}[/dim] {_short(v)}" for k, v in row.items() if v not in ("", None, [])))
+        cells = (f"[dim]{k}[/dim] {_short(v)}" for k, v in row.items() if v not in ("", None, []))
+        console.print("  ".join(cells), soft_wrap=True)
     more = f", the first {SHOWN_ROWS} of them shown; --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
     console.print(f"{table.num_rows} rows{more}")
 
@@ -124,7 +127,8 @@ def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
         if node.job or not survey.count(node.name).failed:
             continue
         query = f"SELECT id, error, attempt FROM \"v_{node.name}\" WHERE status = 'error' LIMIT {most}"
-        lines += [f"  {node.name} {i[:12]} (attempt {a}): {e}" for i, e, a in survey.sql.execute(query).fetchall()]
+        for row in survey.query(query).to_pylist():
+            lines.append(f"  {node.name} {row['id'][:12]} (attempt {row['attempt']}): {row['error']}")
     return lines[:most]
 
 
@@ -139,16 +143,29 @@ def show_lineage(what: str, store: str) -> int:
 
 def verify_store(store: str, repair: bool) -> int:
     """Report on a store; exit status 1 where a part or a row's file is damaged."""
-    from stages.core.upkeep import repair as repair_store
     from stages.core.upkeep import verify
 
     catalog = existing_catalog(store)
     report = verify(catalog)
-    for line in report.lines():
+    for line in report_lines(report):
         console.print(line, markup=False, soft_wrap=True)
     if repair:
-        console.print(f"{repair_store(catalog)} files removed")
-    return 0 if report.sound else 1
+        console.print(f"{len(repair_store(catalog, report))} files older than a day removed")
+    return 0 if report.ok else 1
+
+
+def report_lines(report: Report, most: int = 20) -> list[str]:
+    """What verify found, in words: faults whole, the rest counted and listed up to a bound."""
+    lines = [f"{report.parts} parts with {report.rows} rows, {report.files} files checked"]
+    lines += [f"fault: {fault}" for fault in report.faults]
+    left = {
+        "temporary files": [f.uri for f in report.temporaries],
+        "orphan files": [f.uri for f in report.orphans],
+        "rows computed twice": report.twice,
+    }
+    for what, found in left.items():
+        lines += [f"{len(found)} {what}", *(f"  {item}" for item in found[:most])] if found else []
+    return [*lines, "sound" if report.ok else f"{len(report.faults)} faults"]
 
 
 def compact_store(store: str) -> int:

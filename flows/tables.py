@@ -38,7 +38,7 @@ def artifacts(survey: Survey) -> pa.Table:
     """One row per take and stage: what was made, where, by which worker, when, at what cost."""
     names = [n.name for n in survey.plan.phases[0].nodes]
     union = " UNION ALL ".join(f"SELECT *, {i} AS nth FROM ({_artifact_sql(survey, n)})" for i, n in enumerate(names))
-    return survey.sql.sql(f"SELECT * EXCLUDE (position, nth) FROM ({union}) ORDER BY position, nth").to_arrow_table()
+    return survey.query(f"SELECT * EXCLUDE (position, nth) FROM ({union}) ORDER BY position, nth")
 
 
 def takes(survey: Survey) -> pa.Table:
@@ -51,7 +51,7 @@ def takes(survey: Survey) -> pa.Table:
         for n in names
     )
     empty = f'"{last}".reasons'
-    return survey.sql.sql(
+    return survey.query(
         f"""SELECT unit_id AS take_id, campaign, prompt, negative_prompt, seed, tags, s.status AS status,
         coalesce(s.reasons, []) AS reasons, s.error AS error FROM (
           SELECT unit_id, unit.campaign AS campaign, unit.prompt AS prompt, unit.negative_prompt AS negative_prompt,
@@ -59,17 +59,17 @@ def takes(survey: Survey) -> pa.Table:
             WHEN "ok_{last}" THEN {{'status': 'ok', 'reasons': {empty}, 'error': ''}} {bad}
             ELSE {{'status': 'pending', 'reasons': {empty}, 'error': ''}} END AS s FROM "p_takes")
         ORDER BY position"""
-    ).to_arrow_table()
+    )
 
 
 def videos(survey: Survey) -> pa.Table:
     """One row per take that reached the last stage."""
     last = survey.plan.phases[0].nodes[-1].name
-    return survey.sql.sql(
+    return survey.query(
         f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
         a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
         FROM ({_artifact_sql(survey, last)}) a JOIN "p_takes" p ON p.unit_id = a.take_id ORDER BY unit.position"""
-    ).to_arrow_table()
+    )
 
 
 RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos}

@@ -23,7 +23,7 @@ def run_all(
     run = Run(catalog, LocalExecutor(catalog.storage), plan, budget=budget)
     run.begin()
     for phase in plan.phases:
-        survey = Survey(catalog, plan, retry_errors=retry_errors, jobs=run.jobs)
+        survey = Survey(catalog, plan, retry="all" if retry_errors else "transient", jobs=run.jobs)
         if not survey.units_known(phase):
             break
         items = survey.items(phase)[: limit or None]

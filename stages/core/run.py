@@ -236,8 +236,11 @@ class Run:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     def do_job(self, node: Node) -> Survey:
-        """Do one whole-table job, unless its result for these inputs is there. Returns a survey that knows it."""
-        survey = Survey(self.catalog, self.plan, jobs=self.jobs)
+        """Do one whole-table job, unless its result for these inputs is there. Returns a survey that knows it.
+
+        Rows that failed are given to it as they stand: one bad row, even one to be tried again, stops nothing.
+        """
+        survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
         if node.name not in survey.jobs:
             mark = survey.job_digest(node)
             if not mark:
@@ -251,7 +254,7 @@ class Run:
             self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
             self.spent["core_seconds"] += time.process_time() - cpu
             self._tell_job(node, result.num_rows, time.monotonic() - clock)
-        survey = Survey(self.catalog, self.plan, jobs=self.jobs)
+        survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
         self.jobs = {**self.jobs, node.name: survey.jobs[node.name]}  # later ones are looked up when their turn comes
         return survey
 

@@ -33,15 +33,16 @@ class Count:
 
 class Survey:
     """One consistent reading of a plan. `jobs` names the results of jobs (node -> digest) of a finished run; where a
-    job is not named there, its result is looked up by the digest of its inputs as they are now.
+    job is not named there, its result is looked up by the digest of its inputs as they are now. `retry` says which
+    errors count as still to do: `none`, `transient` or `all`.
 
     What is there is read once, narrowly, when the survey is made; whole rows are read when they are asked for. SQL for
     `query` may use, for a node and a phase: "v_<node>" its rows within the plan; "x_<node>" its child rows; "l_<node>"
     its rows whatever the plan, each once; "u_<phase>" the units; "p_<phase>" the units with their rows and states.
     """
 
-    def __init__(self, catalog: Catalog, plan: Plan, *, retry_errors: bool = False, jobs: Jobs | None = None) -> None:
-        self.catalog, self.plan, self.retry_errors = catalog, plan, retry_errors
+    def __init__(self, catalog: Catalog, plan: Plan, *, retry: str = "transient", jobs: Jobs | None = None) -> None:
+        self.catalog, self.plan, self.retry = catalog, plan, retry
         self.sql = connect()
         self._jobs = dict(jobs or {})
         self._read: dict[str, Node] = {}
@@ -89,8 +90,8 @@ class Survey:
         if source == NO_ROWS:
             source = f'"empty_{node.name}"'
             self.sql.register(f"empty_{node.name}", _empty(node))
-        narrow = survey_sql.narrow(node, source, self.retry_errors, repeated)
-        latest = survey_sql.latest(node, source, self.retry_errors, repeated)
+        narrow = survey_sql.narrow(node, source, self.retry, repeated)
+        latest = survey_sql.latest(node, source, self.retry, repeated)
         self.sql.execute(f'CREATE OR REPLACE TEMP VIEW "n_{node.name}" AS {narrow}')
         self.sql.execute(f'CREATE OR REPLACE TEMP VIEW "l_{node.name}" AS {latest}')
         self.sql.execute(f'CREATE OR REPLACE TEMP VIEW "i_{node.name}" AS {survey_sql.for_steps(node)}')

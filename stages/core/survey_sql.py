@@ -14,25 +14,29 @@ _CODE = (
     "(CASE status WHEN 'ok' THEN 0 WHEN 'rejected' THEN 1 WHEN 'skipped' THEN 2 "
     "ELSE CASE error_kind WHEN 'transient' THEN 3 ELSE 4 END END)::UTINYINT"
 )
+RETRY = ("none", "transient", "all")
+"""Which errors are to be tried again: none, as for a job that takes things as they are; transient ones, as many times
+as their step allows; or all."""
+
 _BEST = "(status = 'ok') DESC, attempt DESC, started"
 
 
-def again(node: Node, retry_errors: bool) -> str:
-    """Whether a ledger row is to be tried again."""
-    tries = "true" if retry_errors else f"(error_kind = 'transient' AND attempt < {node.attempts})"
-    return f"(status = 'error' AND {tries})"
+def again(node: Node, retry: str) -> str:
+    """Whether a ledger row is to be tried again, where `retry` is one of RETRY."""
+    tries = {"none": "false", "transient": f"(error_kind = 'transient' AND attempt < {node.attempts})", "all": "true"}
+    return f"(status = 'error' AND {tries[retry]})"
 
 
-def narrow(node: Node, source: str, retry_errors: bool, repeated: bool) -> str:
+def narrow(node: Node, source: str, retry: str, repeated: bool) -> str:
     """Identity and standing of each row; where rows are repeated, of the best attempt: an ok one, else the last.
 
     Rows of one id are attempts at the same thing, so that grouping by the id alone is grouping by input and seed. Code
     and retry are packed below the order, so that one maximum finds all three.
     """
-    code, retry = _CODE, again(node, retry_errors)
+    code, tried = _CODE, again(node, retry)
     if not repeated:
-        return f"SELECT id, input_id, seed, {code} AS code, {retry} AS retry FROM {source}"
-    rank = f"(((status = 'ok')::BIGINT << 40) | (attempt::BIGINT << 8) | ({code}::BIGINT << 1) | {retry}::BIGINT)"
+        return f"SELECT id, input_id, seed, {code} AS code, {tried} AS retry FROM {source}"
+    rank = f"(((status = 'ok')::BIGINT << 40) | (attempt::BIGINT << 8) | ({code}::BIGINT << 1) | {tried}::BIGINT)"
     return (
         "SELECT id, input_id, seed, ((rank >> 1) & 127)::UTINYINT AS code, (rank & 1) = 1 AS retry "
         f"FROM (SELECT id, any_value(input_id) AS input_id, any_value(seed) AS seed, max({rank}) AS rank "
@@ -40,10 +44,10 @@ def narrow(node: Node, source: str, retry_errors: bool, repeated: bool) -> str:
     )
 
 
-def latest(node: Node, source: str, retry_errors: bool, repeated: bool) -> str:
+def latest(node: Node, source: str, retry: str, repeated: bool) -> str:
     """The whole rows, each input once, with `retry`; the window costs, so it is left out where no id is repeated."""
     once = f" QUALIFY row_number() OVER (PARTITION BY id ORDER BY {_BEST}) = 1" if repeated else ""
-    return f"SELECT *, {again(node, retry_errors)} AS retry FROM {source}{once}"
+    return f"SELECT *, {again(node, retry)} AS retry FROM {source}{once}"
 
 
 def standing(phase: Phase, steps: Sequence[Node], order: str) -> str:

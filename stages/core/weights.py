@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.core.checkpoint import check_part, check_parts
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.identity import canonical, digest
@@ -91,7 +92,11 @@ def weights_digest(root: str | Path, parts: tuple[str, ...] = ()) -> str:
 def _identity_of(location: str, revision: str, parts: tuple[str, ...], label: str) -> str:
     if not location:
         return ""
-    if Path(location).expanduser().exists():
+    path = Path(location).expanduser()
+    if path.exists():
+        check_parts(path, parts)
+        if not parts and (path / "config.json").is_file():
+            check_part(path, path.name)
         return weights_digest(location, parts)
     name, _, pinned = location.partition("@")
     if "/" in name and not name.startswith((".", "/", "~")) and (pinned or revision):

@@ -1,0 +1,246 @@
+"""The render flow as its users meet it: the command line, the tables, the export, and what bad input is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from flows.cli import main
+from stages.core.media import read_frames
+
+STAGES = ["text", "base", "spatial", "temporal", "refine", "decode"]
+
+
+def rushes(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+def table(store: Path, name: str, out: Path, *more: str) -> list[dict]:
+    path = out / f"{name}.parquet"
+    result = rushes("table", name, "--store", store, "--out", path, *more)
+    assert result.exit_code == 0, result.output
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def rendered(campaign_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A store with the small campaign in it, and where it was exported."""
+    folder = tmp_path_factory.mktemp("rendered")
+    result = rushes(
+        "render", campaign_file, "--store", folder / "store", "--executor", "local", "--export", folder / "out"
+    )
+    assert result.exit_code == 0, result.output
+    return folder / "store", folder / "out"
+
+
+def test_every_take_passes_every_stage(rendered, tmp_path):
+    store, _ = rendered
+    artifacts = table(store, "artifacts", tmp_path)
+    assert [a["stage"] for a in artifacts] == STAGES * 4
+    assert {a["status"] for a in artifacts} == {"ok"}
+    assert len({a["artifact_id"] for a in artifacts}) == 4 * 5 + 2  # a prompt's text is encoded once for both seeds
+    assert all(a["setups"] == 1 for a in artifacts)
+    sizes = [(a["width"], a["height"], a["n_frames"], a["fps"]) for a in artifacts[:6]]
+    assert sizes == [
+        (0, 0, 0, 0),
+        (64, 64, 9, 8),
+        (128, 128, 9, 8),
+        (128, 128, 17, 16),
+        (128, 128, 17, 16),
+        (128, 128, 17, 16),
+    ]
+    assert {t["status"] for t in table(store, "takes", tmp_path)} == {"ok"}
+
+
+def test_videos_hold_what_their_rows_say(rendered, tmp_path):
+    store, _ = rendered
+    videos = table(store, "videos", tmp_path)
+    assert len({v["sha256"] for v in videos}) == 4
+    for video in videos:
+        frames = read_frames(store / video["uri"])
+        assert frames.shape == (video["n_frames"], video["height"], video["width"], 3)
+        assert frames.std() > 1
+
+
+def test_a_second_run_does_nothing_and_exports_the_same(rendered, campaign_file, tmp_path):
+    store, out = rendered
+    before = {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts}
+    result = rushes("render", campaign_file, "--store", store, "--export", tmp_path / "again", "--executor", "ray")
+    assert result.exit_code == 0, result.output
+    assert "nothing was to do" in result.output
+    assert {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts} == before
+    first = {p.name: p.read_bytes() for p in out.glob("*.mp4")}
+    assert len(first) == 4
+    assert {p.name: p.read_bytes() for p in (tmp_path / "again").glob("*.mp4")} == first
+
+
+def test_a_changed_stage_redoes_it_and_what_follows(rendered, campaign_file, tmp_path):
+    store, _ = rendered
+    changed = rushes("render", campaign_file, "--store", store, "--dry-run", "refine.strength=0.5")
+    assert changed.exit_code == 0, changed.output
+    rows = {
+        line.split()[0]: line.split()[2:]
+        for line in changed.output.splitlines()
+        if line.split()[:1] and line.split()[0] in STAGES
+    }
+    assert rows["temporal"] == ["4", "0", "0", "0"]
+    assert rows["refine"] == ["0", "4", "0", "0"]
+    assert rows["decode"] == ["0", "0", "4", "0"]
+
+
+def test_lineage_leads_back_to_the_prompt(rendered, tmp_path):
+    store, _ = rendered
+    video = table(store, "videos", tmp_path)[3]
+    result = rushes("status", video["video_id"], "--store", store)
+    assert result.exit_code == 0, result.output
+    assert video["prompt"] in result.output
+    assert all(stage in result.output for stage in STAGES)
+
+
+def test_csv_keeps_nested_columns_as_json(rendered, tmp_path):
+    store, _ = rendered
+    path = tmp_path / "takes.csv"
+    assert rushes("table", "takes", "--store", store, "--out", path).exit_code == 0
+    rows = pyarrow.csv.read_csv(path).to_pylist()
+    assert [json.loads(r["reasons"]) for r in rows] == [[]] * 4
+
+
+def test_verify_finds_a_damaged_file(campaign_file, tmp_path):
+    store = tmp_path / "store"
+    assert rushes("render", campaign_file, "--store", store, "--executor", "local", "--limit", "1").exit_code == 0
+    assert rushes("catalog", "verify", "--store", store).exit_code == 0
+    damaged = next(store.rglob("*.mp4"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    result = rushes("catalog", "verify", "--store", store)
+    assert result.exit_code == 1
+    assert damaged.name in result.output
+
+
+def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
+    """A latent that vanished is an error row of one take; the others finish."""
+    store = tmp_path / "store"
+    assert rushes("render", campaign_file, "--store", store, "--executor", "local", "--limit", "2").exit_code == 0
+    base = next(a for a in table(store, "artifacts", tmp_path) if a["stage"] == "base")
+    (store / base["uri"]).unlink()
+    result = rushes("render", campaign_file, "--store", store, "--executor", "local", "spatial.adain=0.5")
+    assert result.exit_code == 0, result.output
+    assert "1 rows failed" in result.output
+    takes = table(store, "takes", tmp_path)
+    assert sorted(t["status"] for t in takes) == ["error", "ok", "ok", "ok"]
+    assert "spatial" in next(t["error"] for t in takes if t["status"] == "error")
+
+
+BAD = {
+    "unknown key": ({"promts": ["x"]}, "did you mean 'prompts'"),
+    "wrong type": ({"shard_rows": "many"}, "shard_rows"),
+    "empty prompt": ({"prompts": ["ok", "  "]}, "prompts[1]"),
+    "no prompts": ({"prompts": []}, "no prompts"),
+    "bad seeds": ({"seeds": -1}, "seeds"),
+    "unknown setting": ({"base": {"widht": 64}}, "did you mean 'width'"),
+    "wrong setting": ({"base": {"width": "wide"}}, "base"),
+    "impossible size": ({"base": {"width": 100}}, "nearest is 96x64"),
+    "impossible frames": ({"base": {"frames": 10}}, "nearest is 9"),
+    "unknown cascade": ({"cascade": "tyni"}, "did you mean 'tiny'"),
+    "no checkpoint": ({"model": {"checkpoint": "/nowhere/at/all"}}, "/nowhere/at/all"),
+    "foreign code": ({"steps": {"base": {"use": "os:system"}}}, "inside"),
+    "unknown prompt key": ({"prompts": [{"promt": "x"}]}, "did you mean 'prompt'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_campaigns_are_refused_in_one_sentence(case, campaign_file, tmp_path):
+    change, says = BAD[case]
+    campaign = yaml.safe_load(campaign_file.read_text())
+    for key, value in change.items():
+        campaign[key] = {**campaign[key], **value} if isinstance(value, dict) and key in campaign else value
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(campaign))
+    result = rushes("render", path, "--store", tmp_path / "store", "--executor", "local")
+    assert result.exit_code == 2, result.output
+    assert says in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("name: x\nseeds: a: b\n", "line 2"), ("- a\n- b\n", "keys and values"), ("\xff".encode("latin-1"), "UTF-8")],
+)
+def test_unreadable_campaigns(text, says, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = rushes("render", path, "--store", tmp_path / "store")
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_broken_line_of_a_prompt_file_is_named(campaign_file, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "fine"}\n\n{"prompt": \n')
+    result = rushes("render", campaign_file, "--store", tmp_path / "s", f"prompts_file={prompts}")
+    assert result.exit_code == 2
+    assert "line 3" in result.output
+
+
+def test_a_missing_campaign_and_an_incomplete_or_pickled_checkpoint(campaign_file, small_checkpoint, tmp_path):
+    import shutil
+
+    assert rushes("render", tmp_path / "none.yaml", "--store", tmp_path / "s").exit_code == 2
+    broken = tmp_path / "broken"
+    shutil.copytree(small_checkpoint, broken)
+    weights = next((broken / "transformer").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    result = rushes(
+        "render", campaign_file, "--store", tmp_path / "s", f"model.checkpoint={broken}", "--executor", "local"
+    )
+    assert result.exit_code == 2, result.output
+    assert "pickled" in result.output
+    shutil.rmtree(broken / "transformer")
+    result = rushes(
+        "render", campaign_file, "--store", tmp_path / "s", f"model.checkpoint={broken}", "--executor", "local"
+    )
+    assert result.exit_code == 2, result.output
+    assert "incomplete" in result.output
+
+
+def test_a_folder_that_is_not_ours_is_not_exported_into(campaign_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holiday.mp4").write_bytes(b"x")
+    result = rushes("render", campaign_file, "--store", tmp_path / "s", "--export", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "holiday.mp4" in result.output
+
+
+def test_a_budget_stops_the_run_and_the_next_run_goes_on(campaign_file, tmp_path):
+    store = tmp_path / "store"
+    stopped = rushes("render", campaign_file, "--store", store, "--executor", "local", "budget.wall_seconds=0.001")
+    assert stopped.exit_code == 3, stopped.output
+    assert "budget" in stopped.output
+    went_on = rushes("render", campaign_file, "--store", store, "--executor", "local")
+    assert went_on.exit_code == 0, went_on.output
+    assert {t["status"] for t in table(store, "takes", tmp_path)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("table", "videos", "--store"), ("status", "--store"), ("render", "CAMPAIGN", "--store")]
+)
+def test_reading_and_finding_all_done_import_nothing_heavy(words, rendered, campaign_file):
+    store, _ = rendered
+    words = [str(campaign_file) if w == "CAMPAIGN" else w for w in words]
+    arguments = [*words, str(store)] if words[-1] == "--store" else words
+    code = (
+        "import sys\nfrom flows.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+        "heavy = sorted({'torch', 'ray', 'prefect', 'diffusers', 'transformers'} & set(sys.modules))\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
