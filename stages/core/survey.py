@@ -141,6 +141,8 @@ class Survey:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> bool:
+        if name == ROOT_UNITS:
+            return True
         node = self.plan.node(name)
         return name in self._jobs if node.job else self.plan.phase_of(name).name in self._phases
 
@@ -155,15 +157,20 @@ class Survey:
             return ""
         if any(c.todo or c.waiting for name in node.after if (c := self.count(name))):
             return ""
-        return digest([(name, *self._set_hash(self.plan.node(name))) for name in node.after])
+        return digest([(name, *self._set_hash(name)) for name in node.after])
 
-    def _set_hash(self, node: Node) -> tuple[str, ...]:
+    def _set_hash(self, name: str) -> tuple[str, ...]:
+        if name == ROOT_UNITS:
+            return (self.plan.roots,)
+        node = self.plan.node(name)
         if node.job:
             return (self._jobs[node.name],)
         return tuple(str(v) for v in self._one(survey_sql.set_hash(self.plan.phase_of(node.name), node)))
 
     def count(self, name: str) -> Count:
         """How one node stands. Units that share a row count once."""
+        if name == ROOT_UNITS:
+            return Count(0, 0, 0, 0)
         node, phase = self.plan.node(name), self.plan.phase_of(name)
         if node.job:
             return Count(*((1, 0, 0, 0) if name in self._jobs else (0, 1, 0, 0)))
@@ -200,6 +207,8 @@ class Survey:
         """The SQL name of a node's rows: child rows where it fans out. Raises KeyError where they are not known."""
         if not self._known(name):
             raise KeyError(name)
+        if name == ROOT_UNITS:
+            return ROOT_UNITS
         return f'"v_{name}"' if not self.plan.node(name).fan_out else f'"x_{name}"'
 
     def table(self, name: str) -> pa.Table:
