@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import LTXConditionPipeline
 
 from stages.core.checkpoint import check_parts
@@ -96,6 +97,7 @@ def build_untrained(
     if folder.is_dir() and all((folder / part).is_dir() for part in PARTS):
         check_parts(folder, PARTS)
         return folder
+    transformers.logging.disable_progress_bar()
     parts = make_parts(shape or Shape(), words if words is not None else world_words(), seed)
     generator = torch.Generator().manual_seed(seed)
     channels = parts["vae"].latents_mean.shape

@@ -55,6 +55,13 @@ def test_equal_frames_give_equal_bytes_and_tags_are_kept():
         assert container.streams.video[0].codec_context.name == "h264"
 
 
+def test_nothing_of_the_machine_is_in_the_bytes():
+    """The number of encoder threads, which changes the stream, is fixed, and the muxer leaves its version out."""
+    video = write_video(bars(), 8)
+    assert b" threads=1 lookahead_threads=1 " in video
+    assert b"Lavf" not in video
+
+
 def test_the_index_comes_before_the_pictures():
     video = write_video(bars(), 8)
     assert 0 < video.find(b"moov") < video.find(b"mdat")
