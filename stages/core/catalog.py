@@ -96,10 +96,13 @@ def empty_value(kind: pa.DataType) -> Any:
 def filled(value: Any, kind: pa.DataType, name: str) -> Any:
     """A value as it is stored: empty values for nulls, also inside lists and structs.
 
-    Raises BadInput for a struct with a field that the type lacks (pyarrow would drop it).
+    Raises BadInput for a struct with a field that the type lacks (pyarrow would drop it), and for a fraction where the
+    type is an integer (pyarrow would cut it).
     """
     if value is None:
         return empty_value(kind)
+    if pa.types.is_integer(kind) and not getattr(value, "is_integer", lambda: True)():
+        raise BadInput(f"{name} does not fit what the step declares ({kind}): {value!r} is no whole number")
     if pa.types.is_list(kind) and isinstance(value, list | tuple):
         return [filled(v, kind.value_type, name) for v in value]
     if pa.types.is_struct(kind) and isinstance(value, dict):
@@ -122,7 +125,9 @@ def to_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
     try:
         return pa.array([filled(row.get(field.name), field.type, field.name) for row in rows], field.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
+    except BadInput:
+        raise
+    except (OverflowError, TypeError, ValueError) as error:  # pyarrow's own are among these
         raise BadInput(f"{field.name} does not fit what the step declares ({field.type}): {error}") from None
 
 

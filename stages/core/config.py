@@ -89,7 +89,7 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:
-        raise BadInput(f"cannot read the overrides {' '.join(overrides)}: {error}") from None
+        raise BadInput(f"cannot read the overrides {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
 
 
 def merge(
@@ -127,7 +127,7 @@ def _step_names(layers: Sequence[tuple[str, Any]]) -> set[str]:
 def _lift(layer: DictConfig, where: str, fields: set[str], names: set[str]) -> DictConfig:
     """Move `base: {...}` to `steps: {base: {...}}`; refuse keys that are neither a field nor a step."""
     for key in [str(k) for k in layer]:
-        if key in fields:
+        if key in fields or key == STEPS:
             continue
         if key not in names:
             raise BadInput(f"{where}: unknown key {key!r}; {nearest(key, fields | names)}")
