@@ -42,10 +42,10 @@ _DETAIL = [
     *[(f"bar_{side}", pa.float32()) for side in Bars._fields],
 ]
 FRAMES = pa.schema([*_PER_FRAME, *[pa.field(n, t) for n, t in [*_FLOW, *_DETAIL]]])
-"""One row a frame. time_s counts from the first frame. luma, contrast (0-255 scale) and black (share of black pixels) are of
-this frame, change is the mean absolute luma difference to the frame before. Null where not sampled: flow against frame
-`flow_from` (units of `measures.motion.Motion`), and the details: sharpness at 512 pixels, blockiness at coded pixels, a
-64-bit perceptual hash, and the share of each black bar."""
+"""One row a frame. time_s counts from the first frame. luma, contrast (0-255 scale) and black (share of black pixels)
+are of this frame, change is the mean absolute luma difference to the frame before. Null where not sampled: flow against
+frame `flow_from` (units of `measures.motion.Motion`), and the details: sharpness at 512 pixels, blockiness at coded
+pixels, a 64-bit perceptual hash, and the share of each black bar."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Shots:
-    """Transitions in order, and the picture proper: frames [first, end) without leading fade-in or trailing fade-out."""
+    """Transitions in order, and the picture proper: frames [first, end) with no fade-in or fade-out at the ends."""
 
     transitions: tuple[Transition, ...]
     first: int

@@ -5,8 +5,8 @@
     signals.thumbnails small JPEG pictures
 
 Each frame is scaled to 256 pixels on its longer side as luma and chroma planes (never as full RGB); cheap signals are
-taken of every frame, optical flow and what needs detail at stated rates. Memory does not grow with the source: rows go to a
-temporary file that the table is mapped from.
+taken of every frame, optical flow and what needs detail at stated rates. Memory does not grow with the source: rows go
+to a temporary file that the table is mapped from.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def decode_signals(
 ) -> Signals:
     """Decode the main video stream of a source once, sequentially, on one thread, and measure its frames.
 
-    source is a path, a file object, or an open PyAV container. stream_index names the stream; without it, it is the first
-    that is marked default, else the first that is no cover art. time_limit_s ends the pass early (0: no limit).
-    spool is the folder of the temporary file. Raises av.FFmpegError where the source cannot be opened and ValueError where
-    it has no video or not one frame could be decoded.
+    source is a path, a file object, or an open PyAV container. stream_index names the stream; without it, it is the
+    first that is marked default, else the first that is no cover art. time_limit_s ends the pass early (0: no limit).
+    spool is the folder of the temporary file. Raises av.FFmpegError where the source cannot be opened and ValueError
+    where it has no video or not one frame could be decoded.
     """
     config = config or SignalConfig()
     container = source if hasattr(source, "demux") else av.open(os.fspath(source) if _is_path(source) else source)
@@ -112,7 +112,8 @@ class _Pass:
     def __init__(self, container: Any, stream: Any, config: SignalConfig, time_limit_s: float) -> None:
         self.container, self.stream, self.config = container, stream, config
         self.limit_s, self.started = time_limit_s, time.monotonic()
-        self.broken, self.error, self.truncated = 0, None, False
+        self.broken, self.truncated = 0, False
+        self.error: str | None = None
 
     def run(self, spool: str | None) -> Signals:
         cv2.setNumThreads(1)

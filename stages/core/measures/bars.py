@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_DARK, _WIDTH_TO_BE_DARK, _LEAST, _UNEQUAL = 24, 0.88, 0.012, 0.04
+_DARK, _BLACK_LINE, _LOGO_LINE, _LEAST, _UNEQUAL = 24, 0.88, 0.5, 0.012, 0.04
 
 
 class Bars(NamedTuple):
@@ -39,14 +39,14 @@ class Bars(NamedTuple):
 def bars(luma: npt.NDArray[np.uint8]) -> Bars | None:
     """The bars of one frame from its luma [h, w] on the full scale; None where everything is black.
 
-    A line belongs to a bar when 88 % of it is black, so a logo or a subtitle in the bar does not hide it. Bars come in
-    pairs: a dark area on one side only is picture.
+    A line of a bar is black for 88 % of it; lines black for half of it may lie between, so a logo or a subtitle in the
+    bar does not hide it. Bars come in pairs: a dark area on one side only is picture.
     """
     dark = luma < _DARK
-    top, bottom = _ends(dark.mean(1) >= _WIDTH_TO_BE_DARK)
+    top, bottom = _ends(dark.mean(1))
     if top + bottom >= len(luma):
         return None
-    left, right = _ends(dark[top : len(luma) - bottom].mean(0) >= _WIDTH_TO_BE_DARK)
+    left, right = _ends(dark[top : len(luma) - bottom].mean(0))
     if left + right >= luma.shape[1]:
         return None
     height, width = luma.shape
@@ -63,6 +63,13 @@ def lasting(found: Iterable[Bars]) -> Bars | None:
     return Bars(*(min(c) for c in columns)) if columns else None
 
 
-def _ends(black: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    lit = np.flatnonzero(~black)
-    return (int(lit[0]), len(black) - 1 - int(lit[-1])) if len(lit) else (len(black), 0)
+def _ends(dark: npt.NDArray[np.floating]) -> tuple[int, int]:
+    """How many lines at either end belong to bars, from the share of each line that is dark."""
+    lit = np.flatnonzero(dark < _LOGO_LINE)
+    if not len(lit):
+        lit = np.flatnonzero(dark < _BLACK_LINE)
+    if not len(lit):
+        return len(dark), 0
+    black = dark >= _BLACK_LINE
+    head, tail = np.flatnonzero(black[: lit[0]]), np.flatnonzero(black[: lit[-1] : -1])
+    return (int(head[-1]) + 1 if len(head) else 0), (int(tail[-1]) + 1 if len(tail) else 0)

@@ -43,9 +43,9 @@ def _rgb(signatures: U8) -> npt.NDArray[np.uint8]:
     y = signatures[:, :LUMA].reshape(n, ROWS, COLUMNS)[:, ::2, ::2].astype(np.float32)
     u = signatures[:, LUMA : LUMA + CHROMA].reshape(n, ROWS // 2, COLUMNS // 2).astype(np.float32) - 128
     v = signatures[:, LUMA + CHROMA :].reshape(n, ROWS // 2, COLUMNS // 2).astype(np.float32) - 128
-    y = (y - 16) * 255 / 219
+    y = np.asarray((y - 16) * (255 / 219), np.float32)
     rgb = np.stack([y + 1.793 * v, y - 0.213 * u - 0.533 * v, y + 2.112 * u], axis=-1)  # BT.709
-    return np.clip(rgb, 0, 255).astype(np.uint8).reshape(-1, 3)
+    return np.asarray(np.clip(rgb, 0, 255), np.uint8).reshape(-1, 3)
 
 
 def _name(
@@ -53,9 +53,8 @@ def _name(
 ) -> npt.NDArray[np.int64]:
     out = np.full(len(hue), NAMES.index("grey"))
     starts = np.array([end for end, _ in _HUE_ENDS])
-    by_hue = np.array([NAMES.index(name) for _, name in _HUE_ENDS])[
-        np.searchsorted(starts, hue, side="left").clip(0, 8)
-    ]
+    which = np.array([NAMES.index(name) for _, name in _HUE_ENDS])
+    by_hue = which[np.searchsorted(starts, hue, side="left").clip(0, len(which) - 1)]
     coloured = (saturation >= 0.25) & (value >= 0.2)
     out[coloured] = by_hue[coloured]
     out[coloured & (hue >= 10) & (hue < 50) & (value < 0.6)] = NAMES.index("brown")

@@ -1,4 +1,4 @@
-"""Brightness of one frame. Luma is given on the full scale, 0 black to 255 white, whatever range the video is coded in."""
+"""Brightness of a frame. Luma is given on the full scale, 0 black to 255 white, in whatever range it is coded."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def brightness(luma: U8, limited: bool = True) -> tuple[float, float, float]:
 def flicker(luma: npt.NDArray[np.floating]) -> float:
     """How much the brightness of consecutive frames [n] flutters: mean absolute second difference, in grey levels.
 
-    A steady or steadily changing brightness gives 0; a brightness that alternates by d gives 2 d. 0 for under three frames.
+    A steady or steadily changing brightness gives 0, one that alternates by d gives 2 d; under three frames give 0.
     """
     return float(np.abs(np.diff(luma, 2)).mean()) if len(luma) > 2 else 0.0

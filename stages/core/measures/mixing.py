@@ -104,7 +104,7 @@ def spread_of(a: F32, b: F32) -> float:
 
 
 def unlikeness_after_shift(a: F32, b: F32, reach: tuple[int, int] = (5, 8)) -> float:
-    """The least `unlikeness` of two luma pictures [rows, columns] when one is moved over the other by up to `reach` cells.
+    """The least `unlikeness` of two luma pictures [rows, columns] when one is moved over the other, by up to `reach`.
 
     Near 0 where a camera pan leads from one to the other.
     """

@@ -39,7 +39,7 @@ class Motion:
 
 @lru_cache(maxsize=1)
 def _dis() -> Any:
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
 
 def optical_flow(before: U8, after: U8) -> F32:
@@ -80,7 +80,7 @@ def camera_step(flow: F32, luma: U8) -> tuple[float, float, float, float]:
     gx, gy = cv2.Sobel(luma, cv2.CV_32F, 1, 0), cv2.Sobel(luma, cv2.CV_32F, 0, 1)
     texture = np.minimum(1.0, (np.abs(gx) + np.abs(gy)).ravel()[picks] / _TEXTURE) + 1e-3
     weight, step = np.concatenate([texture, texture]), np.zeros(4)
-    for _ in range(4):
+    for _ in range(3):
         weighted = design * weight[:, None]
         step = np.linalg.solve(weighted.T @ design + 1e-6 * np.eye(4), weighted.T @ target)
         left = target - design @ step
@@ -93,7 +93,7 @@ def camera_step(flow: F32, luma: U8) -> tuple[float, float, float, float]:
 
 @lru_cache(maxsize=8)
 def _design(height: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    ys, xs = np.mgrid[2 : height - 2 : 4, 2 : width - 2 : 4]
+    ys, xs = np.mgrid[2 : height - 2 : 6, 2 : width - 2 : 6]
     picks = (ys * width + xs).ravel()
     x, y = xs.ravel() - (width - 1) / 2, ys.ravel() - (height - 1) / 2
     one, none = np.ones_like(x), np.zeros_like(x)

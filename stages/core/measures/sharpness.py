@@ -17,9 +17,10 @@ def size_at(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 
 def sharpness(luma: npt.NDArray[np.uint8]) -> float:
-    """The variance of the Laplacian of a luma picture [h, w] whose longer side is 512 pixels; 0 is flat, no upper bound.
+    """The variance of the Laplacian of a luma picture [h, w], longer side 512 pixels; 0 is flat, no upper bound.
 
-    J. L. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000. Blur lowers it, noise raises it.
+    J. L. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000. Blur lowers it, noise
+    raises it.
     """
     spread = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1]
     return float(spread[0, 0]) ** 2

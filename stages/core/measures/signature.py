@@ -44,7 +44,7 @@ def picture_cells(signatures: U8) -> npt.NDArray[np.bool_]:
 
 
 def relit(signatures: U8, cells: npt.NDArray[np.bool_]) -> U8:
-    """The signatures [n, 864] with the mean luma of the picture cells brought to 128, so that exposure does not count."""
+    """The signatures [n, 864] with the mean luma of the picture cells brought to 128: exposure does not count."""
     keep = cells[:LUMA]
     shift = 128.0 - signatures[:, :LUMA][:, keep].astype(np.float32).mean(1, keepdims=True)
     out = signatures.copy()
