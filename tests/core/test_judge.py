@@ -269,9 +269,7 @@ def test_only_named_attributes_count() -> None:
     verdicts = [judge(altered(), 8, wanted, WORDS) for wanted in asked]
     assert [v.all for v in verdicts] == [True, False, False]
     assert accuracy(verdicts) == {"colour": 0.5, "shape": 1.0, "motion": None, "background": None, "all": 0.5}
-    table = confusions(
-        (parse_prompt(p, WORDS), v) for p, v in zip(("a red circle", "a blue circle"), verdicts, strict=False)
-    )
+    table = confusions(zip(asked, verdicts, strict=True))
     assert table["colour"] == {"red": {"red": 1}, "blue": {"red": 1}}
 
 

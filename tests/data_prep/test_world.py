@@ -44,9 +44,8 @@ def values(combos: tuple[Attributes, ...], names: tuple[str, ...]) -> Counter[tu
 
 def test_the_vocabulary_is_as_large_as_promised() -> None:
     config = OmegaConf.load(WORLD_FILE)
-    assert [len(config[k]) >= n for k, n in (("colours", 8), ("shapes", 5), ("motions", 8), ("backgrounds", 5))] == [
-        True
-    ] * 4
+    for key, least in {"colours": 8, "shapes": 5, "motions": 8, "backgrounds": 5}.items():
+        assert len(set(config[key])) == len(config[key]) >= least
     assert {"red", "green", "blue"} <= set(WORDS.colours)
     assert {"circle", "square", "star"} <= set(WORDS.shapes)
     assert {"moving left", "moving right", "growing", "shrinking", "rotating", "staying still"} <= set(WORDS.motions)

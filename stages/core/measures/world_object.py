@@ -19,9 +19,10 @@ WORKING_SIDE = 128  # short side at which frames are judged
 PATCH = 32  # pixels of a normalised matte
 PATCH_HALF = 1.2  # half its width, in square roots of the object's area
 MIN_CHROMA = 35.0  # of 255; the palest colour of the world has 110
+FAINT_CHROMA = 12.0  # not counted against an object
 MAX_CAST = 45.0  # chroma of a background that is grey under a cast; more is a coloured background
 MIN_AREA, MAX_AREA = 0.008, 0.45  # of the frame's short side squared
-MAX_UNEXPLAINED = 0.25  # share of chroma energy that the objects leave over
+MAX_UNEXPLAINED = 0.15  # share of chroma energy that the objects leave over
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,12 @@ def _unexplained(chroma: Floats, labels: NDArray[np.int32], candidates: Sequence
         own, _ = _own_chroma(chroma, inside)
         near = cv2.dilate(inside, np.ones((9, 9), np.uint8)).astype(bool)
         rest[near] -= _matte(chroma[near], own)[:, None] * own
-    return float((rest**2).sum() / max(float((chroma**2).sum()), 1e-6))
+    return _energy(rest) / max(_energy(chroma), 1e-6)
+
+
+def _energy(chroma: Floats) -> float:
+    """The sum of squared chroma above what noise and a cast on a pattern leave anywhere."""
+    return float((np.maximum(np.linalg.norm(chroma, axis=-1) - FAINT_CHROMA, 0.0) ** 2).sum())
 
 
 def _normalised(matte: Floats, x: float, y: float, mass: float) -> Floats:
