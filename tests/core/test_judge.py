@@ -37,7 +37,7 @@ def noisy(frames: Frames, rng: np.random.Generator, spread: float = 18) -> Frame
 
 def quantised(frames: Frames, rng: np.random.Generator, quality: int = 20) -> Frames:
     coded = (cv2.imencode(".jpg", f, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for f in frames)
-    return np.stack([cv2.imdecode(c, cv2.IMREAD_COLOR) for c in coded])
+    return np.stack([np.asarray(cv2.imdecode(c, cv2.IMREAD_COLOR)) for c in coded])
 
 
 def cast(frames: Frames, rng: np.random.Generator) -> Frames:

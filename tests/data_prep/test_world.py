@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ def values(combos: tuple[Attributes, ...], names: tuple[str, ...]) -> Counter[tu
 
 
 def test_the_vocabulary_is_as_large_as_promised() -> None:
-    config = OmegaConf.load(WORLD_FILE)
+    config: Any = OmegaConf.load(WORLD_FILE)
     for key, least in {"colours": 8, "shapes": 5, "motions": 8, "backgrounds": 5}.items():
         assert len(set(config[key])) == len(config[key]) >= least
     assert {"red", "green", "blue"} <= set(WORDS.colours)
@@ -146,7 +147,7 @@ def test_a_scene_agrees_with_itself_at_another_rate_size_and_start(seed: int) ->
 def test_objects_stay_within_the_frame(seed: int, aspect: float) -> None:
     """The border of every frame shows background alone, which is grey."""
     scene = sample_scene(seed, aspect=aspect, duration_s=2.0)
-    width, height = (round(48 * aspect), 48) if aspect > 1 else (48, round(48 / aspect))
+    width, height = (round(80 * aspect), 80) if aspect > 1 else (80, round(80 / aspect))
     for frame in render(scene, width, height, 6, 2.5).astype(int):
         border = np.concatenate([frame[0], frame[-1], frame[:, 0], frame[:, -1]])
         assert np.ptp(border, axis=1).max() == 0
