@@ -1,0 +1,140 @@
+"""Latents that are encoded once and kept in shards beside a run; encoding goes on where it was cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.training.data import ORDER, Batch, Source, augmented, bucket_at, clip_seed, stream, to_video
+from stages.training.models import encode
+from stages.training.settings import Bucket, Data
+
+SHARD_CLIPS = 32
+Shard = dict[str, torch.Tensor]
+
+
+class LatentCache:
+    """Normalised latents, float16, of `data.cache` clips in every one of these buckets. Clip i shows the same scene in
+    all of them, so that they make pairs. `last` is the latent of a clip's last frame as a picture by itself."""
+
+    def __init__(self, folder: Path, source: Source, data: Data, buckets: list[Bucket], vae_id: str, seed: int) -> None:
+        self.source, self.data, self.buckets, self.seed = source, data, buckets, seed
+        self.n_clips = min(data.cache, source.length or data.cache)
+        sizes = [(b.width, b.height, b.frames, b.fps, b.lead_s, b.crop, b.crop_frames) for b in buckets]
+        about = digest(source.identity, vae_id, [list(s) for s in sizes], seed, data.flip, data.jitter)
+        self.folder = folder / f"latents-{about[:12]}"
+        self._loaded: dict[int, Shard] = {}
+
+    def _path(self, bucket: int, shard: int) -> Path:
+        return self.folder / f"{bucket}-{shard:05d}.safetensors"
+
+    def _missing(self) -> list[tuple[int, int]]:
+        count = -(-self.n_clips // SHARD_CLIPS)
+        wanted = [(b, s) for s in range(count) for b in range(len(self.buckets))]
+        return [key for key in wanted if not self._path(*key).exists()]
+
+    def fill(self, vae: Any, device: torch.device, deadline: float, workers: int, autocast: Any) -> bool:
+        """Encode what is missing; False where the deadline (time.monotonic) came first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = self._missing()
+        for (bucket, shard), batch in zip(
+            missing, stream(_Shards(self, missing), 0, len(missing), workers), strict=True
+        ):
+            if time.monotonic() > deadline:
+                return False
+            with autocast():
+                latents = [_encode_all(vae, batch[name], device) for name in ("frames", "last_frame")]
+            found = {"latents": latents[0], "last": latents[1]}
+            building = self.folder / f".{bucket}-{shard}-{os.getpid()}"
+            save_file(found, building, {"captions": json.dumps(batch["captions"])})
+            os.replace(building, self._path(bucket, shard))
+        return True
+
+    def load(self, bucket: int) -> Shard:
+        """Everything of one bucket: latents [N, C, F, H, W], last [N, C, 1, H, W], float16."""
+        if bucket not in self._loaded:
+            count = -(-self.n_clips // SHARD_CLIPS)
+            shards = [_read(self._path(bucket, s)) for s in range(count)]
+            self._loaded[bucket] = {k: torch.cat([s[k] for s in shards]) for k in ("latents", "last")}
+            self._captions = getattr(self, "_captions", {})
+            self._captions[bucket] = [c for s in range(count) for c in _captions(self._path(bucket, s))]
+        return self._loaded[bucket]
+
+    def caption(self, bucket: int, clip: int, rng: np.random.Generator) -> str:
+        """A caption of a clip: another wording each time, unless the clip was mirrored when it was encoded."""
+        self.load(bucket)
+        if self.data.flip:
+            return str(self._captions[bucket][clip])
+        return self.source.caption(self.scene(clip), self.buckets[bucket], rng)
+
+    def scene(self, clip: int) -> int:
+        """The seed of clip i, the same in all buckets."""
+        return clip_seed(self.seed, clip)
+
+
+class _Shards(torch.utils.data.Dataset[Batch]):
+    """The frames of a shard, for worker processes."""
+
+    def __init__(self, cache: LatentCache, keys: list[tuple[int, int]]) -> None:
+        self.cache, self.keys = cache, keys
+
+    def __getitem__(self, index: int) -> Batch:
+        bucket, shard = self.keys[index]
+        numbers = range(shard * SHARD_CLIPS, min((shard + 1) * SHARD_CLIPS, self.cache.n_clips))
+        made = [self._one(self.cache.scene(i), self.cache.buckets[bucket]) for i in numbers]
+        frames = torch.from_numpy(np.stack([f for f, _ in made]))
+        return {"frames": frames, "last_frame": frames[:, -1:], "captions": [c for _, c in made]}
+
+    def _one(self, seed: int, bucket: Bucket) -> Any:
+        rng = np.random.default_rng([seed, ORDER])
+        return augmented(self.cache.source.clip(seed, bucket), rng, self.cache.data.flip, self.cache.data.jitter)
+
+
+def _encode_all(vae: Any, frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    group = 16 if device.type == "cuda" else 1
+    parts = [encode(vae, to_video(part.numpy()).to(device)) for part in frames.split(group)]
+    return torch.cat(parts).half().cpu().contiguous()
+
+
+def _read(path: Path) -> Shard:
+    if not path.exists():
+        raise BadInput(f"{path} is missing: encode the latents again (they are made before training starts)")
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in ("latents", "last")}
+
+
+def _captions(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return [str(c) for c in json.loads((file.metadata() or {}).get("captions", "[]"))]
+
+
+class LatentBatches(torch.utils.data.Dataset[Batch]):
+    """Batches out of a cache: {bucket, latents, last, captions}, or with `pair` {low, high} of the same clips."""
+
+    def __init__(
+        self, cache: LatentCache, data: Data, seed: int, rank: int = 0, parts: int = 1, pair: bool = False
+    ) -> None:
+        self.cache, self.data, self.seed, self.rank, self.parts, self.pair = cache, data, seed, rank, parts, pair
+
+    def __getitem__(self, index: int) -> Batch:
+        step, part = divmod(index, self.parts)
+        number, bucket = bucket_at(self.data, self.seed, step)
+        rng = np.random.default_rng([clip_seed(self.seed, step, part, self.rank), ORDER])
+        chosen = rng.integers(0, self.cache.n_clips, bucket.batch)
+        if self.pair:
+            return {"low": self._take(0, chosen), "high": self._take(1, chosen)}
+        captions = [self.cache.caption(number, int(i), rng) for i in chosen]
+        return {"bucket": number, "captions": captions, **self._take(number, chosen)}
+
+    def _take(self, bucket: int, chosen: Any) -> Batch:
+        return {name: tensor[torch.from_numpy(chosen)] for name, tensor in self.cache.load(bucket).items()}

@@ -1,0 +1,268 @@
+"""The loop: one for every trainable stage. It knows batches, losses, steps and checkpoints, and no model.
+
+Everything random in a step comes from (seed, step, worker), so a checkpoint needs no generator state and no position
+in the data: weights, averages, moments and the number of the step are all, and going on from them is exact on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stages.core.errors import BadInput
+from stages.training.data import stream
+from stages.training.export import export
+from stages.training.optim import lr_factor, make_optimizers, set_lr
+from stages.training.pictures import write_sheet
+from stages.training.progress import Progress
+from stages.training.settings import TrainConfig
+from stages.training.state import load_state, save_state
+from stages.training.tasks import Task, make_task
+
+FAR = 10.0 * 365 * 86400
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended: the step it stands at, whether it is the last, the last loss, the model's folder."""
+
+    step: int
+    finished: bool
+    loss: float
+    model: Path | None
+
+
+class Trainer:
+    """One run: networks, optimizers, averages, and where it stands."""
+
+    def __init__(self, config: TrainConfig, task: Task | None = None) -> None:
+        self.config = config
+        self.began = time.monotonic()
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.folder = Path(config.out)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.device = find_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.task = (task or make_task(config, self.folder)).place(self.device)
+        self.params = self.task.parameters_by_name()
+        self.optimizers = make_optimizers(list(self.params.items()), config.optim)
+        averaged = self.params.values()
+        self.ema = EMAModel(averaged, decay=config.optim.ema, foreach=True) if config.optim.ema else None
+        about = load_state(self.folder, self.params, self.ema, self.optimizers)
+        self.step = int(about.get("step", 0))
+        self.seconds_before = float(about.get("seconds", 0.0))
+        self.stopped = False
+
+    @property
+    def deadline(self) -> float:
+        """When to save and leave, by time.monotonic()."""
+        return self.began + (self.config.stop_after_s or FAR)
+
+    @property
+    def seconds(self) -> float:
+        """Training time in all slices."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def run(self) -> Outcome:
+        """Train until the last step, the deadline or a signal to stop."""
+        if not self.task.get_ready(self.deadline):
+            return Outcome(self.step, False, math.nan, None)
+        progress = Progress(self.config, self.folder, self.step, speaks=self.rank == 0)
+        model = self._wrapped()
+        with self._signals():
+            for batches in self._batches():
+                if self._must_stop():
+                    break
+                progress.add(self.step, *self._update(model, batches), len_of(batches) * self.world)
+                self.step += 1
+                self._after_step(progress)
+        return self._leave(progress)
+
+    def _wrapped(self) -> Any:
+        self.task.train()
+        if self.world == 1:
+            return self.task
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.task, device_ids=devices)
+
+    def _batches(self) -> Iterator[list[Any]]:
+        """The batches of each step that is left."""
+        parts, data = self.config.optim.accumulate, self.task.batches(self.rank, self.world)
+        found = stream(data, self.step * parts, self.config.max_steps * parts, self.config.data.workers)
+        return iter(lambda: [b for _, b in zip(range(parts), found, strict=False)], [])
+
+    def _update(self, model: Any, batches: list[Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
+        """One step of the optimizer over its batches; loss, figures, learning rate."""
+        config = self.config
+        lr = set_lr(self.optimizers, lr_factor(config.optim, self.step, config.max_steps))
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part, batch in enumerate(batches):
+            seed = step_seed(config.seed, self.step, self.rank, part)
+            torch.manual_seed(seed)  # dropout draws from the global generator
+            last = part + 1 == len(batches)
+            with contextlib.nullcontext() if last or self.world == 1 else model.no_sync(), self.autocast():
+                loss, metrics = model(batch, seed)
+                (loss / len(batches)).backward()
+            total += loss.detach() / len(batches)
+        if config.optim.clip:
+            metrics["norm"] = nn.utils.clip_grad_norm_(self.params.values(), config.optim.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.ema is not None:
+            self.ema.step(self.params.values())
+        return total, metrics, lr
+
+    def autocast(self) -> Any:
+        """Mixed precision where the config asks for it: bfloat16, which needs no scaling of losses."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def _after_step(self, progress: Progress) -> None:
+        config, due = self.config, self.step < self.config.max_steps
+        if config.sample_every and self.step % config.sample_every == 0 and self.rank == 0:
+            self.draw_samples()
+        by_steps = config.save_every_steps and self.step % config.save_every_steps == 0
+        by_time = config.save_every_s and progress.since_save() > config.save_every_s
+        if due and (by_steps or by_time):
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        progress.flush(self.step, self.seconds)
+        progress.saved()
+        if self.rank == 0:
+            about = {"seconds": self.seconds, "stage": self.config.stage, "seed": self.config.seed}
+            save_state(
+                self.folder, self.step, self.params, self.ema, self.optimizers, about, self.config.keep,
+                self.config.compact,
+            )  # fmt: skip
+
+    def _must_stop(self) -> bool:
+        wants = self.stopped or time.monotonic() > self.deadline
+        if self.world > 1:  # all leave after the same step
+            flag = torch.tensor([float(wants)], device=self.device)
+            dist.all_reduce(flag)
+            wants = bool(flag.item())
+        return wants
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C save first. Only the main thread may listen; elsewhere whoever runs this stops it."""
+
+        def stop(*_: Any) -> None:
+            self.stopped = True
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        try:
+            before = [signal.signal(n, stop) for n in numbers]
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _leave(self, progress: Progress) -> Outcome:
+        self._save(progress)
+        finished = self.step >= self.config.max_steps
+        model = None
+        if self.rank == 0:
+            with self.averaged():
+                with torch.no_grad():
+                    self.task.eval().finish()
+                model = export(self.task, self.config, self.folder, self.about())
+        progress.say(f"{'finished' if finished else 'stopped'} at step {self.step} of {self.config.max_steps}")
+        return Outcome(self.step, finished, progress.last_loss, model)
+
+    def about(self) -> dict[str, Any]:
+        """What goes into training.json beside the weights."""
+        return {
+            "stage": self.config.stage,
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            "device": device_name(self.device),
+            "workers": self.world,
+            "torch": torch.__version__,
+            "data": self.task.source.identity,
+            "config": dataclasses.asdict(self.config),
+        }
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the networks hold the averaged weights."""
+        if self.ema is None:
+            yield
+            return
+        params = list(self.params.values())
+        self.ema.store(params)
+        self.ema.copy_to(params)
+        try:
+            yield
+        finally:
+            self.ema.restore(params)
+
+    def draw_samples(self) -> Path | None:
+        """A contact sheet of what the averaged weights can do, below `samples`."""
+        self.task.eval()
+        with self.averaged(), self.autocast():
+            clips = self.task.samples()
+        self.task.train()
+        return write_sheet(clips, self.folder / "samples" / f"{self.step:08d}.png") if clips else None
+
+
+def train(config: TrainConfig, task: Task | None = None) -> Outcome:
+    """Train, from the newest checkpoint below `out` where there is one. Within a torch.distributed group, all its
+    workers call this; the first one writes. Raises BadInput for a config that cannot be trained."""
+    return Trainer(config, task).run()
+
+
+def step_seed(seed: int, step: int, rank: int, part: int) -> int:
+    """The seed of everything that a step draws outside its data."""
+    return int(np.random.default_rng([seed, step, rank, part, 0x57E9]).integers(2**62))
+
+
+def find_device(name: str) -> torch.device:
+    """The device that a config names; on several GPUs, that of this process."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device is cuda, but there is no GPU; set device=auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def device_name(device: torch.device) -> str:
+    """What the work ran on, in words."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def len_of(batches: list[Any]) -> int:
+    """Clips in a step's batches."""
+    return sum(len(next(iter(b.values()))["latents" if "latents" in b["low"] else "frames"]) if "low" in b
+               else len(b["latents" if "latents" in b else "frames"]) for b in batches)  # fmt: skip
+
+
+def read_losses(folder: Path) -> list[float]:
+    """The loss of every step of a run."""
+    return [json.loads(line)["loss"] for line in (folder / "progress.jsonl").read_text().splitlines()]

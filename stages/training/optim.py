@@ -1,0 +1,91 @@
+"""Optimizers, the learning rate's schedule, and averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages.training.settings import Optim
+
+Named = Sequence[tuple[str, nn.Parameter]]
+_EDGES = ("conv_in", "conv_out", "proj_in", "proj_out", "initial_conv", "final_conv", "shared", "embed", "table")
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with orthogonalised updates, for matrices and convolution kernels (one row an output channel).
+
+    Source: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks", 2024; updates are scaled
+    to the size of AdamW's as in arXiv 2502.16982 (0.2 * sqrt of the longer side).
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                moment = state.setdefault("momentum_buffer", torch.zeros_like(p))
+                moment.lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonal(p.grad.lerp(moment, group["momentum"]).flatten(1))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix [M, N] with its singular values driven to about 1, by five Newton-Schulz steps in bfloat16."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.mT if tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
+def make_optimizers(named: Named, settings: Optim) -> list[torch.optim.Optimizer]:
+    """One AdamW, or a Muon and an AdamW for what is no hidden matrix: biases, embeddings, first and last layers."""
+    hidden = [p for name, p in named if settings.name == "muon" and _is_hidden(name, p)]
+    chosen = {id(p) for p in hidden}
+    rest = [p for _, p in named if id(p) not in chosen]
+    made: list[torch.optim.Optimizer] = []
+    if rest:
+        betas = (settings.betas[0], settings.betas[1])
+        made.append(torch.optim.AdamW(rest, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay))
+    if hidden:
+        made.append(Muon(hidden, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+    return made
+
+
+def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not any(edge in name for edge in _EDGES)
+
+
+def lr_factor(settings: Optim, step: int, steps: int) -> float:
+    """What the full learning rate is multiplied by at a step, 0 to 1."""
+    rising = min(1.0, (step + 1) / max(1, settings.warmup))
+    span = max(1.0, steps * settings.decay_share)
+    left = min(1.0, (steps - step) / span)
+    falling = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[settings.decay]
+    return rising * falling
+
+
+def set_lr(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> float:
+    """Set every group's rate to this share of its full one; the first group's rate is returned for the log."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * factor
+    return float(optimizers[0].param_groups[0]["lr"])

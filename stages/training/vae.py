@@ -1,0 +1,115 @@
+"""Training the video VAE: reconstruction without any downloaded perceptual network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from stages.training.data import Batch, Frames, PixelBatches
+from stages.training.models import load_part, set_statistics
+from stages.training.settings import Reconstruction, TrainConfig
+from stages.training.tasks import Metrics, Task, to_frames
+
+STATISTICS_CLIPS = 64
+
+
+class VaeTask(Task):
+    """Trains `vae`."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        super().__init__(config, folder)
+        self.adopt({"vae": load_part(self.start, "vae")}, {})
+
+    @property
+    def vae(self) -> Any:
+        """The network."""
+        return self.trained["vae"]
+
+    def batches(self, rank: int, world: int) -> PixelBatches:
+        """Frames."""
+        config = self.config
+        return PixelBatches(self.source, config.data, config.seed, rank, config.optim.accumulate)
+
+    def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
+        """The weighted losses of one batch, and its PSNR in dB."""
+        weights = self.config.reconstruction
+        video = to_video_tensor(batch["frames"], self.device)
+        posterior = self.vae.encode(video).latent_dist
+        mean = posterior.mode()
+        noise = torch.randn(mean.shape, generator=self.generator(seed), device=mean.device)
+        made = self.vae.decode(mean + weights.noise * noise).sample.float()
+        terms = losses(made, video, mean.float(), weights)
+        if weights.kl:
+            terms["kl"] = weights.kl * posterior.kl().mean() / mean[0].numel()
+        loss = torch.stack(list(terms.values())).sum()
+        with torch.no_grad():
+            error = (made.clamp(-1, 1) - video).square().mean() / 4
+            spread = mean.float().std()
+        return loss, {"psnr": -10 * torch.log10(error), "spread": spread}
+
+    @torch.no_grad()
+    def samples(self) -> list[Frames]:
+        """The truth, and below it what the VAE makes of it."""
+        shown = []
+        for number in range(4):
+            video, _ = self.example(number, self.buckets[-1])
+            made = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
+            shown += [to_frames(video[0]), to_frames(made[0])]
+        return shown
+
+    def finish(self) -> None:
+        """Measure the latents' mean and spread, which travel with the weights."""
+        whole = [b for b in self.buckets if not b.crop] or self.buckets
+        videos = [self.example(1000 + i, whole[i % len(whole)])[0] for i in range(STATISTICS_CLIPS)]
+        set_statistics(self.vae, videos)
+
+
+def to_video_tensor(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 [B, F, H, W, 3] -> float32 [B, 3, F, H, W] in -1..1, converted on the device."""
+    return frames.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1
+
+
+def losses(made: torch.Tensor, truth: torch.Tensor, mean: torch.Tensor, weights: Reconstruction) -> Metrics:
+    """The weighted terms of the loss; videos [B, 3, F, H, W] in -1..1. Terms with weight 0 are not computed."""
+    error = made - truth
+    terms: Metrics = {}
+    if weights.charbonnier:
+        terms["charbonnier"] = weights.charbonnier * charbonnier(error)
+    if weights.mse:
+        terms["mse"] = weights.mse * error.square().mean()
+    if weights.gradient:
+        terms["gradient"] = weights.gradient * gradient_error(error, weights.scales)
+    if weights.temporal and made.shape[2] > 1:
+        terms["temporal"] = weights.temporal * charbonnier(error.diff(dim=2))
+    if weights.spectrum:
+        terms["spectrum"] = weights.spectrum * spectrum_error(made, truth)
+    if weights.norm:
+        terms["norm"] = weights.norm * (mean.square() - 1).relu().mean()
+    return terms
+
+
+def charbonnier(error: torch.Tensor, softness: float = 1e-3) -> torch.Tensor:
+    """The mean of sqrt(error^2 + softness^2): an absolute error that is smooth at 0 (arXiv 1710.01992)."""
+    return (error.square() + softness**2).sqrt().mean()
+
+
+def gradient_error(error: torch.Tensor, scales: int) -> torch.Tensor:
+    """Errors of the differences of neighbouring pixels [B, C, F, H, W], at so many sizes, each half the one before."""
+    total = error.new_zeros(())
+    flat = error.movedim(2, 1).flatten(0, 1)
+    for scale in range(scales):
+        if min(flat.shape[-2:]) < 2:
+            break
+        total = total + charbonnier(flat.diff(dim=-1)) + charbonnier(flat.diff(dim=-2))
+        if scale + 1 < scales:
+            flat = F.avg_pool2d(flat, 2)
+    return total / scales
+
+
+def spectrum_error(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """The mean difference of the spectra of each frame, which weighs fine detail as much as broad areas."""
+    spectra = [torch.fft.rfft2(v.float(), norm="ortho") for v in (made, truth)]
+    return (spectra[0] - spectra[1]).abs().mean()
