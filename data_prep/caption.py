@@ -21,7 +21,7 @@ CAMERA = {
 
 
 class MeasuredCaption(Step):
-    """Short, medium and long captions from a clip's scores; captions and labels that came with it are kept beside them."""
+    """Short, medium and long captions from a clip's scores; what came with it is kept beside."""
 
     version = 1
     reads = ("clip_id", "start_s", "end_s", "source_caption", "label", "facts")
@@ -33,7 +33,7 @@ class MeasuredCaption(Step):
     class Config:
         """Where words begin and end.
 
-        slow, strong          motion (share of the picture's diagonal a second) below and above which it is slight, strong
+        slow, strong          motion, in picture diagonals a second, below and above which it is slight, strong
         dark, bright          mean luma (0-255) below and above which a clip is dark, bright
         least_probability     an action below this is not named
         """

@@ -34,12 +34,14 @@ _OPENER = re.compile(
     re.IGNORECASE,
 )
 _PREFIX = re.compile(
-    r"^\s*(?:here(?:'s| is) (?:a|the) [^:\n]{0,60}:|(?:sure|certainly|of course)[,!.]\s*|caption\s*:|description\s*:)\s*",
+    r"^\s*(?:here(?:'s| is) (?:a|the) [^:\n]{0,60}:|(?:sure|certainly|of course)[,!.]\s*|"
+    r"(?:caption|description)\s*:)\s*",
     re.IGNORECASE,
 )
 _WE_SEE = re.compile(r"^\s*(?:we|you)\s+(?:can\s+)?see\s+(?:that\s+)?", re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"\b(?:I\s*(?:'|’)?\s*m\s+(?:sorry|unable|not able)|I\s+(?:cannot|can\s*(?:'|’)?t|am\s+(?:sorry|unable|not\s+able))|"
+    r"\b(?:I\s*['\u2019]?\s*m\s+(?:sorry|unable|not able)|"
+    r"I\s+(?:cannot|can\s*['\u2019]?t|am\s+(?:sorry|unable|not\s+able))|"
     r"as\s+an?\s+(?:AI|language\s+model)|no\s+(?:video|image)s?\s+(?:was|were|has|have)\s+(?:been\s+)?(?:provided|attached|given))",
     re.IGNORECASE,
 )
@@ -48,7 +50,15 @@ _REFUSAL = re.compile(
 def caption(row: Row, kind: str, text: str, model: str, status: str = "ok", note: str = "", **window: float) -> Row:
     """One row of CAPTIONS for a clip, or for one window of it."""
     whole = {"window": 0, "start_s": row["start_s"], "end_s": row["end_s"], **window}
-    return {"clip_id": row["clip_id"], **whole, "kind": kind, "text": text, "model": model, "status": status, "note": note}
+    return {
+        "clip_id": row["clip_id"],
+        **whole,
+        "kind": kind,
+        "text": text,
+        "model": model,
+        "status": status,
+        "note": note,
+    }
 
 
 def given_captions(row: Row) -> list[Row]:
@@ -89,7 +99,7 @@ def without_opener(text: str) -> str:
 
 
 def cleaned(text: str, finish: str = "stop") -> tuple[str, str]:
-    """(caption, status) of what a model answered: ok, empty, refused, repeated, or truncated where it ran out of room."""
+    """(caption, status) of what a model answered: ok, empty, refused, repeated, or truncated (out of room)."""
     line = without_opener(printable(text, 8000))
     if len(re.findall(r"\w", line)) < 3:
         return line, "empty"

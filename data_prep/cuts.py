@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,9 @@ import pyarrow as pa
 from stages.core.config import nearest, structured
 from stages.core.errors import BadInput
 from stages.core.step import Row, Step
+
+TRIM = "trim"
+"""The kind of a row that is no transition: frames before a fade-in or after a fade-out, which no clip takes."""
 
 CUTS = pa.schema(
     [
@@ -51,23 +55,32 @@ class Cuts(Step):
 
         table = read_signals(self.workspace, row["analyse"], ("pts", "time_s", "signature"))
         shots = find_shots(table, shot_config(self.config.preset, self.config.rules))
-        pts, seconds = table.column("pts"), table.column("time_s")
-        return {
-            "rows": [
-                {
-                    "source_id": row["id"],
-                    "kind": t.kind,
-                    "first_frame": t.first_frame,
-                    "last_frame": t.last_frame,
-                    "start_pts": pts[t.first_frame].as_py(),
-                    "end_pts": pts[t.last_frame].as_py(),
-                    "start_s": seconds[t.first_frame].as_py(),
-                    "end_s": seconds[t.last_frame].as_py(),
-                    "score": float(t.score),
-                }
-                for t in shots.transitions
-            ]
-        }
+        found = [(t.kind, t.first_frame, t.last_frame, float(t.score)) for t in shots.transitions]
+        trims = [(TRIM, 0, shots.first, 1.0), (TRIM, shots.end, table.num_rows, 1.0)]
+        times = frame_times(table)
+        return {"rows": [_row(row["id"], times, *t) for t in [*found, *(t for t in trims if t[2] > t[1])]]}
+
+
+def frame_times(table: pa.Table) -> tuple[list[int], list[float]]:
+    """When each frame starts, in pts and in seconds; the last entry is when the last one ends."""
+    pts, seconds = table.column("pts").to_pylist(), table.column("time_s").to_pylist()
+    steps = (pts[-1] - pts[-2], seconds[-1] - seconds[-2]) if len(pts) > 1 else (1, 0.0)
+    return [*pts, pts[-1] + steps[0]], [*seconds, seconds[-1] + steps[1]]
+
+
+def _row(source_id: str, times: tuple[list[int], list[float]], kind: str, first: int, last: int, score: float) -> Row:
+    pts, seconds = times
+    return {
+        "source_id": source_id,
+        "kind": kind,
+        "first_frame": first,
+        "last_frame": last,
+        "start_pts": pts[first],
+        "end_pts": pts[last],
+        "start_s": seconds[first],
+        "end_s": seconds[last],
+        "score": score,
+    }
 
 
 def shot_config(preset: str, rules: dict[str, Any]) -> Any:
@@ -76,10 +89,7 @@ def shot_config(preset: str, rules: dict[str, Any]) -> Any:
 
     if preset not in PRESETS:
         raise BadInput(f"steps.cuts.preset: there is no preset {preset!r}; {nearest(preset, PRESETS)}")
-    base = PRESETS[preset]
-    import dataclasses
-
-    plain = dataclasses.asdict(base)
+    plain = dataclasses.asdict(PRESETS[preset])
     gradual = {**plain.pop("gradual"), **dict(rules.get("gradual") or {})}
     rest = {**plain, **{k: v for k, v in rules.items() if k != "gradual"}}
     return structured(ShotConfig, {**rest, "gradual": gradual}, "steps.cuts.rules")

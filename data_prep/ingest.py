@@ -279,7 +279,8 @@ def _rate(packets: Packets, gaps: int, base: Any, seconds: float) -> float:
 
 def _stated_step(stream: Any) -> int:
     rate = stream.guessed_rate or stream.average_rate or 25
-    return max(1, round(1 / (rate * stream.time_base)))
+    step: int = round(1 / (rate * stream.time_base))
+    return max(1, step)
 
 
 def _varies(steps: list[int], usual: int) -> bool:

@@ -37,8 +37,8 @@ ROOTS = pa.schema(
         ("problem", pa.string()),
     ]
 )
-"""One source as it was listed. `file_id` is the identity of the file as it lies there: uri, size, and mtime or etag; `id`
-also covers what the manifest says of it, so that a new label costs no new read."""
+"""One source as it was listed. `file_id` is the identity of the file as it lies there: uri, size, and mtime or etag;
+`id` also covers what the manifest says of it, so that a new label costs no new read."""
 
 REMOTE_THREADS = 16
 _VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")

@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Pairs = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -54,23 +55,27 @@ def hash_distance(hashes: U64, pairs: Pairs) -> npt.NDArray[np.float64]:
     return np.where(count * 2 >= hashes.shape[1], mean, np.inf)
 
 
-def embedding_pairs(vectors: pa.ChunkedArray, cosine: float, neighbours: int = 8) -> Pairs:
-    """Pairs of rows whose embeddings have at least this cosine, among each one's nearest: int64 [m, 2].
+def embedding_pairs(
+    vectors: pa.ChunkedArray, cosine: float, block: int = 1024
+) -> tuple[Pairs, npt.NDArray[np.float64]]:
+    """Pairs (i < j) of rows whose embeddings have at least this cosine, and that cosine: int64 [m, 2], float64 [m].
 
-    Exact k-d tree search of scipy on unit vectors; rows without an embedding have no neighbours.
+    Exact, by blocks of a matrix product, so its time grows with the square of the clips: a million of them want an
+    index of their own. Rows without an embedding have no neighbours.
     """
-    from scipy.spatial import KDTree
-
-    rows = np.array([i for i, v in enumerate(vectors) if v.is_valid and len(v) > 0], np.int64)
+    values = vectors.combine_chunks()
+    rows = np.flatnonzero((pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)) > 0)
     if len(rows) < 2:
-        return np.zeros((0, 2), np.int64)
-    matrix = np.array([vectors[int(i)].as_py() for i in rows], np.float32)
+        return np.zeros((0, 2), np.int64), np.zeros(0)
+    matrix = np.asarray(values.take(pa.array(rows)).flatten(), np.float32).reshape(len(rows), -1)
     matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
-    reach = float(np.sqrt(max(0.0, 2 - 2 * cosine)))
-    near, which = KDTree(matrix).query(matrix, k=min(neighbours + 1, len(rows)), distance_upper_bound=reach + 1e-6)
-    left = np.repeat(np.arange(len(rows)), which.shape[1])
-    ok = np.isfinite(near.ravel()) & (which.ravel() > left)
-    return np.stack([rows[left[ok]], rows[which.ravel()[ok]]], axis=1)
+    pairs, found = [], []
+    for at in range(0, len(rows), block):
+        alike = matrix[at : at + block] @ matrix[at:].T
+        i, j = np.nonzero(np.triu(alike, 1) >= cosine)
+        pairs.append(np.stack([rows[at + i], rows[at + j]], axis=1))
+        found.append(alike[i, j].astype(np.float64))
+    return np.concatenate(pairs), np.concatenate(found)
 
 
 def components(pairs: Pairs) -> list[list[int]]:

@@ -59,7 +59,7 @@ def only_this_file(path: Path) -> Callable[..., Any]:
 
 @contextmanager
 def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
-    """A PyAV input container on one local file. Raises PermanentError for playlists, text and what libav cannot open."""
+    """A PyAV input container on one local file. Raises PermanentError for playlists, text and what does not open."""
     import av
 
     timeout = time_limit_s or None

@@ -37,7 +37,7 @@ OPERATORS = {"min": ">=", "max": "<=", "exclude": "not in"}
 
 
 def check_thresholds(thresholds: Mapping[str, Any], known: Iterable[str], where: str = "select") -> None:
-    """Raises BadInput for a metric that nothing measures, a key other than min, max, exclude, or a value of no sense."""
+    """Raises BadInput for a metric that nothing measures, a key that is no limit, or a value of no sense."""
     names = set(known) | set(SOURCE_METRICS) | set(CLIP_METRICS)
     for metric, limits in thresholds.items():
         if metric not in names:

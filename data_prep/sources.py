@@ -1,4 +1,4 @@
-"""Which of the listed files are sources: one row per uri, and of several uris with the same bytes only the first counts."""
+"""Which of the listed files are sources: one row per uri; of uris with the same bytes only the first counts."""
 
 from __future__ import annotations
 

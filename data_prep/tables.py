@@ -30,13 +30,13 @@ def sources(survey: Survey) -> pa.Table:
     try:
         rows = f"(SELECT * FROM {survey.view('sources')})"
     except KeyError:
-        rows = f"""(SELECT r.id, r.position, coalesce(i.status, 'pending') AS status, i.reasons, i.error, r.uri, r.label,
-            r.caption, r.licence, i.* EXCLUDE (unit_id, id, input_id, seed, status, reasons, error)
+        rows = f"""(SELECT r.id, r.position, coalesce(i.status, 'pending') AS status, i.reasons, i.error, r.uri,
+            r.label, r.caption, r.licence, i.* EXCLUDE (unit_id, id, input_id, seed, status, reasons, error)
             FROM {ROOT_UNITS} r LEFT JOIN v_ingest i ON i.input_id = r.file_id)"""
     failed = "(SELECT NULL::VARCHAR AS unit_id, '' AS error WHERE false)"
     if _has(survey, "analyse") and survey.units_known(survey.plan.phase_of("analyse")):
         failed = "(SELECT unit_id, error FROM v_analyse WHERE status = 'error')"
-    return survey.sql.sql(
+    return survey.query(
         f"""SELECT s.id AS source_id, s.uri, CASE WHEN a.unit_id IS NULL THEN s.status ELSE 'error' END AS status,
         coalesce(a.error, s.error, '') AS error, coalesce(s.reasons, []) AS reasons,
         coalesce(s.display_width, 0) AS width, coalesce(s.display_height, 0) AS height,
@@ -51,21 +51,24 @@ def sources(survey: Survey) -> pa.Table:
         coalesce(s.has_audio, false) AS has_audio, s.audio_codec, coalesce(s.n_video_streams, 0) AS n_video_streams,
         s.label, s.caption, s.licence
         FROM {rows} s LEFT JOIN {failed} a ON a.unit_id = s.id ORDER BY s.position"""
-    ).to_arrow_table()
+    )
 
 
-def _with_source(survey: Survey, name: str, columns: str, order: str) -> pa.Table:
+def _with_source(survey: Survey, name: str, columns: str, order: str, where: str = "true") -> pa.Table:
     """Rows of a fan-out step with the uri that their source has in this run."""
     rows, known = _need(survey, name, name), _need(survey, "sources", name)
-    return survey.sql.sql(
-        f"SELECT {columns} FROM {rows} r JOIN {known} s ON s.id = r.source_id ORDER BY s.position, {order}"
-    ).to_arrow_table()
+    return survey.query(
+        f"SELECT {columns} FROM {rows} r JOIN {known} s ON s.id = r.source_id "
+        f"WHERE {where} ORDER BY s.position, {order}"
+    )
 
 
 def cuts(survey: Survey) -> pa.Table:
     """One row per transition; frames count from 0 in presentation order."""
-    columns = "r.source_id, s.uri, r.kind, r.first_frame, r.last_frame, r.start_s, r.end_s, r.score, r.start_pts, r.end_pts"
-    return _with_source(survey, "cuts", columns, "r.first_frame")
+    columns = (
+        "r.source_id, s.uri, r.kind, r.first_frame, r.last_frame, r.start_s, r.end_s, r.score, r.start_pts, r.end_pts"
+    )
+    return _with_source(survey, "cuts", columns, "r.first_frame", "r.kind <> 'trim'")
 
 
 def clips(survey: Survey) -> pa.Table:
@@ -83,12 +86,12 @@ def scores(survey: Survey) -> pa.Table:
     columns, joins, taken = ["c.clip_id"], "", set(hidden)
     for name in names:
         view = _need(survey, name, "scores")
-        described = survey.sql.execute(f"DESCRIBE SELECT * FROM {view}").fetchall()
-        fresh = [column for column, *_ in described if column not in taken]
+        names_there = survey.query(f"SELECT * FROM {view} LIMIT 0").column_names
+        fresh = [column for column in names_there if column not in taken]
         taken.update(fresh)
         columns += [f'"t_{name}"."{column}"' for column in fresh]
         joins += f' LEFT JOIN {view} "t_{name}" ON "t_{name}".clip_id = c.clip_id'
-    return survey.sql.sql(f"SELECT {', '.join(columns)} FROM {clips_view} c{joins} ORDER BY c.source_id, c.start_pts").to_arrow_table()
+    return survey.query(f"SELECT {', '.join(columns)} FROM {clips_view} c{joins} ORDER BY c.source_id, c.start_pts")
 
 
 def verdicts(survey: Survey) -> pa.Table:
@@ -96,14 +99,14 @@ def verdicts(survey: Survey) -> pa.Table:
     name = "dedup" if _has(survey, "dedup") else "select"
     rows = _need(survey, name, "verdicts")
     more = ", r.duplicate_group, r.duplicate_of" if name == "dedup" else ""
-    return survey.sql.sql(f"SELECT r.id AS clip_id, r.status, r.reasons{more} FROM {rows} r ORDER BY r.id").to_arrow_table()
+    return survey.query(f"SELECT r.id AS clip_id, r.status, r.reasons{more} FROM {rows} r ORDER BY r.id")
 
 
 def captions(survey: Survey) -> pa.Table:
     """Every caption of every kept clip."""
     rows = _need(survey, "caption", "captions")
     columns = 'clip_id, kind, text, model, status, note, "window", start_s, end_s'
-    return survey.sql.sql(f'SELECT {columns} FROM {rows} ORDER BY clip_id, "window", kind').to_arrow_table()
+    return survey.query(f'SELECT {columns} FROM {rows} ORDER BY clip_id, "window", kind')
 
 
 curation_tables: dict[str, View] = {

@@ -19,8 +19,8 @@ from stages.core.step import Step, StepRef
 FLOW = "curate"
 STEPS = ("ingest", "analyse", "cuts", "clips", "scores", "select", "dedup", "caption")
 """What --until and --only name, in order. `ingest` takes `sources` with it, `scores` all that scores a clip."""
-BEHIND = {"ingest": ("sources",)}
-FIXED = (*STEPS, "sources")
+BEHIND = {"ingest": ("sources",), "dedup": ("copies",), "caption": ("kept",)}
+FIXED = (*STEPS, "sources", "copies", "kept")
 
 
 @dataclass
@@ -101,7 +101,7 @@ def _check(config: CurateConfig, steps: Mapping[str, StepRef]) -> None:
         for name in names:
             if name not in STEPS:
                 raise BadInput(f"{key}: there is no step {name!r}; {nearest(name, STEPS)}")
-    for name in ("ingest", "sources", "analyse", "clips"):
+    for name in ("ingest", "sources", "analyse", "clips", "kept"):
         if name not in steps:
             raise BadInput(f"steps.{name} cannot be left out")
     if "select" in steps:
@@ -149,15 +149,23 @@ class _Layout:
 
     def phases(self) -> Iterable[Phase]:
         """sources_in over what was listed, footage over sound sources, kept over the clips that stay."""
-        yield Phase("sources_in", ROOT_UNITS, self.nodes(("ingest", ()), ("sources", ("ingest", ROOT_UNITS)), key="file_id"))
+        yield Phase(
+            "sources_in", ROOT_UNITS, self.nodes(("ingest", ()), ("sources", ("ingest", ROOT_UNITS)), key="file_id")
+        )
         footage = [("analyse", ()), ("cuts", ("analyse",)), ("clips", self.only_there("cuts", "analyse"))]
         scored = [(n, self.after(n)) for n in scorers(self.steps)]
         judged = ("clips", *[n for n, _ in scored], "sources")
-        jobs = [("select", judged), ("dedup", ("select", *judged))]
+        verdict = self.only_there("dedup") or self.only_there("select")
+        jobs = [
+            ("copies", ("clips", *[n for n, _ in scored])),
+            ("select", judged),
+            ("dedup", ("select", "copies", "clips", "sources")),
+            ("kept", (*verdict, *judged)),
+        ]
         if "analyse" in self.steps:
             yield Phase("footage", "sources", self.nodes(*footage, *scored, *jobs), where="status = 'ok'")
         if "caption" in self.steps:
-            yield Phase("kept", "dedup", self.nodes(("caption", ()), key="caption_key"), where="status = 'kept'")
+            yield Phase("captions", "kept", self.nodes(("caption", ()), key="caption_key"))
 
     def only_there(self, *names: str) -> tuple[str, ...]:
         """Those of the names that are steps."""

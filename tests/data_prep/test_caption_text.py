@@ -14,7 +14,7 @@ from data_prep.caption_text import cleaned, given_captions, label_prompt, printa
         ("The short video clip features a cat.", "A cat."),
         ("Here is a detailed description of the video: A man walks.", "A man walks."),
         ("Sure! The footage captures waves.", "Waves."),
-        ("Caption: \"A bird flies.\"", "A bird flies."),
+        ('Caption: "A bird flies."', "A bird flies."),
         ("The scene opens with a train arriving.", "A train arriving."),
         ("The image is of a castle.", "A castle."),
         ("We can see that a boy jumps.", "A boy jumps."),
