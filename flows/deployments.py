@@ -21,7 +21,7 @@ log = logging.getLogger("prefect.flow_runs")
 
 
 @flow(name="render", flow_run_name="{campaign}", task_runner=task_runner(), **FLOW_OPTIONS)
-def render(campaign: str, store: str, overrides: list[str] = [], export: str | None = None) -> State[None]:  # noqa: B006
+def render(campaign: str, store: str, overrides: list[str] = [], export: str = "") -> State[None]:  # noqa: B006
     """Prompts to finished video.
 
     Relative paths count from the folder in which `rushes serve`, or the worker, was started.
@@ -30,7 +30,7 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str | N
         campaign: A name below configs/campaigns, or the path of a campaign file.
         store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
         overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
-        export: A folder that gets one mp4 per finished take. It must be new, or hold only an earlier export.
+        export: A folder that gets one mp4 per finished take: a new one, or an earlier export. Empty for none.
     """
     from flows.export import check_export
     from flows.render import as_plain, load_campaign

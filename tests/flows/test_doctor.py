@@ -1,0 +1,90 @@
+"""`rushes doctor`: every finding says what is there, and what to do about what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from flows import doctor
+from flows.doctor import MISSING, NOTE, OK, Finding
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {f.name: f for f in findings}
+
+
+def test_here_everything_needed_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_checkpoint: Path
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(doctor, "CONFIGS", model_config(tmp_path, small_checkpoint))
+    assert doctor.examine(str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert "x264" in said
+    assert "can be written to" in said
+    assert "complete" in said
+    assert not list(tmp_path.rglob("doctor-*"))
+
+
+def model_config(folder: Path, checkpoint: Path, name: str = "tiny") -> Path:
+    (folder / "models").mkdir()
+    (folder / "models" / f"{name}.yaml").write_text(f"family: ltx\ncheckpoint: {checkpoint}\n")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "status"), [("tiny", MISSING), ("other", NOTE)])
+def test_an_incomplete_checkpoint_is_named(
+    name: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").write_text(json.dumps({}))
+    monkeypatch.setattr(doctor, "CONFIGS", model_config(tmp_path, folder, name))
+    [finding] = doctor.weights()
+    assert finding.status == status
+    assert "it has no tokenizer/, text_encoder/, vae/, scheduler/" in finding.found
+    assert finding.advice
+
+
+@pytest.mark.parametrize(
+    ("wanted", "wrong"),
+    [("numpy", ""), ("numpy>=999", "needed >=999"), ("no-such-package-here", "not installed")],
+)
+def test_requirements_are_held_against_what_is_installed(wanted: str, wrong: str) -> None:
+    said = doctor.mismatch(Requirement(wanted))
+    assert wrong in said
+    assert bool(said) == bool(wrong)
+
+
+def test_another_version_than_the_pinned_one_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "constraints.txt"
+    file.write_text("# tested\nnumpy==0.0.1\nclick==8.0  # why\nwin-only==1; sys_platform == 'win32'\n")
+    assert doctor.read_constraints(file) == {"numpy": "0.0.1", "click": "8.0"}
+
+
+def test_a_server_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    [finding] = doctor.prefect()
+    assert finding.status == MISSING
+    assert "http://127.0.0.1:9/api" in finding.found
+    assert "rushes serve" in finding.advice
+
+
+def test_a_store_that_cannot_be_written_to_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "tmp").write_text("in the way")
+    [finding] = doctor.writable(str(tmp_path / "store"))
+    assert finding.status == MISSING
+    [finding] = doctor.writable(str(tmp_path / "new" / "store"))
+    assert finding.status == OK
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_ffmpeg_without_x264_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "run", lambda command: "Encoders:\n V..... mpeg4\n")
+    [finding] = doctor.ffmpeg()
+    assert finding.status == MISSING
+    assert "libx264" in finding.found
