@@ -50,7 +50,7 @@ pixels, a 64-bit perceptual hash, and the share of each black bar."""
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How often the costly signals are taken, in Hz of the source's own time.
+    """How often the costly signals are taken, in Hz of the source's own time (at the most, as frames are whole).
 
     flow        optical flow: motion, static share, camera; each against the frame before by this rate
     detail      sharpness, blockiness, perceptual hash, bars
