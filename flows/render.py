@@ -62,7 +62,8 @@ class RenderConfig(FlowConfig):
 def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
     layers: list[tuple[str, Any]] = [(str(path), read_yaml(find_config(path, "campaigns"))) for path in files]
-    layers += [("the command line", dict(values)), ("the command line", parse_overrides(overrides))]
+    layers += [("the command line", dict(values))]
+    layers += [("the command line", parse_overrides([word])) for word in overrides]  # `model=x` beside `model.dtype=y`
     cascade = _last(layers, "cascade") or RenderConfig.cascade
     path = find_config(cascade, "cascades")
     layers = [(str(path), read_yaml(path)), *layers]
