@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from stages.core import config
+from stages.core import run as run_module
 from stages.core.catalog import Catalog
 from stages.core.executor import LocalExecutor
 from stages.core.plan import Plan
@@ -38,5 +39,6 @@ def run_all(
 
 if __name__ == "__main__":
     config.PACKAGES = (*config.PACKAGES, "tests.")
+    run_module.COMMIT_ROWS = 2  # many parts, so that kills meet many commits
     store = Catalog(Storage(sys.argv[1]))
     run_all(store, toys.toy_plan(store, TAKES))

@@ -21,6 +21,7 @@ from stages.core.step import ARTIFACT, Job, PermanentError, Rejected, Row, Skipp
 
 CALLS: Counter[str] = Counter()
 """How often a step was called for a text, in this process."""
+EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 TROUBLE: dict[str, str] = {}
 """What happens to a text in `Words`: transient, permanent, reject, skip or memory. Emptied by whoever fills it."""
 CALLS_LOCK = threading.Lock()

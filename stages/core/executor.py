@@ -157,8 +157,8 @@ class Worker:
 
 def _cpu_seconds() -> float:
     """CPU time of this process, its threads, and the children it has waited for (encoders)."""
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 class LocalExecutor:

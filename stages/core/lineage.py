@@ -179,8 +179,13 @@ class _Tracer:
             row = self._first(self.catalog.scan(self.sql, [path]), key, value, seed)
         if row is None:
             return []
-        above = (self._up_from_unit(self.plan.node(name), "id", row["id"], None) for name in node.after)
+        above = (self._up_from_input(name, row["id"]) for name in node.after)
         return [*next((links for links in above if links), []), Link("job", node.name, row["id"], row, node)]
+
+    def _up_from_input(self, name: str, row_id: str) -> list[Link]:
+        if name == ROOT_UNITS:
+            return self._unit_links("id", row_id, None, self._roots_phase())
+        return self._up_from_unit(self.plan.node(name), "id", row_id, None)
 
     # -- down --------------------------------------------------------------------------------------------------------
 

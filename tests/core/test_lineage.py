@@ -1,0 +1,178 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stages.core.errors import BadInput
+from stages.core.lineage import lineage
+from stages.core.lineage_text import as_text
+from stages.core.survey import Survey
+from tests import toys
+from tests.toy_run import TAKES, run_all
+from tests.toys import toy_plan
+
+
+def make(catalog):
+    plan = toy_plan(catalog, TAKES, {"words": {"suffix": "!"}})
+    return catalog, plan, run_all(catalog, plan)
+
+
+@pytest.fixture
+def made(local):
+    """A finished toy run: (catalog, plan, run)."""
+    return make(local)
+
+
+def names(links):
+    return [(link.kind, link.name) for link in links]
+
+
+def test_from_a_result_to_its_root(catalog):
+    catalog, plan, run = make(catalog)
+    mark = Survey(catalog, plan).table("mark").to_pylist()[0]
+    found = lineage(catalog, mark["id"][:8])
+    assert found.id == mark["id"]
+    assert found.run["run_id"] == run.run_id
+    assert names(found.above) == [
+        ("unit", "takes"),
+        ("row", "words"),
+        ("row", "split"),
+        ("child", "split"),
+        ("job", "keep"),
+        ("row", "mark"),
+    ]
+    take, words, split, child, kept, last = found.above
+    assert last.row["input_id"] == child.id == kept.id
+    assert child.id in [r["id"] for r in split.row["rows"]]
+    assert split.row["input_id"] == words.id
+    assert words.row["input_id"] == take.row["text_id"]
+    assert split.row["seed"] == take.row["seed"]
+    assert words.node == plan.node("words")
+    assert '"suffix": "!"' in words.node.config
+
+
+def test_every_result_leads_to_its_own_take(made):
+    """Takes of one text share a row, so that the seed must tell them apart."""
+    catalog, plan, _ = made
+    roots = set()
+    for row in Survey(catalog, plan).query("SELECT * FROM v_split").to_pylist():
+        take = lineage(catalog, row["id"]).above[0].row
+        assert take["seed"] == row["seed"]
+        roots.add(take["id"])
+    assert len(roots) == len(TAKES)
+
+
+def test_from_a_take_down(made):
+    catalog, _, _ = made
+    take = toys.roots(TAKES)[1]
+    found = lineage(catalog, take["id"])
+    assert names(found.above) == [("unit", "takes")]
+    assert names(found.below) == [("row", "words"), ("row", "split"), ("child", "split"), ("child", "split")]
+    assert {link.row["seed"] for link in found.below if link.name == "split" and link.kind == "row"} == {1}
+
+
+def test_from_a_clip_both_ways(made):
+    catalog, plan, _ = made
+    kept = Survey(catalog, plan).table("keep").to_pylist()[0]
+    found = lineage(catalog, kept["id"])
+    assert names(found.above)[0] == ("unit", "takes")
+    assert found.above[-1].id == kept["id"]
+    assert names(found.below) == [("row", "mark")]
+
+
+def test_errors_attempts_and_reasons_are_shown(local):
+    toys.TROUBLE["red ball"] = "transient"
+    plan = toy_plan(local, TAKES)
+    run_all(local, plan)
+    run_all(local, plan)
+    toys.TROUBLE["blue box"] = "reject"
+    other = toy_plan(local, TAKES, {"words": {"suffix": "?"}})
+    run_all(local, other)
+    failed, refused = (
+        next(r for r in Survey(local, p).table("words").to_pylist() if r["status"] == s)
+        for p, s in ((plan, "error"), (other, "rejected"))
+    )
+    text = "\n".join(as_text(lineage(local, failed["id"])))
+    assert "error after 2 attempts: ConnectionError: the line was cut" in text
+    assert "attempt 1: ConnectionError" in text
+    assert "length 8 (wanted >= 100)" in "\n".join(as_text(lineage(local, refused["id"])))
+
+
+def test_text_names_prompt_seed_settings_and_file(made):
+    catalog, plan, run = made
+    split = Survey(catalog, plan).table("split").to_pylist()[0]
+    text = "\n".join(as_text(lineage(catalog, split["id"])))
+    for wanted in ("text: ", "seed: ", "suffix=!", plan.node("words").fingerprint, run.run_id, split["uri"]):
+        assert wanted in text
+
+
+def test_weights_are_named(local, tmp_path):
+    from stages.core.config import make_ref
+    from stages.core.plan import Phase, Plan, make_node
+
+    folder = tmp_path / "model" / "encoder"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(toys.EMPTY_SAFETENSORS)
+    toy = toy_plan(local, TAKES[:1])
+    node, ref = make_node(make_ref("odd", {"use": "tests.toys:Weighted", "model": str(tmp_path / "model")}))
+    plan = Plan("toy", toy.roots, (Phase("takes", "roots", (node,)),), {"odd": ref})
+    run_all(local, plan)
+    row = Survey(local, plan).table("odd").to_pylist()[0]
+    assert f"weights model: {dict(node.weights)['model']}" in "\n".join(as_text(lineage(local, row["id"])))
+
+
+def test_ids_that_do_not_tell(made):
+    catalog, _, _ = made
+    with pytest.raises(BadInput, match="nothing in"):
+        lineage(catalog, "ffffffffff0000")
+    with pytest.raises(BadInput, match="6 characters"):
+        lineage(catalog, "abc")
+    with pytest.raises(BadInput, match="nothing in"):
+        lineage(catalog, "")
+
+
+def test_an_ambiguous_beginning_is_refused(local):
+    from stages.core.catalog import ledger_schema
+
+    plan = toy_plan(local, TAKES[:1])
+    run_all(local, plan)
+    words = plan.node("words")
+    rows = [{"id": f"abcdef{i}", "input_id": str(i), "status": "ok"} for i in range(2)]
+    local.commit("words", words.fingerprint, rows, ledger_schema(toys.Words.writes, False))
+    with pytest.raises(BadInput, match="begins 2 ids"):
+        lineage(local, "abcdef")
+
+
+LOOK = """
+import sys, time
+clock = time.perf_counter()
+from stages.core import config
+config.PACKAGES = (*config.PACKAGES, "tests.")
+from stages.core.catalog import Catalog
+from stages.core.lineage import lineage
+from stages.core.lineage_text import as_text
+from stages.core.runs import find_run
+from stages.core.storage import Storage
+catalog = Catalog(Storage(sys.argv[1]))
+find_run(catalog).survey(catalog).counts()
+print(len(as_text(lineage(catalog, sys.argv[2]))))
+print(sorted({"torch", "ray", "prefect", "diffusers", "cv2", "av"} & set(sys.modules)))
+"""
+
+
+def test_looking_loads_nothing_heavy(local):
+    plan = toy_plan(local, TAKES)
+    run_all(local, plan)
+    row = Survey(local, plan).table("mark").to_pylist()[0]
+    clock = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, local.storage.url, row["id"]],
+        capture_output=True,
+        text=True,
+        env=toys.environment(PYTHONPATH="."),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1] == "[]"
+    assert time.perf_counter() - clock < 20  # about one second on a machine that is idle
