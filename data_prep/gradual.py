@@ -31,6 +31,7 @@ from stages.core.measures.signature import (
 
 Cells = npt.NDArray[np.bool_]
 _BLACK, _WHITE = 16.0, 235.0  # luma of black and white in limited range
+_TRACE = 0.7  # grey levels by which a frame differs from a plain one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class GradualRules:
 
     residual      the most that a dissolve may leave unexplained, where the shots differ by `full_novelty` or more
     switched      the most that a wipe may leave unexplained, likewise
+    front         how ragged a border (share of neighbouring cells that disagree) speaks neither for nor against a wipe
     novelty       the least difference of the two shots, small motion forgiven, in grey levels
     full_novelty  the difference from which on the residuals are allowed in full; below it proportionally less
     unlike        how unrelated the luma of both sides must be (1 - correlation)
@@ -52,6 +54,7 @@ class GradualRules:
 
     residual: float = 0.4
     switched: float = 0.25
+    front: float = 0.12
     novelty: float = 8.0
     full_novelty: float = 25.0
     unlike: float = 0.33
@@ -92,7 +95,7 @@ def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules:
     found = Fades([], {}, 0, n)
     reach = int(rules.max_s * fps) + 4
     for start, stop in flat_runs(luma, fps, rules):
-        plain = luma[start:stop].mean(0)
+        plain = np.median(luma[start:stop], axis=0)
         low = max([c for c in cuts if c <= start], default=0)
         high = min([c for c in cuts if c >= stop], default=n)
         left = ramp_length(luma[max(low, start - reach) : start + 1][::-1], plain)
@@ -102,23 +105,36 @@ def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules:
         elif stop == n:
             found.end = min(found.end, start - (left[1] if left else 1) + 1)
         elif (left or right) and not _is_flash(luma, start, stop, left, right, fps):
-            _add_fade(found, start, stop, left, right)
+            head, tail = nearly_plain(luma[start:stop], plain)
+            _add_fade(found, start + head, stop - tail, left and left[1] + head, right and right[1] + tail)
     found.end = max(found.first, found.end)
     inside = [f for f in found.fades if f.first_frame > found.first and f.last_frame < found.end]
     found.fades = _without_overlap(inside)
     return found
 
 
-def _add_fade(found: Fades, start: int, stop: int, left: tuple[int, int] | None, right: tuple[int, int] | None) -> None:
-    """Both ramps make one fade; one ramp makes a fade and, on the plain run's other side, a cut."""
+def _add_fade(found: Fades, start: int, stop: int, left: int | None, right: int | None) -> None:
+    """Beside plain frames [start, stop): two ramps make one fade, one ramp a fade and, on the other side, a cut.
+
+    left and right say how many frames before `start`, or after the last plain one, the picture is at full strength.
+    """
+    first, last = start - (left or 0) + 1, stop - 1 + (right or 0)
     if left and right:
-        found.fades.append(Gradual(start - left[1] + 1, stop - 1 + right[1], 0.9))
+        found.fades.append(Gradual(first, last, 0.9))
     elif left:
-        found.fades.append(Gradual(start - left[1] + 1, start - left[0], 0.8))
+        found.fades.append(Gradual(first, start, 0.8))
         found.cuts[stop] = 0.8
     elif right:
-        found.fades.append(Gradual(stop + right[0], stop - 1 + right[1], 0.8))
+        found.fades.append(Gradual(stop, last, 0.8))
         found.cuts[start] = 0.8
+
+
+def nearly_plain(luma: F32, plain: F32) -> tuple[int, int]:
+    """How many frames at the head and at the tail of a plain run [n, d] still hold a trace of the picture."""
+    trace = np.sqrt(((luma - plain) ** 2).mean(1)) > _TRACE
+    if trace.all():
+        return 0, 0
+    return int(np.argmin(trace)), int(np.argmin(trace[::-1]))
 
 
 def _without_overlap(fades: list[Gradual]) -> list[Gradual]:
@@ -208,6 +224,7 @@ class Stretch:
         grid = cells[:LUMA].reshape(ROWS, COLUMNS)
         self._box = np.ix_(np.flatnonzero(grid.any(1)), np.flatnonzero(grid.any(0)))
         self._luma = even[:, :LUMA].reshape(-1, ROWS, COLUMNS)
+        self._planes, self._small = signatures, keep.reshape(ROWS // 2, COLUMNS // 2)
         self.novelty = Novelty(even, plane_weights(cells))
 
     def picture(self, frame: int) -> F32:
@@ -218,6 +235,26 @@ class Stretch:
         """Whether moving the camera leads from frame a to the middle and on to frame b."""
         middle = self.picture((a + b) // 2)
         return all(unlikeness_after_shift(self.picture(end), middle) < 0.1 for end in (a, b))
+
+    def front(self, a: int, b: int) -> float:
+        """How ragged the border is between what has switched from a to b and what has not, on average over a..b.
+
+        The share of neighbouring cells that disagree: 0.03 for a straight edge, 0.3 for moving things.
+        """
+        ends, between = self._stack(np.array([a, b])), self._stack(np.arange(a + 1, b))
+        change = np.abs(ends[1] - ends[0]).sum(0)
+        telling = (change >= 0.5 * change[self._small].mean()) & self._small
+        new = np.abs(between - ends[1]).sum(1) < np.abs(between - ends[0]).sum(1)
+        ragged = pairs = 0
+        for axis in (0, 1):
+            both = telling & np.roll(telling, 1, axis)
+            both[(0, slice(None)) if axis == 0 else (slice(None), 0)] = False  # the first has none before it
+            ragged += int((new != np.roll(new, 1, axis + 1))[:, both].sum())
+            pairs += int(both.sum()) * len(new)
+        return ragged / max(1, pairs)
+
+    def _stack(self, at: npt.NDArray[np.intp]) -> F32:
+        return pooled(self._planes[at], np.ones(CHROMA, bool)).reshape(len(at), 3, ROWS // 2, COLUMNS // 2)
 
     def unchanged(self, a: int, b: int) -> float:
         """The share of the picture that is the same in frames a and b."""
@@ -320,6 +357,10 @@ def refine(stretch: Stretch, start: int, length: int, kind: str, fps: float, rul
     return judge(stretch, first, last, kind, fps, rules)
 
 
+def _rms(values: npt.NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
 def _course(frames: F32, a: int, b: int, at: slice, kind: str) -> npt.NDArray[np.float64]:
     """How far frames `at` have got from frame a to frame b: 0 to 1 in between."""
     if kind == "wipe":
@@ -339,12 +380,14 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
     drift = float(np.sqrt(np.mean((course - np.arange(1, b - a) / (b - a)) ** 2)))
     if kind == "wipe" and np.minimum(np.diff(course), 0).sum() > -0.15:
         drift *= 0.6  # a circle opens faster and faster: steady progress counts, not its pace
-    left_over, limit = (mix.switched, rules.switched) if kind == "wipe" else (mix.residual, rules.residual)
-    trust = min(1.0, novelty / rules.full_novelty) * min(
-        1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness
-    )
+    trust = min(1.0, novelty / rules.full_novelty)
+    trust *= min(1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness)
     trust *= min(1.0, 0.4 + 1.5 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile
-    error = float(np.sqrt(np.mean(left_over**2))) / (limit * trust)
+    if kind == "wipe":
+        clean = np.clip(rules.front / max(stretch.front(a, b), 1e-3), 1.0, 1.6)  # a clean border is evidence too
+        error = _rms(mix.switched) / (rules.switched * trust * clean)
+    else:
+        error = _rms(mix.residual) / (rules.residual * trust)
     if novelty < rules.novelty or unlike < rules.unlike or mix.strength < rules.strength:
         return None
     if error > 1 or drift > rules.drift or stretch.unchanged(a, b) > rules.unchanged or stretch.is_pan(a, b):

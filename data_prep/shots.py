@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.gradual import GradualRules, find_fades, find_mixtures
-from stages.core.measures.mixing import mixture
-from stages.core.measures.signature import SIZE, U8, Novelty, cut_distance, picture_cells, plane_weights
+from stages.core.measures.mixing import mixture, unlikeness
+from stages.core.measures.signature import LUMA, SIZE, U8, Novelty, cut_distance, picture_cells, plane_weights
 
 _CORE = 6000  # frames looked at in one go, so that memory does not grow with the source
 _SAMPLE = 400
+_FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,8 @@ def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -
     """The transitions within one stretch of signatures [n, 864]; `cells` says which cells are picture."""
     span = max(4, int(np.ceil(config.flash_s * fps)))
     novelty = Novelty(signatures, plane_weights(cells))
-    cuts = find_cuts(cut_distance(novelty, span), signatures, cells, config)
+    signal = cut_distance(novelty, span) * dark_gain(signatures, cells)
+    cuts = find_cuts(signal, signatures, cells, config)
     cuts = without_flashes(cuts, novelty, span, config)
     plain = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)
     for at, score in plain.cuts.items():
@@ -138,9 +140,23 @@ def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: Sho
         ratio = prominence(signal, int(t), 1)
         if ratio < config.cut_ratio and _is_blended(signal, signatures[:, cells], int(t)):
             ratio = prominence(signal, int(t), 2)
-        if ratio >= config.cut_ratio:
+        if ratio >= config.cut_ratio and not _is_exposure(signatures[:, :LUMA][:, cells[:LUMA]], int(t)):
             found[int(t)] = round(ratio / (ratio + config.cut_ratio), 4)
     return found
+
+
+def dark_gain(signatures: U8, cells: np.ndarray) -> np.ndarray:
+    """By how much the cut signal of each frame is raised, 1 to 3: in low light everything differs by little."""
+    contrast = signatures[:, :LUMA][:, cells[:LUMA]].std(1)
+    reach = min(8, len(contrast) - 1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(contrast, reach, mode="edge"), 2 * reach + 1)
+    return np.clip(_FULL_CONTRAST / np.maximum(windows.max(1), 1e-3), 1.0, 3.0)
+
+
+def _is_exposure(luma: U8, t: int) -> bool:
+    """Whether frame t is the one before it, only brighter or darker, or of more or less contrast."""
+    pair = luma[t - 1 : t + 1].astype(np.float32)
+    return bool(unlikeness(pair[:1], pair[1:])[0] < 0.03)
 
 
 def without_flashes(cuts: dict[int, float], novelty: Novelty, span: int, config: ShotConfig) -> dict[int, float]:

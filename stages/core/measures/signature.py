@@ -107,7 +107,7 @@ class Novelty:
         return np.asarray(cv2.max(above, below).astype(np.float32) @ self._weights)
 
 
-def cut_distance(distance: Novelty, span: int, floor: float = 3.0) -> F32:
+def cut_distance(distance: Novelty, span: int, floor: float = 2.0) -> F32:
     """The cut signal: float32 [n], in grey levels; entry t tells how unlike frames t, t+1, ... are to t-1, t-2, ...
 
     It is the smallest motion-tolerant distance between a frame before t and a frame from t on that are at most
