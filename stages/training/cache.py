@@ -82,7 +82,7 @@ class LatentCache:
         return clip_seed(self.seed, clip)
 
 
-class _Shards(torch.utils.data.Dataset[Batch]):
+class _Shards(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
     """The frames of a shard, for worker processes."""
 
     def __init__(self, cache: LatentCache, keys: list[tuple[int, int]]) -> None:
@@ -118,7 +118,7 @@ def _captions(path: Path) -> list[str]:
         return [str(c) for c in json.loads((file.metadata() or {}).get("captions", "[]"))]
 
 
-class LatentBatches(torch.utils.data.Dataset[Batch]):
+class LatentBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
     """Batches out of a cache: {bucket, latents, last, captions}, or with `pair` {low, high} of the same clips."""
 
     def __init__(

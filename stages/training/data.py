@@ -93,7 +93,7 @@ def to_video(frames: Frames) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -4).float() / 127.5 - 1
 
 
-class PixelBatches(torch.utils.data.Dataset[Batch]):
+class PixelBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
     """Batches of frames: index (step, accumulated part) -> {bucket, seeds, frames [B, F, H, W, 3] uint8, captions}."""
 
     def __init__(self, source: Source, data: Data, seed: int, rank: int = 0, parts: int = 1) -> None:

@@ -68,8 +68,8 @@ class DenoiseTask(Task):
     def latents(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch's latents, and those of its last frames alone, normalised, float32."""
         if "latents" in batch:
-            found = (batch[k].to(self.device, torch.float32, non_blocking=True) for k in ("latents", "last"))
-            return tuple(found)  # type: ignore[return-value]
+            found = [batch[k].to(self.device, torch.float32, non_blocking=True) for k in ("latents", "last")]
+            return found[0], found[1]
         video = to_video_tensor(batch["frames"], self.device)
         return encode(self.frozen["vae"], video), encode(self.frozen["vae"], video[:, :, -1:])
 
@@ -146,7 +146,6 @@ class DenoiseTask(Task):
         """What the transformer is told of a bucket."""
         return Geometry(*self.ratios, bucket.fps)
 
-    @torch.no_grad()
     def samples(self) -> list[Frames]:
         """Clips of a few captions from pure noise, guided; nothing for what is not trained by flow matching."""
         if self.config.objective.kind != "flow":

@@ -1,17 +1,15 @@
 """Few steps from many: a student whose every step does what several guided steps of its teacher do.
 
 Progressive distillation (arXiv 2202.00512) in one round to a fixed grid, with classifier-free guidance built in as in
-arXiv 2210.03142, for flow matching: the student's velocity over an interval is the mean of the teacher's along it.
-Sample the student with `timesteps`: 1000 * student_levels(...)[:-1], and guidance 1.
+arXiv 2210.03142, for flow matching: the teacher walks from noise to a clip, and over each interval of its way the
+student learns the mean velocity. Sample the student with `timesteps`: student_timesteps(...), and guidance 1.
 """
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from stages.core.errors import BadInput
 from stages.training.data import Batch
@@ -22,6 +20,8 @@ from stages.training.objectives import weighted_error
 from stages.training.settings import Bucket, Distillation, TrainConfig
 from stages.training.tasks import Metrics
 
+Text = tuple[torch.Tensor, torch.Tensor]
+
 
 class DistillTask(DenoiseTask):
     """Trains `transformer` against a frozen copy of itself."""
@@ -30,56 +30,64 @@ class DistillTask(DenoiseTask):
         super().__init__(config, folder)
         if config.objective.kind != "flow":
             raise BadInput("distill wants objective.kind=flow: intervals are steps of rectified flow")
-        teacher = load_part(self.start, self.name)
-        assert isinstance(teacher, nn.Module)
-        self.frozen["teacher"] = copy.deepcopy(teacher).requires_grad_(False).eval()
+        self.frozen["teacher"] = load_part(self.start, self.name).requires_grad_(False).eval()
 
     def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
-        """The error of the student's velocity over one interval of its grid."""
-        bucket, generator = self.buckets[batch["bucket"]], self.generator(seed)
+        """The error of the student's velocity over every interval of its grid."""
+        settings, generator = self.config.distillation, self.generator(seed)
+        bucket = self.buckets[batch["bucket"]]
         clean, _ = self.latents(batch)
-        levels = student_levels(self.config.distillation).to(clean.device)
-        at = torch.randint(0, len(levels) - 1, (len(clean),), generator=generator, device=clean.device)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        noised = self.objective.noise(clean, noise, levels[at])
         given = self.given(clean, bucket, generator)
-        start, _ = self.with_given(noised.noisy, clean, noised.timesteps, given, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        start = torch.where(given[:, None, :, None, None], clean, noise)
         text, mask = self.embed(batch["captions"])
-        plain = tuple(t.expand(len(clean), *t.shape[1:]) for t in self.embed([""]))
-        target = self.walk(start, levels[at], given, (text, mask), plain, bucket)  # type: ignore[arg-type]
-        timesteps = noised.timesteps[:, None] * (~given)
-        predicted = predict(self.trained[self.name], start, timesteps, text, mask, self.geometry(bucket))
-        loss = weighted_error(predicted, target, noised.weight, (~given).float())
+        plain_text, plain_mask = (t.expand(len(clean), *t.shape[1:]) for t in self.embed([""]))
+        free = (~given).float()
+        states, velocities = self.walk(start, free, (text, mask), (plain_text, plain_mask), bucket)
+        n = settings.steps
+        levels = torch.linspace(1, 0, n + 1, device=clean.device)[:n].repeat_interleave(len(clean))
+        predicted = predict(
+            self.trained[self.name],
+            states,
+            1000 * levels[:, None] * free.repeat(n, 1),
+            text.repeat(n, 1, 1),
+            mask.repeat(n, 1),
+            self.geometry(bucket),
+        )
+        loss = weighted_error(predicted, velocities, torch.ones_like(levels), free.repeat(n, 1))
         return loss, {"error": loss.detach()}
 
-    @torch.no_grad()
     def walk(
-        self,
-        start: torch.Tensor,
-        level: torch.Tensor,
-        given: torch.Tensor,
-        text: tuple[torch.Tensor, torch.Tensor],
-        plain: tuple[torch.Tensor, torch.Tensor],
-        bucket: Bucket,
-    ) -> torch.Tensor:
-        """The mean guided velocity of the teacher from noise level [B] over one interval of the student."""
+        self, start: torch.Tensor, free: torch.Tensor, text: Text, plain: Text, bucket: Bucket
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The teacher's guided way from noise [B, C, F, H, W]: its states where an interval of the student begins, and
+        its mean velocities there, interval after interval [steps * B, ...]. free [B, F] is 0 for frames given clean."""
         settings = self.config.distillation
         stride = settings.teacher_steps // settings.steps
-        both = [torch.cat([a, b]) for a, b in zip(text, plain, strict=True)]
-        free = (~given).float()
-        x, total = start, torch.zeros_like(start)
-        for i in range(stride):
-            timesteps = 1000 * (level - i / settings.teacher_steps)[:, None] * free
-            doubled = predict(
-                self.frozen["teacher"], torch.cat([x, x]), timesteps.repeat(2, 1), *both, self.geometry(bucket)
-            )
-            wanted, unguided = doubled.float().chunk(2)
-            velocity = (unguided + settings.guidance * (wanted - unguided)) * free[:, None, :, None, None]
-            x = x - velocity / settings.teacher_steps
-            total = total + velocity / stride
-        return total
+        states, velocities, x = [], [], start
+        for interval in range(settings.steps):
+            states.append(x)
+            for i in range(interval * stride, (interval + 1) * stride):
+                sigma = 1 - i / settings.teacher_steps
+                x = x - self.velocity(x, sigma, free, text, plain, bucket) / settings.teacher_steps
+            velocities.append((states[-1] - x) * settings.steps)
+        return torch.cat(states), torch.cat(velocities)
+
+    def velocity(
+        self, x: torch.Tensor, sigma: float, free: torch.Tensor, text: Text, plain: Text, bucket: Bucket
+    ) -> torch.Tensor:
+        """The teacher's guided velocity at one noise level, 0 in frames that are given."""
+        both = [torch.cat(pair) for pair in zip(text, plain, strict=True)]
+        timesteps = (1000 * sigma * free).repeat(2, 1)
+        with torch.no_grad():
+            out = predict(
+                self.frozen["teacher"], torch.cat([x, x]), timesteps, both[0], both[1], self.geometry(bucket)
+            ).float()
+        wanted, unguided = out.chunk(2)
+        guided = unguided + self.config.distillation.guidance * (wanted - unguided)
+        return guided * free[:, None, :, None, None]
 
 
-def student_levels(settings: Distillation) -> torch.Tensor:
-    """The student's noise levels [steps + 1], 1 to 0."""
-    return torch.linspace(1, 0, settings.steps + 1)
+def student_timesteps(settings: Distillation) -> list[float]:
+    """The timesteps that the student is sampled at, 1000 downwards; the step to 0 is the last one's."""
+    return [1000 * (1 - i / settings.steps) for i in range(settings.steps)]

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from diffusers.training_utils import EMAModel
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -52,6 +54,7 @@ class Trainer:
     """One run: networks, optimizers, averages, and where it stands."""
 
     def __init__(self, config: TrainConfig, task: Task | None = None) -> None:
+        hush()
         self.config = config
         self.began = time.monotonic()
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -224,7 +227,7 @@ class Trainer:
     def draw_samples(self) -> Path | None:
         """A contact sheet of what the averaged weights can do, below `samples`."""
         self.task.eval()
-        with self.averaged(), self.autocast():
+        with torch.no_grad(), self.averaged(), self.autocast():
             clips = self.task.samples()
         self.task.train()
         return write_sheet(clips, self.folder / "samples" / f"{self.step:08d}.png") if clips else None
@@ -239,6 +242,13 @@ def train(config: TrainConfig, task: Task | None = None) -> Outcome:
 def step_seed(seed: int, step: int, rank: int, part: int) -> int:
     """The seed of everything that a step draws outside its data."""
     return int(np.random.default_rng([seed, step, rank, part, 0x57E9]).integers(2**62))
+
+
+def hush() -> None:
+    """No progress bars of the libraries between the lines of a run."""
+    for logging in (diffusers_logging, transformers.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def find_device(name: str) -> torch.device:

@@ -34,8 +34,9 @@ def start_folder(model: Model, out: Path, seed: int) -> Path:
 
 
 def _shape(values: Mapping[str, Any]) -> Shape:
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
-        return Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return Shape(**given)
     except TypeError as error:
         raise BadInput(f"model.shape: {str(error).replace('Shape.__init__() ', '')}") from None
 
@@ -50,7 +51,7 @@ def load_part(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> An
     check_part(path, name)
     config = json.loads((path / "config.json").read_text())
     label = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
-    cls = _EXTRA.get(label) or getattr(diffusers, label, None) or getattr(transformers, label, None)
+    cls: Any = _EXTRA.get(label) or getattr(diffusers, label, None) or getattr(transformers, label, None)
     if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
         raise BadInput(f"{path}/config.json names the class {label!r}: no model of diffusers or transformers")
     kind = {"torch_dtype": dtype} if issubclass(cls, diffusers.ModelMixin) else {"dtype": dtype}
@@ -145,10 +146,10 @@ def statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return found[0], found[1]
 
 
-@torch.no_grad()
 def encode(vae: Any, video: torch.Tensor) -> torch.Tensor:
-    """The posterior's mean, normalised: [B, 3, F, H, W] in -1..1 -> [B, C, f, h, w]."""
-    return normalise(vae, vae.encode(video).latent_dist.mode().float())
+    """The posterior's mean, normalised: [B, 3, F, H, W] in -1..1 -> [B, C, f, h, w]. No gradients."""
+    with torch.no_grad():
+        return normalise(vae, vae.encode(video).latent_dist.mode().float())
 
 
 def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -159,10 +160,10 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return pixels
 
 
-@torch.no_grad()
 def set_statistics(vae: Any, videos: Sequence[torch.Tensor]) -> None:
     """Measure mean and spread of every latent channel over videos [1, 3, F, H, W] and keep them in the VAE."""
-    flat = [vae.encode(v).latent_dist.mode().float().movedim(1, 0).flatten(1).cpu() for v in videos]
+    with torch.no_grad():
+        flat = [vae.encode(v).latent_dist.mode().float().movedim(1, 0).flatten(1).cpu() for v in videos]
     joined = torch.cat(flat, dim=1)
     std = joined.std(dim=1).clamp(min=1e-4)
     vae.latents_mean.copy_(joined.mean(dim=1))

@@ -15,7 +15,7 @@ Named = Sequence[tuple[str, nn.Parameter]]
 _EDGES = ("conv_in", "conv_out", "proj_in", "proj_out", "initial_conv", "final_conv", "shared", "embed", "table")
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not typed here
     """Momentum with orthogonalised updates, for matrices and convolution kernels (one row an output channel).
 
     Source: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks", 2024; updates are scaled
@@ -27,19 +27,22 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                moment = state.setdefault("momentum_buffer", torch.zeros_like(p))
-                moment.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(moment, group["momentum"]).flatten(1))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * math.sqrt(max(update.shape)))
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in (p for p in group["params"] if p.grad is not None):
+                    self._update(p, **{k: group[k] for k in ("lr", "momentum", "weight_decay")})
+
+    def _update(self, p: nn.Parameter, lr: float, momentum: float, weight_decay: float) -> None:
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        moment = state["momentum_buffer"]
+        moment.lerp_(p.grad, 1 - momentum)
+        update = orthogonal(p.grad.lerp(moment, momentum).flatten(1))
+        p.mul_(1 - lr * weight_decay)
+        p.add_(update.view_as(p), alpha=-lr * 0.2 * math.sqrt(max(update.shape)))
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from stages.training.settings import Bucket, TrainConfig
 Metrics = dict[str, torch.Tensor]
 
 
-class Task(nn.Module):
+class Task(nn.Module):  # type: ignore[misc]
     """The networks of one stage. trained: parts with something to learn; frozen ones are kept out of `parameters`."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:

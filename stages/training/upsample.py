@@ -78,7 +78,6 @@ class UpsampleTask(Task):
             error = (made - high).square().mean()
         return loss, {"error": error}
 
-    @torch.no_grad()
     def samples(self) -> list[Frames]:
         """The truth as the VAE shows it, and below it what came of the lower latent."""
         shown, vae = [], self.frozen["vae"]

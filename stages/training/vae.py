@@ -50,7 +50,6 @@ class VaeTask(Task):
             spread = mean.float().std()
         return loss, {"psnr": -10 * torch.log10(error), "spread": spread}
 
-    @torch.no_grad()
     def samples(self) -> list[Frames]:
         """The truth, and below it what the VAE makes of it."""
         shown = []
