@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.training.data import ORDER, Batch, Source, augmented, bucket_at, clip_seed, stream, to_video
+from stages.training.data import ORDER, Batch, Source, augmented, batch_size, bucket_at, clip_seed, stream, to_video
 from stages.training.models import encode
 from stages.training.settings import Bucket, Data
 
@@ -130,7 +130,7 @@ class LatentBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         step, part = divmod(index, self.parts)
         number, bucket = bucket_at(self.data, self.seed, step)
         rng = np.random.default_rng([clip_seed(self.seed, step, part, self.rank), ORDER])
-        chosen = rng.integers(0, self.cache.n_clips, bucket.batch)
+        chosen = rng.integers(0, self.cache.n_clips, batch_size(self.data, bucket))
         if self.pair:
             return {"low": self._take(0, chosen), "high": self._take(1, chosen)}
         captions = [self.cache.caption(number, int(i), rng) for i in chosen]

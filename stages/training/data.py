@@ -67,6 +67,11 @@ def bucket_at(data: Data, seed: int, step: int) -> tuple[int, Bucket]:
     raise AssertionError("the curriculum ends before this step")  # its last phase has no end
 
 
+def batch_size(data: Data, bucket: Bucket) -> int:
+    """Clips of this bucket in a batch: at least one."""
+    return max(1, round(bucket.batch * data.scale))
+
+
 def all_buckets(data: Data) -> list[Bucket]:
     """The buckets of every phase, in order; `bucket_at` counts them so."""
     return [b for phase in data.curriculum for b in phase.buckets]
@@ -102,7 +107,7 @@ class PixelBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.parts)
         number, bucket = bucket_at(self.data, self.seed, step)
-        seeds = [clip_seed(self.seed, step, part, self.rank, i) for i in range(bucket.batch)]
+        seeds = [clip_seed(self.seed, step, part, self.rank, i) for i in range(batch_size(self.data, bucket))]
         made = [self._one(s, bucket) for s in seeds]
         frames = np.stack([f for f, _ in made])
         return {"bucket": number, "seeds": seeds, "frames": torch.from_numpy(frames), "captions": [c for _, c in made]}

@@ -55,7 +55,8 @@ def load_part(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> An
     if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
         raise BadInput(f"{path}/config.json names the class {label!r}: no model of diffusers or transformers")
     kind = {"torch_dtype": dtype} if issubclass(cls, diffusers.ModelMixin) else {"dtype": dtype}
-    return cls.from_pretrained(path, use_safetensors=True, local_files_only=True, **kind).eval()
+    made: Any = cls  # checked above; its class says nothing to the type checker
+    return made.from_pretrained(path, use_safetensors=True, local_files_only=True, **kind).eval()
 
 
 def denoiser_name(folder: Path) -> str:

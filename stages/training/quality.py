@@ -98,9 +98,7 @@ def spatial_gain(vae: Any, upsampler: Network, pairs: Iterable[tuple[Frames, Fra
             model.add(to_frames(decode(vae, _upsampled(vae, upsampler, latents))[0]), high, mask)
             small = to_frames(decode(vae, latents)[0])
         size = (high.shape[2], high.shape[1])
-        bicubic.add(
-            np.stack([np.asarray(cv2.resize(f, size, interpolation=cv2.INTER_CUBIC)) for f in small]), high, mask
-        )
+        bicubic.add(enlarged(small, size), high, mask)
         ceiling.add(reconstruct(vae, high), high, mask)
     return _compared(model, bicubic, ceiling)
 
@@ -120,6 +118,11 @@ def temporal_gain(vae: Any, upsampler: Network, pairs: Iterable[tuple[Frames, Fr
         blended.add(((few[:-1] + few[1:]) / 2).round().astype(np.uint8), high[1::2], mask)
         ceiling.add(reconstruct(vae, high)[1::2], high[1::2], mask)
     return _compared(model, blended, ceiling)
+
+
+def enlarged(frames: Frames, size: tuple[int, int]) -> Frames:
+    """Frames [F, H, W, 3] at another size (width, height), bicubic."""
+    return np.stack([np.asarray(cv2.resize(f, size, interpolation=cv2.INTER_CUBIC), np.uint8) for f in frames])
 
 
 def _compared(model: Error, plain: Error, ceiling: Error) -> dict[str, float]:

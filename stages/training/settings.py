@@ -58,7 +58,8 @@ class Data:
     use: `module:Class` of a source; `args` are its own settings. curriculum: phases in order. cache: clips of every
     bucket that are encoded once and kept beside the run (0: none, every step encodes afresh); stages that train on
     latents only. workers: processes that prepare batches (0: the training process itself). flip: share of clips
-    mirrored left to right, caption too. jitter: largest change of brightness and contrast, constant over a clip.
+    mirrored left to right, caption too. scale: factor on every bucket's batch, so that one file serves a GPU and a
+    laptop. jitter: largest change of brightness and contrast, constant over a clip.
     """
 
     use: str = "data_prep.world_clips:WorldClips"
@@ -66,6 +67,7 @@ class Data:
     curriculum: list[Phase] = field(default_factory=lambda: [Phase(buckets=[Bucket()])])
     cache: int = 0
     workers: int = 0
+    scale: float = 1.0
     flip: float = 0.0
     jitter: float = 0.0
 
@@ -73,6 +75,8 @@ class Data:
         ends = [p.until for p in self.curriculum[:-1]]
         if not self.curriculum or not all(p.buckets for p in self.curriculum):
             raise BadInput("data.curriculum needs at least one phase, and every phase at least one bucket")
+        if self.scale <= 0:
+            raise BadInput("data.scale is a factor above 0")
         if any(e < 1 for e in ends) or ends != sorted(set(ends)) or not 0 <= self.flip <= 1 or self.jitter < 0:
             raise BadInput("data: the phases' `until` must rise, flip is 0 to 1, jitter from 0")
 

@@ -11,7 +11,7 @@ import torch
 from stages.core.errors import BadInput
 from stages.core.weights import weights_digest
 from stages.training.cache import LatentBatches, LatentCache
-from stages.training.data import Batch, Frames, PixelBatches
+from stages.training.data import Batch, Frames, PixelBatches, batch_size, clip_seed
 from stages.training.models import decode, denormalise, encode, load_part, normalise
 from stages.training.settings import TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
@@ -91,11 +91,9 @@ class _PairBatches(PixelBatches):
     """{low, high}: the same clips in the first and in the second bucket's size."""
 
     def __getitem__(self, index: int) -> Batch:
-        from stages.training.data import clip_seed
-
         step, part = divmod(index, self.parts)
         low, high = self.data.curriculum[0].buckets
-        seeds = [clip_seed(self.seed, step, part, self.rank, i) for i in range(low.batch)]
+        seeds = [clip_seed(self.seed, step, part, self.rank, i) for i in range(batch_size(self.data, low))]
         made = [[self._one(s, b)[0] for s in seeds] for b in (low, high)]
         frames = [torch.stack([torch.from_numpy(f) for f in side]) for side in made]
         return {"low": {"frames": frames[0]}, "high": {"frames": frames[1]}}
