@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MK
 """One thread a worker: results must not depend on how many CPUs a worker was given. `infra.ray.env` may say more."""
 
 NODES_KEPT_S = 2.0
+CONNECT_S = 10.0
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -119,17 +121,33 @@ def _init(settings: RaySettings) -> None:
 
 
 def _join(settings: RaySettings) -> None:
+    """Join from a machine that is a node of the cluster: `ray.init` needs a node beside the driver."""
     if settings.address.startswith("ray://"):
         raise BadInput(
             f"infra.ray.address: {settings.address} is Ray's remote client, which cannot stream rows; run the flow on "
             "a machine of the cluster and give `auto` or HOST:PORT"
         )
+    _knock(os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address)
     runtime_env = {"env_vars": worker_environment(settings)}
     try:
         ray.init(address=settings.address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(f"infra.ray.address: no Ray cluster answers at {settings.address!r} ({reason})") from None
+        raise BadInput(
+            f"infra.ray.address: no Ray cluster answers at {settings.address!r} ({reason}); where it asks for tokens, "
+            "set RAY_AUTH_MODE=token"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise BadInput where nothing listens; Ray itself would try for more than ten minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # left to Ray, which finds the cluster of its own machine, or says at once that there is none
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise BadInput(f"infra.ray.address: no Ray cluster answers at {address!r} ({error})") from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,20 @@ CPUS, GPUS = 4, 1
 
 @pytest.fixture(scope="session")
 def ray_up() -> Iterator[None]:
-    """A local Ray with more logical CPUs than the machine may have, and one logical GPU."""
+    """A local Ray with more logical CPUs than the machine may have, and one logical GPU.
+
+    Started from a thread that ends at once, as a flow's tasks do: Ray must outlive it.
+    """
+    import ray
+
     from infra.cluster import Cluster
     from infra.settings import RaySettings
 
     cluster = Cluster(RaySettings(num_cpus=CPUS, num_gpus=GPUS, object_store_mb=80))
-    cluster.connect()
+    thread = threading.Thread(target=cluster.connect)
+    thread.start()
+    thread.join()
+    assert ray.is_initialized()
     yield
     cluster.close()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from stages.core.config import make_ref
 from stages.core.storage import Storage
 from tests.infra.conftest import by_number, ref, works
 
@@ -80,10 +79,11 @@ def test_a_class_that_the_worker_refuses_is_told(executors: Make, monkeypatch: p
 
 
 def test_a_result_that_cannot_travel_is_an_error_row(executors: Make) -> None:
-    step = make_ref("lock", {"use": "tests.infra.toys:ReturnsALock", "resources": {"cpus": 0.5, "attempts": 1}})
-    rows = list(executors().map(step, works(2), NEVER))
+    executor = executors()
+    rows = list(executor.map(ref(use="ReturnsALock"), works(2), NEVER))
     assert [row["status"] for row in rows] == ["error"] * 2
-    assert all("cannot pickle '_thread.lock' object" in row["error"] for row in rows)
+    assert all("'_thread.lock' object" in row["error"] for row in rows)
+    assert executor.figures["toy"].lost == 0
 
 
 def test_a_kill_between_temporary_and_final_name_leaves_the_same_store(

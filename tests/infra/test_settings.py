@@ -54,8 +54,8 @@ def test_ray_is_not_started_before_it_is_needed(tmp_path: Path) -> None:
     [("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"), ("ray://head:10001", "cannot stream rows")],
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(address: str, message: str) -> None:
-    from infra.cluster import _init
+    from infra.cluster import _join
     from infra.settings import RaySettings
 
     with pytest.raises(BadInput, match=message):
-        _init(RaySettings(address=address))
+        _join(RaySettings(address=address))

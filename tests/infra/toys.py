@@ -72,7 +72,7 @@ def _do(what: str) -> None:
 
 
 class ReturnsALock(Step):
-    """Breaks the contract: its row is not plain data."""
+    """Breaks the contract: its row is not what it declares."""
 
     writes = pa.schema([("lock", pa.string())])
 
