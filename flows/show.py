@@ -135,8 +135,9 @@ def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
 def show_lineage(what: str, store: str) -> int:
     """Where a row came from: from a video back to its prompt, from a clip back to its source."""
     from stages.core.lineage import lineage
+    from stages.core.lineage_text import as_text
 
-    for line in lineage(existing_catalog(store), what):
+    for line in as_text(lineage(existing_catalog(store), what)):
         console.print(line, markup=False, soft_wrap=True)
     return 0
 
@@ -169,8 +170,9 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
 
 
 def compact_store(store: str) -> int:
-    """Merge small parts."""
-    from stages.core.upkeep import compact
+    """Merge small parts. Sources stay for a minute, so that no reader that listed them misses a row."""
+    from stages.core.compaction import compact
 
-    console.print(f"{compact(existing_catalog(store))} parts merged")
+    done = compact(existing_catalog(store))
+    console.print(f"{done.before} parts merged into {done.after}; {done.dropped} rows were there twice")
     return 0

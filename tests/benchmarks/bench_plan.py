@@ -81,7 +81,7 @@ def _write_part(sql, path: Path, name: str, before: str, first: int, end: int) -
 def measure(what: str, root: str) -> dict[str, float]:
     """One measurement in this process: seconds and peak memory."""
     catalog = Catalog(Storage(root))
-    clock = time.perf_counter()
+    clock, cpu = time.perf_counter(), time.process_time()
     if what == "scan":
         sql = connect()
         for node in plan().nodes:
@@ -92,8 +92,12 @@ def measure(what: str, root: str) -> dict[str, float]:
         counts = survey.counts()
         if what == "items":
             assert len(survey.items(plan().phases[0])) == counts["decode"].todo
-    seconds = time.perf_counter() - clock
-    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
@@ -120,6 +124,7 @@ def main() -> None:
             "nodes": len(NAMES),
             "parts": options.parts,
             "seconds": round(seconds[what], 3),
+            "cpu_seconds": round(statistics.median(m["cpu_seconds"] for m in runs), 3),
             "peak_mb": round(max(m["peak_mb"] for m in runs)),
             "ratio_to_scan": round(seconds[what] / seconds["scan"], 2),
         }
