@@ -30,7 +30,7 @@ soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak --timeout 3600 -s
 
 bench: $(STAMP)
-	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 
 serve: $(STAMP)
 	@$(BIN)/rushes serve
