@@ -137,11 +137,9 @@ def random_kills(campaign_file: Path, store: Path, kills: int, seed: int) -> int
     dice, done = random.Random(seed), 0
     for number in range(kills):
         point = f"{dice.choice(POINTS)}:{dice.randint(1, 6)}"
-        words = ["shard_rows=1"]
-        if number % 4 == 1:  # in a worker: the driver replaces it, and is killed later
-            words.append(f"infra.ray.env.RUSHES_CRASH={point}")
-        env = {"RUSHES_CRASH": point} if number % 4 == 3 else {}
-        process = render(campaign_file, store, *ROOM, *words, env=env)
+        # in turn: a worker at a point (the driver replaces it and is killed later), the driver at a point, the driver
+        where = ({"RUSHES_CRASH_WORKER": point}, {"RUSHES_CRASH": point}, {})[number % 3]
+        process = render(campaign_file, store, *ROOM, "shard_rows=1", env=where)
         try:
             process.communicate(timeout=dice.uniform(15, 60))
             done += process.returncode == -signal.SIGKILL
