@@ -39,7 +39,7 @@ class Report:
     twice       ids of rows that were computed more than once with the same result
     temporaries files that a killed write left
     orphans     media that no row names, and strangers among the parts
-    outside     how many files rows name that lie outside the store (sources by URL): these are not opened
+    outside     how many files rows name that lie outside the store (sources, by path or URL): these are not opened
     """
 
     parts: int = 0
@@ -199,7 +199,7 @@ class _Verifier:
     def add_files(self, label: str, row: Row) -> None:
         """Remember the files that a row names."""
         for uri, sha in _named_files(row):
-            if "://" in uri:
+            if "://" in uri or uri.startswith("/"):
                 self.report.outside += 1
                 continue
             known = self.wanted.setdefault(uri, (sha, label))
