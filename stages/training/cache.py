@@ -23,58 +23,74 @@ SHARD_CLIPS = 32
 Shard = dict[str, torch.Tensor]
 
 
+def _form(bucket: Bucket) -> tuple[Any, ...]:
+    """What of a bucket its latents depend on: buckets that differ in the rest share them."""
+    b = bucket
+    return b.width, b.height, b.frames, b.fps, b.crop, b.crop_frames, b.lead_s
+
+
 class LatentCache:
     """Normalised latents, float16, of `data.cache` clips in every one of these buckets. Clip i shows the same scene in
     all of them, so that they make pairs. `last` is the latent of a clip's last frame as a picture by itself."""
 
     def __init__(self, folder: Path, source: Source, data: Data, buckets: list[Bucket], vae_id: str, seed: int) -> None:
         self.source, self.data, self.buckets, self.seed = source, data, buckets, seed
-        self.n_clips = min(data.cache, source.length or data.cache)
-        sizes = [(b.width, b.height, b.frames, b.fps, b.lead_s, b.crop, b.crop_frames) for b in buckets]
-        about = digest(source.identity, vae_id, [list(s) for s in sizes], seed, data.flip, data.jitter)
+        about = digest(source.identity, vae_id, seed, data.flip, data.jitter)
         self.folder = folder / f"latents-{about[:12]}"
-        self._loaded: dict[int, Shard] = {}
+        self._loaded: dict[Path, Shard] = {}
+        self._captions: dict[Path, list[str]] = {}
+
+    def n_clips(self, bucket: int) -> int:
+        """How many clips of a bucket are kept."""
+        wanted = self.buckets[bucket].cache or self.data.cache
+        return min(wanted, self.source.length or wanted)
 
     def _path(self, bucket: int, shard: int) -> Path:
-        return self.folder / f"{bucket}-{shard:05d}.safetensors"
+        return self._place(bucket) / f"{shard:05d}.safetensors"
+
+    def _place(self, bucket: int) -> Path:
+        return self.folder / "-".join(f"{v:g}" for v in _form(self.buckets[bucket]))
+
+    def shards(self, bucket: int) -> list[Path]:
+        """The files of a bucket; the last one holds what is left."""
+        return [self._path(bucket, s) for s in range(-(-self.n_clips(bucket) // SHARD_CLIPS))]
 
     def _missing(self) -> list[tuple[int, int]]:
-        count = -(-self.n_clips // SHARD_CLIPS)
-        wanted = [(b, s) for s in range(count) for b in range(len(self.buckets))]
-        return [key for key in wanted if not self._path(*key).exists()]
+        wanted = {p: (b, s) for b in range(len(self.buckets)) for s, p in enumerate(self.shards(b))}
+        return [key for path, key in wanted.items() if not path.exists()]
 
     def fill(self, vae: Any, device: torch.device, deadline: float, workers: int, autocast: Any) -> bool:
         """Encode what is missing; False where the deadline (time.monotonic) came first."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         missing = self._missing()
-        for (bucket, shard), batch in zip(
-            missing, stream(_Shards(self, missing), 0, len(missing), workers), strict=True
-        ):
+        ahead = stream(_Shards(self, missing), 0, len(missing), workers)
+        for (bucket, shard), batch in zip(missing, ahead, strict=True):
             if time.monotonic() > deadline:
                 return False
             with autocast():
                 latents = [_encode_all(vae, batch[name], device) for name in ("frames", "last_frame")]
+            path = self._path(bucket, shard)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            building = path.with_name(f".{path.name}-{os.getpid()}")
             found = {"latents": latents[0], "last": latents[1]}
-            building = self.folder / f".{bucket}-{shard}-{os.getpid()}"
             save_file(found, building, {"captions": json.dumps(batch["captions"])})
-            os.replace(building, self._path(bucket, shard))
+            os.replace(building, path)
         return True
 
     def load(self, bucket: int) -> Shard:
         """Everything of one bucket: latents [N, C, F, H, W], last [N, C, 1, H, W], float16."""
-        if bucket not in self._loaded:
-            count = -(-self.n_clips // SHARD_CLIPS)
-            shards = [_read(self._path(bucket, s)) for s in range(count)]
-            self._loaded[bucket] = {k: torch.cat([s[k] for s in shards]) for k in ("latents", "last")}
-            self._captions = getattr(self, "_captions", {})
-            self._captions[bucket] = [c for s in range(count) for c in _captions(self._path(bucket, s))]
-        return self._loaded[bucket]
+        place = self._place(bucket)
+        if place not in self._loaded:
+            paths = self.shards(bucket)
+            shards = [_read(p) for p in paths]
+            self._loaded[place] = {k: torch.cat([s[k] for s in shards]) for k in ("latents", "last")}
+            self._captions[place] = [c for p in paths for c in _captions(p)]
+        return self._loaded[place]
 
     def caption(self, bucket: int, clip: int, rng: np.random.Generator) -> str:
-        """A caption of a clip: another wording each time, unless the clip was mirrored when it was encoded."""
+        """A caption of a clip: another wording each time, unless clips were mirrored when they were encoded."""
         self.load(bucket)
         if self.data.flip:
-            return str(self._captions[bucket][clip])
+            return self._captions[self._place(bucket)][clip]
         return self.source.caption(self.scene(clip), self.buckets[bucket], rng)
 
     def scene(self, clip: int) -> int:
@@ -90,7 +106,7 @@ class _Shards(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> Batch:
         bucket, shard = self.keys[index]
-        numbers = range(shard * SHARD_CLIPS, min((shard + 1) * SHARD_CLIPS, self.cache.n_clips))
+        numbers = range(shard * SHARD_CLIPS, min((shard + 1) * SHARD_CLIPS, self.cache.n_clips(bucket)))
         made = [self._one(self.cache.scene(i), self.cache.buckets[bucket]) for i in numbers]
         frames = torch.from_numpy(np.stack([f for f, _ in made]))
         return {"frames": frames, "last_frame": frames[:, -1:], "captions": [c for _, c in made]}
@@ -130,7 +146,7 @@ class LatentBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         step, part = divmod(index, self.parts)
         number, bucket = bucket_at(self.data, self.seed, step)
         rng = np.random.default_rng([clip_seed(self.seed, step, part, self.rank), ORDER])
-        chosen = rng.integers(0, self.cache.n_clips, batch_size(self.data, bucket))
+        chosen = rng.integers(0, self.cache.n_clips(number), batch_size(self.data, bucket))
         if self.pair:
             return {"low": self._take(0, chosen), "high": self._take(1, chosen)}
         captions = [self.cache.caption(number, int(i), rng) for i in chosen]

@@ -95,9 +95,8 @@ def _named(parts: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:
 
 
 def _checkpoint(part: nn.Module) -> None:
-    enable = getattr(part, "enable_gradient_checkpointing", None) or getattr(
-        part, "gradient_checkpointing_enable", None
-    )
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next((getattr(part, n) for n in names if hasattr(part, n)), None)
     if enable is None or not getattr(part, "_supports_gradient_checkpointing", True):
         raise BadInput(f"model.checkpointing: {type(part).__name__} has no gradient checkpointing; set it to false")
     enable()

@@ -22,6 +22,7 @@ class Bucket:
     batch: clips a step and worker; share: how often it comes, against the others. sigma_max: noise levels are drawn
     below it (the low-noise range of a refine pass). lead_s: the clip starts up to so many seconds into its scene.
     conditioned: its first latent frames are always given clean, as in the later windows of a long video.
+    cache: clips of it that are encoded once, where not `data.cache`.
     """
 
     width: int = 128
@@ -35,6 +36,7 @@ class Bucket:
     sigma_max: float = 1.0
     lead_s: float = 0.0
     conditioned: bool = False
+    cache: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.frames, self.batch) < 1 or self.fps <= 0 or self.share < 0:

@@ -1,0 +1,156 @@
+"""Every objective learns: the loss falls on a tiny model in a few steps, and only what is to be trained changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.core.errors import BadInput
+from stages.training.loop import Trainer, read_losses, train
+from stages.training.models import load_part
+
+from .conftest import LOW
+
+HIGH = {**LOW, "width": 64, "height": 64}
+LONG = {**LOW, "frames": 9, "fps": 16.0}
+
+
+def probe(trainer: Trainer) -> float:
+    """The mean loss over a few batches, always the same ones."""
+    task = trainer.task
+    data = task.batches(0, 1)
+    with torch.no_grad():
+        return float(np.mean([float(task(data[10_000 + i], i)[0]) for i in range(4)]))
+
+
+def falls(config: Any, to: float = 0.9) -> Path:
+    """Train; the loss on batches that are never trained on must fall to this share of what it was."""
+    trainer = Trainer(config)
+    assert trainer.task.get_ready(float("inf"))
+    before = probe(trainer)
+    outcome = trainer.run()
+    assert outcome.finished
+    assert len(read_losses(Path(config.out))) == config.max_steps
+    assert probe(trainer) < to * before
+    assert outcome.model is not None
+    return outcome.model
+
+
+def test_vae_learns_and_measures_its_latents(settings):
+    terms = {"charbonnier": 1, "mse": 1, "gradient": 0.5, "temporal": 0.2, "spectrum": 0.1, "norm": 0.01, "kl": 1e-4}
+    model = falls(settings("vae", max_steps=30, reconstruction=terms, sample_every=15))
+    vae = load_part(model, "vae")
+    assert not torch.equal(vae.latents_std, torch.ones_like(vae.latents_std))
+    assert (model.parent / "samples" / "00000015.png").stat().st_size > 1000
+    about = json.loads((model / "training.json").read_text())
+    assert about["stage"] == "vae"
+    assert about["step"] == 30
+    assert about["data"].startswith("world:train:")
+
+
+def test_base_learns_with_kept_latents_and_conditions(settings):
+    buckets = [LOW, {**LONG, "sigma_max": 0.5, "conditioned": True, "lead_s": 1.0}]
+    objective = {"condition": 0.3, "condition_last": 0.3, "condition_noise": 0.1, "max_tokens": 40}
+    config = settings("base", buckets, max_steps=40, objective=objective, sample_every=40, data={"cache": 4})
+    model = falls(config)
+    from diffusers import LTXConditionPipeline
+
+    pipeline = LTXConditionPipeline.from_pretrained(model)
+    assert type(pipeline.transformer).__name__ == "LTXVideoTransformer3DModel"
+
+
+@pytest.mark.parametrize(("stage", "high"), [("spatial", HIGH), ("temporal", LONG)])
+def test_upsamplers_learn(settings, stage, high):
+    upsampling = {"pixels": 0.2 if stage == "spatial" else 0.0, "input_noise": 0.1}
+    falls(settings(stage, [LOW, high], max_steps=16, upsampling=upsampling))
+
+
+def test_distillation_learns_as_lora_and_the_file_opens(settings, start):
+    lora = {"rank": 4, "targets": ["to_q", "to_v", "net.0.proj", "proj_out"]}
+    config = settings(
+        "distill", max_steps=24, model={"lora": lora}, optim={"name": "adamw", "lr": 0.02},
+        distillation={"steps": 2, "teacher_steps": 4, "guidance": 2.0}, objective={"max_tokens": 40, "condition": 0.2},
+    )  # fmt: skip
+    model = falls(config)
+    transformer = load_part(start, "transformer")
+    before = transformer.proj_out.weight.clone()
+    transformer.load_lora_adapter(str(model), weight_name="pytorch_lora_weights.safetensors", prefix="transformer")
+    assert "default_0" in transformer.peft_config
+    assert torch.equal(transformer.proj_out.base_layer.weight, before)
+
+
+def unet_folder(start: Path, folder: Path, kind: str) -> Path:
+    """The tiny checkpoint with a U-Net in the transformer's place."""
+    from diffusers import UNet3DConditionModel, UNetMotionModel
+
+    shutil.copytree(start, folder)
+    shutil.rmtree(folder / "transformer")
+    torch.manual_seed(0)
+    shape = {"in_channels": 8, "out_channels": 8, "block_out_channels": (8, 16), "cross_attention_dim": 32,
+             "norm_num_groups": 4, "layers_per_block": 1, "sample_size": 2}  # fmt: skip
+    if kind == "3d":
+        down, up = ("CrossAttnDownBlock3D", "DownBlock3D"), ("UpBlock3D", "CrossAttnUpBlock3D")
+        net: Any = UNet3DConditionModel(down_block_types=down, up_block_types=up, attention_head_dim=4, **shape)
+    else:
+        down, up = ("CrossAttnDownBlockMotion", "DownBlockMotion"), ("UpBlockMotion", "CrossAttnUpBlockMotion")
+        net = UNetMotionModel(
+            down_block_types=down, up_block_types=up, num_attention_heads=2, motion_num_attention_heads=2,
+            motion_max_seq_length=8, use_motion_mid_block=False, **shape,
+        )  # fmt: skip
+    net.save_pretrained(folder / "unet")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "min_snr"), [("epsilon", 0.0), ("v", 5.0)])
+def test_a_3d_unet_learns_epsilon_and_v(settings, start, tmp_path, kind, min_snr):
+    folder = unet_folder(start, tmp_path / "unet", "3d")
+    bucket = {**LOW, "width": 64, "height": 64}
+    objective = {"kind": kind, "min_snr": min_snr, "timesteps": "uniform", "max_tokens": 40}
+    config = settings("base", [bucket], max_steps=10, model={"checkpoint": str(folder)}, objective=objective)
+    falls(config, to=0.95)
+
+
+def test_only_the_motion_modules_of_a_factorised_model_learn(settings, start, tmp_path):
+    folder = unet_folder(start, tmp_path / "motion", "motion")
+    bucket = {**LOW, "width": 64, "height": 64}
+    model = {"checkpoint": str(folder), "trainable": ["unet.*motion_modules*"]}
+    config = settings("base", [bucket], max_steps=4, model=model, objective={"kind": "epsilon", "max_tokens": 40})
+    trained = train(config).model
+    assert trained is not None
+    before, after = load_part(folder, "unet").half().state_dict(), load_part(trained, "unet").half().state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("motion_modules" in name for name in changed)
+    assert not (trained / "transformer").exists()
+
+
+def test_patterns_that_match_nothing_and_conditions_of_a_unet_are_refused(settings, start, tmp_path):
+    with pytest.raises(BadInput, match=r"matches no parameter; one is called vae\."):
+        train(settings("vae", model={"trainable": ["transformer.*"]}))
+    folder = unet_folder(start, tmp_path / "unet", "3d")
+    config = settings("base", model={"checkpoint": str(folder)}, objective={"condition": 1.0, "kind": "epsilon"})
+    with pytest.raises(BadInput, match=r"objective\.condition"):
+        train(config)
+
+
+def test_gradient_checkpointing_and_bfloat16_give_nearly_the_same_step(settings, tmp_path):
+    losses = []
+    for i, more in enumerate([{}, {"model": {"checkpointing": True}}, {"dtype": "bfloat16"}]):
+        train(settings("base", max_steps=2, out=str(tmp_path / str(i)), objective={"max_tokens": 40}, **more))
+        losses.append(read_losses(tmp_path / str(i)))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_accumulated_batches_are_one_step(settings, tmp_path):
+    trainer = Trainer(settings("vae", max_steps=1, optim={"accumulate": 3}))
+    assert trainer.run().finished
+    assert len(read_losses(Path(trainer.config.out))) == 1
+    assert trainer.ema is not None
+    assert trainer.ema.optimization_step == 1

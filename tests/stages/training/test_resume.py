@@ -1,0 +1,111 @@
+"""A run that is killed, at any moment, and gone on with is the undisturbed run, bit by bit, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.core.errors import BadInput
+from stages.training.loop import read_losses, train
+from stages.training.state import list_states, read_tensors, write_tensors
+
+FORK = multiprocessing.get_context("fork")  # the libraries are loaded already
+
+
+def run_killed(config, after_s: float) -> int:
+    """Run in a process that is killed after a while; its exit status."""
+    process = FORK.Process(target=train, args=(config,))
+    process.start()
+    process.join(after_s)
+    if process.is_alive():
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode
+
+
+def same_state(one: Path, other: Path) -> None:
+    first, second = list_states(one)[-1], list_states(other)[-1]
+    for stem in ("weights", "ema", "optimizer"):
+        a, b = read_tensors(first, stem), read_tensors(second, stem)
+        assert a.keys() == b.keys()
+        assert a
+        assert all(torch.equal(a[k], b[k]) for k in a), stem
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_killed_at_random_moments_the_loss_curve_is_the_same(settings, tmp_path, kills):
+    steps = 40 if kills == 2 else 120
+    more = {"max_steps": steps, "save_every_steps": 3, "objective": {"max_tokens": 40, "condition": 0.5}}
+    data = {"cache": 6}
+    began = time.monotonic()
+    train(settings("base", data=data, out=str(tmp_path / "whole"), **more))
+    whole = time.monotonic() - began
+    config, rng = settings("base", data=data, out=str(tmp_path / "killed"), **more), random.Random(kills)
+    statuses = [run_killed(config, rng.uniform(0.05, 1.2 * whole / kills)) for _ in range(kills)]
+    assert -signal.SIGKILL in statuses
+    assert train(config).finished
+    assert read_losses(tmp_path / "killed") == read_losses(tmp_path / "whole")
+    same_state(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_slices_by_wall_time_add_up_to_the_whole_run(settings, tmp_path):
+    train(settings("vae", max_steps=8, out=str(tmp_path / "whole")))
+    config = settings("vae", max_steps=8, out=str(tmp_path / "sliced"), stop_after_s=0.01)
+    from stages.training.loop import Trainer
+
+    outcomes = []
+    for _ in range(3):  # each is given time for a few more steps
+        trainer = Trainer(config)
+        stop_at = trainer.step + 3
+        trainer._must_stop = lambda t=trainer, s=stop_at: t.step >= s  # type: ignore[method-assign]
+        outcomes.append(trainer.run())
+    assert [o.step for o in outcomes] == [3, 6, 8]
+    assert [o.finished for o in outcomes] == [False, False, True]
+    assert outcomes[0].model is not None
+    assert read_losses(tmp_path / "sliced") == read_losses(tmp_path / "whole")
+    same_state(tmp_path / "sliced", tmp_path / "whole")
+
+
+def test_the_deadline_and_a_signal_save_and_leave(settings):
+    outcome = train(settings("vae", max_steps=1000, stop_after_s=1.0))
+    assert not outcome.finished
+    folder = Path(settings("vae").out)
+    assert json.loads((list_states(folder)[-1] / "state.json").read_text())["step"] == outcome.step
+    process = FORK.Process(target=train, args=(settings("vae", max_steps=100_000),))
+    process.start()
+    time.sleep(1.5)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 0
+    assert len(read_losses(folder)) >= outcome.step
+
+
+def test_a_torn_checkpoint_is_passed_over_and_another_config_refused(settings):
+    config = settings("vae", max_steps=4, save_every_steps=2)
+    train(config)
+    folder = Path(config.out)
+    (folder / "state-00000099").mkdir()
+    (folder / ".state-00000098-1").mkdir()
+    assert train(settings("vae", max_steps=5)).finished
+    with pytest.raises(BadInput, match="take another `out`"):
+        train(settings("vae", model={"trainable": ["vae.decoder.*"]}))
+
+
+def test_large_states_are_cut_into_files_below_16_mib(tmp_path):
+    tensors = {f"t{i}": torch.full((1 << 20,), float(i)) for i in range(11)}
+    write_tensors(tensors, tmp_path, "weights")
+    sizes = [p.stat().st_size for p in tmp_path.iterdir()]
+    assert len(sizes) == 4
+    assert max(sizes) < 16 << 20
+    read = read_tensors(tmp_path, "weights")
+    assert all(torch.equal(read[k], tensors[k]) for k in tensors)
