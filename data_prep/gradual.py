@@ -62,7 +62,7 @@ class GradualRules:
     strength: float = 10.0
     evenness: float = 0.35
     drift: float = 0.14
-    flat: float = 3.5
+    flat: float = 2.5
     max_s: float = 4.0
 
 
@@ -100,6 +100,9 @@ def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules:
         high = min([c for c in cuts if c >= stop], default=n)
         left = ramp_length(luma[max(low, start - reach) : start + 1][::-1], plain)
         right = ramp_length(luma[stop - 1 : min(high, stop - 1 + reach)], plain)
+        at_end = start == 0 or stop == n
+        if stop - start == n or (at_end and not (left or right) and np.median(luma[start:stop].std(1)) > _TRACE):
+            continue  # a dark shot
         if start == 0:
             found.first = max(found.first, stop - 1 + (right[1] if right else 1))
         elif stop == n:
@@ -354,7 +357,10 @@ def refine(stretch: Stretch, start: int, length: int, kind: str, fps: float, rul
         first, last = left + low, left + high
         if (first, last) == before:
             break
-    return judge(stretch, first, last, kind, fps, rules)
+    fit = judge(stretch, first, last, kind, fps, rules)
+    if fit is None and kind == "wipe":  # over moving shots, anchors far outside mislead
+        fit = judge(stretch, start, start + length, kind, fps, rules)
+    return fit
 
 
 def _rms(values: npt.NDArray[np.float64]) -> float:
@@ -378,8 +384,6 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
     unlike = float(unlikeness(luma[a : a + 1], luma[b : b + 1])[0])
     course = _course(frames, a, b, slice(a + 1, b), kind)
     drift = float(np.sqrt(np.mean((course - np.arange(1, b - a) / (b - a)) ** 2)))
-    if kind == "wipe" and np.minimum(np.diff(course), 0).sum() > -0.15:
-        drift *= 0.6  # a circle opens faster and faster: steady progress counts, not its pace
     trust = min(1.0, novelty / rules.full_novelty)
     trust *= min(1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness)
     trust *= min(1.0, 0.4 + 1.5 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile
@@ -392,4 +396,4 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
         return None
     if error > 1 or drift > rules.drift or stretch.unchanged(a, b) > rules.unchanged or stretch.is_pan(a, b):
         return None
-    return Gradual(a + 1, b, round(1.0 / (1.0 + error), 4))
+    return Gradual(a + 1, b, round(float(1.0 / (1.0 + error)), 4))

@@ -150,7 +150,7 @@ def dark_gain(signatures: U8, cells: np.ndarray) -> np.ndarray:
     contrast = signatures[:, :LUMA][:, cells[:LUMA]].std(1)
     reach = min(8, len(contrast) - 1)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(contrast, reach, mode="edge"), 2 * reach + 1)
-    return np.clip(_FULL_CONTRAST / np.maximum(windows.max(1), 1e-3), 1.0, 3.0)
+    return np.asarray(np.clip(_FULL_CONTRAST / np.maximum(windows.max(1), 1e-3), 1.0, 3.0))
 
 
 def _is_exposure(luma: U8, t: int) -> bool:

@@ -79,8 +79,14 @@ class TestPass:
 
     @pytest.mark.parametrize(
         ("codec", "pix_fmt", "size"),
-        [("libx264", "yuv420p10le", (320, 180)), ("ffv1", "yuv444p", (321, 181)), ("mjpeg", "yuvj422p", (98, 130)),
-         ("ffv1", "gray", (64, 64)), ("ffv1", "bgr0", (66, 34)), ("libx264", "yuv420p", (640, 16))],
+        [
+            ("libx264", "yuv420p10le", (320, 180)),
+            ("ffv1", "yuv444p", (321, 181)),
+            ("mjpeg", "yuvj422p", (98, 130)),
+            ("ffv1", "gray", (64, 64)),
+            ("ffv1", "bgr0", (66, 34)),
+            ("libx264", "yuv420p", (640, 16)),
+        ],
     )
     def test_any_pixel_format_and_size(self, tmp_path: Path, codec: str, pix_fmt: str, size: tuple[int, int]) -> None:
         picture = cv2.resize(scene(), size)
