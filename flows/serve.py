@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,40 +100,58 @@ def read_deployments(path: Path = DEPLOYMENTS) -> list[dict[str, Any]]:
     return entries
 
 
-def make_deployments(entries: list[dict[str, Any]]) -> list[Any]:
-    """Prefect's deployments of these entries, for a runner of our own (the work pool is for clusters)."""
+def make_deployments(entries: list[dict[str, Any]], switched: Mapping[tuple[str, str], bool]) -> list[Any]:
+    """Prefect's deployments of these entries, for a runner of our own (the work pool is for clusters).
+
+    switched: (deployment, schedule) -> whether a person has switched that schedule on; else as the file says.
+    """
     from prefect.deployments.runner import RunnerDeployment
-    from prefect.schedules import Cron
 
-    def schedules(entry: dict[str, Any]) -> list[Any]:
-        plain = [dict(s) for s in entry.get("schedules") or []]
-        return [Cron(s.pop("cron"), **s) for s in plain]
-
-    return [
+    deployments = [
         RunnerDeployment.from_entrypoint(
             entry["entrypoint"],
             name=entry["name"],
             description=entry.get("description"),
             parameters=entry.get("parameters"),
             tags=entry.get("tags"),
-            schedules=schedules(entry),
+            schedules=[_schedule(entry["name"], s, switched) for s in entry.get("schedules") or []],
         )
         for entry in entries
     ]
+    for deployment in deployments:
+        deployment.work_pool_name = None  # said, not left out: takes over one that a cluster's work pool had
+    return deployments
+
+
+def _schedule(deployment: str, entry: dict[str, Any], switched: Mapping[tuple[str, str], bool]) -> Any:
+    from prefect.schedules import Cron
+
+    options = {k: v for k, v in entry.items() if k != "cron"}
+    options["active"] = switched.get((deployment, entry["slug"]), entry["active"])
+    return Cron(entry["cron"], **options)
+
+
+async def schedules_on_server() -> dict[tuple[str, str], bool]:
+    """(deployment, schedule) -> whether it is switched on there now."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        found = await client.read_deployments()
+    return {(d.name, s.slug): bool(s.active) for d in found for s in d.schedules if s.slug}
 
 
 def _serve(url: str) -> int:
     """Put the deployments on the server and run what is started from them, until interrupted."""
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", str(POLL_SECONDS))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    deployments = make_deployments(read_deployments())
-    asyncio.run(_run_until_interrupted(deployments, url))
+    asyncio.run(_run_until_interrupted(url))
     return 0
 
 
-async def _run_until_interrupted(deployments: list[Any], url: str) -> None:
+async def _run_until_interrupted(url: str) -> None:
     from prefect.runner import Runner
 
+    deployments = make_deployments(read_deployments(), await schedules_on_server())
     runner = Runner(name="rushes", pause_on_shutdown=False, limit=RUNS_AT_ONCE)
     for deployment in deployments:
         await runner.aadd_deployment(deployment)

@@ -19,7 +19,7 @@ class Api:
 
     def ask(self, path: str, body: Any = None, method: str = "POST") -> Any:
         """One call; a busy server is asked again."""
-        data = json.dumps(body or {}).encode() if method == "POST" else None
+        data = json.dumps(body or {}).encode() if method != "GET" else None
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"}, method=method)
         for _ in range(20):
             try:

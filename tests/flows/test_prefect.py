@@ -127,6 +127,31 @@ def test_the_deployments_give_forms_and_their_schedules_are_off(api: Api) -> Non
     }
 
 
+SERVED_AGAIN = """
+import asyncio
+from flows.serve import make_deployments, read_deployments, schedules_on_server
+for deployment in make_deployments(read_deployments(), asyncio.run(schedules_on_server())):
+    print(deployment.name, [s.active for s in deployment.schedules], deployment.work_pool_name)
+"""
+
+
+def test_a_schedule_that_is_switched_on_makes_runs_and_stays_on(api: Api) -> None:
+    render = api.deployments()["render"]
+    place = f"/deployments/{render['id']}/schedules/{render['schedules'][0]['id']}"
+    wanted = {
+        "deployments": {"id": {"any_": [render["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    try:
+        api.ask(place, {"active": True}, "PATCH")
+        command = [sys.executable, "-c", SERVED_AGAIN]
+        done = subprocess.run(command, env=environment(PREFECT_API_URL=api.url), capture_output=True, text=True)
+        assert done.stdout.splitlines() == ["curate [False] None", "render [True] None"], done.stderr
+        api.until(lambda: api.ask("/flow_runs/filter", wanted), 60)
+    finally:
+        api.ask(place, {"active": False}, "PATCH")
+
+
 def test_a_run_from_the_form_makes_the_same_store_as_threads(
     api: Api, campaign: Path, threads_store: Path, tmp_path: Path
 ) -> None:
