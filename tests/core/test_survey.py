@@ -328,8 +328,8 @@ class Resume(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-quick = settings(max_examples=4, stateful_step_count=5, deadline=None, suppress_health_check=list(HealthCheck))
-long = settings(max_examples=150, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=3, stateful_step_count=5, deadline=None, suppress_health_check=list(HealthCheck))
+long = settings(max_examples=60, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class TestResume(Resume.TestCase):
