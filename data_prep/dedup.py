@@ -80,7 +80,5 @@ def groups_of(ids: list[str], pairs: npt.NDArray[np.int64]) -> pa.Table:
     for members in components(pairs):
         names = [ids[i] for i in members]
         best, group = names[0], digest("duplicates", sorted(names))
-        rows += [
-            {"clip_id": n, "duplicate_group": group, "duplicate_of": names[0] if n != names[0] else ""} for n in names
-        ]
+        rows += [{"clip_id": n, "duplicate_group": group, "duplicate_of": best if n != best else ""} for n in names]
     return pa.Table.from_pylist(rows, MARKS)

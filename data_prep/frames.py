@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from av.video.frame import PictureType
 
 from stages.core.measures.bars import Bars, bars
 from stages.core.measures.blockiness import blockiness
@@ -22,6 +23,9 @@ from stages.core.measures.signature import SIZE, signature
 
 ANALYSIS_SIDE = 256
 """The longer side, in pixels, of the picture that the cheap signals are taken of."""
+
+_B_PICTURE, _PATIENCE_S = PictureType.B, 0.5
+"""Details are taken of frames that are fully decoded: see `signals.SKIPPED`; after half a second, of any."""
 
 _PER_FRAME = [
     pa.field("frame", pa.int64(), nullable=False),
@@ -57,7 +61,7 @@ class Rates:
     thumbnails  pictures, at the most
     """
 
-    flow: float = 10.0
+    flow: float = 8.0
     detail: float = 1.0
     thumbnails: float = 1.0
 
@@ -130,7 +134,7 @@ class FrameMeter:
             "signature": signature(y, u, v),
         }
         row |= self._flow_row(y, now)
-        if now >= self._next_detail:
+        if now >= self._next_detail and (frame.pict_type != _B_PICTURE or now >= self._next_detail + _PATIENCE_S):
             row |= self._detail_row(frame, y)
             self._next_detail = now + 1 / self.rates.detail - 1e-6
         if now >= self._next_picture:

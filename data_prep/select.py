@@ -42,6 +42,8 @@ def check_thresholds(thresholds: Mapping[str, Any], known: Iterable[str], where:
     for metric, limits in thresholds.items():
         if metric not in names:
             raise BadInput(f"{where}.{metric}: no step measures {metric!r}; {nearest(metric, names)}")
+        if limits is None:
+            continue
         if not isinstance(limits, Mapping):
             raise BadInput(f"{where}.{metric} must hold min, max or exclude, not {limits!r}")
         for key, value in limits.items():
@@ -66,16 +68,17 @@ class Select(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """thresholds: metric -> {min, max, exclude}; null where there is none."""
+        """thresholds: metric -> {min, max, exclude}; null lifts one, or all of a metric."""
 
         thresholds: dict[str, Any] = field(default_factory=dict)
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, `sources` and any number of tables with a clip_id column and a column per metric."""
-        check_thresholds(self.config.thresholds, metric_columns(tables))
-        table = metrics_table(tables, self.config.thresholds)
+        thresholds = {m: limits for m, limits in self.config.thresholds.items() if limits}
+        check_thresholds(thresholds, metric_columns(tables))
+        table = metrics_table(tables, thresholds)
         ids = table.column("clip_id").combine_chunks()
-        failures = [f for m, limits in self.config.thresholds.items() for f in failing(table.column(m), m, limits)]
+        failures = [f for m, limits in thresholds.items() for f in failing(table.column(m), m, limits)]
         reasons, failed = gather(failures, len(ids))
         status = pc.if_else(pa.array(failed), "rejected", "kept")
         return pa.table({"id": ids, "status": status, "reasons": reasons}).cast(self.writes)

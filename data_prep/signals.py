@@ -30,6 +30,9 @@ from stages.core.measures.bars import Bars, lasting
 __all__ = ["FRAMES", "Rates", "SignalConfig", "Signals", "Thumbnail", "decode_signals"]
 
 _BATCH = 1024
+SKIPPED = {"skip_loop_filter": "bidir"}
+"""Bidirectional frames are not deblocked: no other kind of frame refers to them, at 256 pixels it does not show, and it
+saves a tenth of the decoding. What needs detail is measured on the other frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +160,8 @@ class _Pass:
     def _frames(self) -> Iterator[Any]:
         context = self.stream.codec_context
         context.thread_count, self.stream.thread_type = 1, "NONE"
+        if not context.is_open:
+            context.options = SKIPPED
         packets = self.container.demux(self.stream)
         while True:
             try:

@@ -15,6 +15,7 @@ from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
 from stages.core.step import Step, StepRef
+from stages.core.survey import Survey
 
 FLOW = "curate"
 STEPS = ("ingest", "analyse", "cuts", "clips", "scores", "select", "dedup", "caption")
@@ -40,7 +41,8 @@ class CurateConfig(FlowConfig):
     sources            files, folders, globs, manifests, on any fsspec URL
     manifest           the columns of manifests
     label_from_folder  the name of a file's folder is its class label
-    until, only        the steps that a run is limited to; only their work is done, what they need must be there
+    until              the last step to do
+    only               the steps to do; those before them must be done
     """
 
     sources: list[str] = field(default_factory=list)
@@ -58,13 +60,18 @@ class Curation:
     steps: dict[str, StepRef]
 
     def plan(self, catalog: Catalog) -> Plan:
-        """The plan of this curation; keeps the listing of its sources as the roots."""
-        return plan_curation(self.config, self.steps, catalog)
+        """The plan of this curation; keeps the listing of its sources as the roots. Raises BadInput where `only` names
+        a step that waits for the work of one it does not name."""
+        plan = plan_curation(self.config, self.steps, catalog)
+        if self.config.only:
+            self._check_only(Survey(catalog, plan, retry="none"))
+        return plan
 
-    @property
-    def wanted(self) -> frozenset[str]:
-        """The nodes that may do work; empty means all of them."""
-        return frozenset(n for step in self.config.only for n in members(step, self.steps))
+    def _check_only(self, survey: Survey) -> None:
+        wanted = {n for step in self.config.only for n in members(step, self.steps)}
+        for name, count in survey.counts().items():
+            if name not in wanted and (count.todo or count.waiting):
+                raise BadInput(f"only: the step {name!r} before it has work left; name it too, or give `until` instead")
 
 
 def load_curation(

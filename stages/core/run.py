@@ -235,28 +235,31 @@ class Run:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def do_job(self, node: Node) -> Survey:
-        """Do one whole-table job, unless its result for these inputs is there. Returns a survey that knows it.
+    def do_job(self, node: Node) -> None:
+        """Do one whole-table job, unless its result for these inputs is there.
 
-        Rows that failed are given to it as they stand: one bad row, even one to be tried again, stops nothing.
+        Rows that failed are given to it as they stand: one bad row, even one to be tried again, stops nothing. Jobs
+        behind it are looked up when their turn comes.
         """
         survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
-        if node.name not in survey.jobs:
+        mark = survey.jobs.get(node.name, "")
+        if not mark:
             mark = survey.job_digest(node)
             if not mark:
                 raise Stopped(f"{node.name} cannot run: some of {', '.join(node.after)} are still to do")
-            ref = self.plan.refs[node.name]
-            cls = load_class(ref.use, ref.name)
-            assert issubclass(cls, Job)
-            clock, cpu = time.monotonic(), time.process_time()
-            job = cls(ref.config, Workspace(self.catalog.storage))
-            result = job.run({name: survey.table(name) for name in node.after}).cast(cls.writes)
-            self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
-            self.spent["core_seconds"] += time.process_time() - cpu
-            self._tell_job(node, result.num_rows, time.monotonic() - clock)
-        survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
-        self.jobs = {**self.jobs, node.name: survey.jobs[node.name]}  # later ones are looked up when their turn comes
-        return survey
+            self._do_job(node, mark, survey)
+        self.jobs = {**self.jobs, node.name: mark}
+
+    def _do_job(self, node: Node, mark: str, survey: Survey) -> None:
+        ref = self.plan.refs[node.name]
+        cls = load_class(ref.use, ref.name)
+        assert issubclass(cls, Job)
+        clock, cpu = time.monotonic(), time.process_time()
+        job = cls(ref.config, Workspace(self.catalog.storage))
+        result = job.run({name: survey.table(name) for name in node.after}).cast(cls.writes)
+        self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
+        self.spent["core_seconds"] += time.process_time() - cpu
+        self._tell_job(node, result.num_rows, time.monotonic() - clock)
 
     def _tell_job(self, node: Node, rows: int, seconds: float) -> None:
         if self._listener:

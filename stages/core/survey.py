@@ -164,7 +164,7 @@ class Survey:
             return (self.plan.roots,)
         node = self.plan.node(name)
         if node.job:
-            return (self._jobs[node.name],)
+            return (node.fingerprint, self._jobs[node.name])  # the same inputs under other settings
         return tuple(str(v) for v in self._one(survey_sql.set_hash(self.plan.phase_of(node.name), node)))
 
     def count(self, name: str) -> Count:

@@ -101,7 +101,9 @@ class DenoiseTask(Task):
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noised = self.objective.noise(clean, noise, levels)
         given = self.given(clean, bucket, generator)
-        noisy, timesteps = self.with_given(noised.noisy, clean, noised.timesteps, given, generator)
+        noisy, timesteps = noised.noisy, noised.timesteps[:, None]
+        if self.gives(bucket):
+            noisy, timesteps = self.with_given(noisy, clean, noised.timesteps, given, generator)
         keyframe = self.keyframe(last, bucket, generator)
         text, mask = self.embed(self.dropped(batch["captions"], seed))
         predicted = predict(self.trained[self.name], noisy, timesteps, text, mask, self.geometry(bucket), keyframe)
@@ -112,6 +114,10 @@ class DenoiseTask(Task):
         """The captions, some of them left empty, for guidance."""
         gone = np.random.default_rng([seed, 0xD20]).random(len(captions)) < self.config.objective.caption_dropout
         return ["" if g else c for g, c in zip(gone, captions, strict=True)]
+
+    def gives(self, bucket: Bucket) -> bool:
+        """Whether frames of this bucket's clips may be given clean."""
+        return bucket.conditioned or self.config.objective.condition > 0
 
     def given(self, clean: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> torch.Tensor:
         """Which latent frames of each clip are given clean: bool [B, F]."""

@@ -37,7 +37,7 @@ def predict(
     geometry: Geometry,
     keyframe: Keyframe | None = None,
 ) -> torch.Tensor:
-    """The prediction for a latent whose frame f of clip b is at timestep [B, F], 0 (clean) to 1000.
+    """The prediction for a latent whose frame f of clip b is at timestep [B, F], 0 (clean) to 1000; or [B, 1] for all.
 
     text [B, L, D], mask [B, L]. Raises BadInput where a U-Net is given frames of different noise, or keyframes.
     """
@@ -67,7 +67,10 @@ def _predict_ltx(
     """Tokens, coordinates and per-token timesteps exactly as LTXConditionPipeline arranges them."""
     pipe, (frames, height, width) = LTXConditionPipeline, noisy.shape[2:]
     tokens, coords = pipe._pack_latents(noisy), _coords(noisy, geometry, 0)
-    levels = timesteps.repeat_interleave(height * width, dim=1)
+    # One level a clip where its frames agree: an embedding for each token costs a tenth of a step.
+    if timesteps.shape[1] == frames or keyframe is not None:
+        timesteps = timesteps.expand(-1, frames).repeat_interleave(height * width, dim=1)
+    levels = timesteps
     extra = 0
     if keyframe is not None:
         extra = height * width

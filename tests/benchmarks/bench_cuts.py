@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_cuts.py [FOLDER]
 
-FOLDER holds truth.json, score.py and dev/ (default: cuts/ under RUSHES_DATA, else ../shared/data). One JSON line a detector,
-with what score.py makes of it. Rivals run with their defaults; they know hard cuts only.
+FOLDER holds truth.json, score.py and dev/ (default: cuts/ under RUSHES_DATA, else ../shared/data). One JSON line a
+detector, with what score.py makes of it. Rivals run with their defaults; they know hard cuts only.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def main(folder: Path) -> None:
         print(json.dumps({"bench": "cuts", "skipped": f"no truth.json in {folder}"}))
         return
     spec = importlib.util.spec_from_file_location("score", folder / "score.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     score = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(score)
     files = json.loads((folder / "truth.json").read_text())["files"]

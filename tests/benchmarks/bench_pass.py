@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_pass.py [CLIP]
 
-A real clip is scaled to 1080p H.264 at about 4.6 Mb/s. Bare libavcodec decode, the whole pass (all signals, hash, thumbnails,
-cuts) and PySceneDetect's ContentDetector take turns, one thread each; medians of CPU milliseconds a frame. One JSON line a
-figure.
+A real clip is scaled to 1080p H.264 at about 4.6 Mb/s. Bare libavcodec decode, the whole pass (all signals, hash,
+thumbnails, cuts) and PySceneDetect's ContentDetector take turns on one core; medians of CPU milliseconds a frame. One
+JSON line a figure.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def timed(work: Callable[[str], int], path: Path) -> float:
 
 
 def main(clip: Path) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory(prefix="rushes-bench-") as name:
         folder = Path(name)
         short = source(clip, folder, 1)

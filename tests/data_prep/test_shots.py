@@ -21,7 +21,7 @@ DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared
 FOOTAGE = Path(__file__).parents[2] / "data_prep" / "footage"
 labelled = pytest.mark.skipif(
     not (DATA / "cuts" / "score.py").exists(),
-    reason=f"labelled sequences are not at {DATA}; RUSHES_DATA names the folder",
+    reason=f"no labelled sequences at {DATA}; RUSHES_DATA names the folder",
 )
 
 

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 LONG_SIDE = 128
 """The longer side, in pixels, at which flow is computed."""
-_STATIC_SPEED, _STATIC_PIXELS, _TEXTURE = 0.005, 0.1, 12.0
+_STATIC_SPEED, _STATIC_PIXELS, _TEXTURE = 0.005, 0.1, 4.0
+_RIDGE = 1e-6 * np.eye(4)
 
 
 @dataclass(frozen=True)
@@ -77,28 +79,29 @@ def camera_step(flow: F32, luma: U8) -> tuple[float, float, float, float]:
     A similarity transform about the picture's middle by reweighted least squares, so that what moves by itself counts
     little; flat areas, where flow is a guess, do not count.
     """
-    design, picks = _design(*luma.shape)
-    vectors = flow.reshape(-1, 2)[picks]
-    target = np.concatenate([vectors[:, 0], vectors[:, 1]]).astype(np.float64)
-    gx, gy = cv2.Sobel(luma, cv2.CV_32F, 1, 0), cv2.Sobel(luma, cv2.CV_32F, 0, 1)
-    texture = np.minimum(1.0, (np.abs(gx) + np.abs(gy)).ravel()[picks] / _TEXTURE) + 1e-3
-    weight, step = np.concatenate([texture, texture]), np.zeros(4)
+    design, picks, gradient = _design(*luma.shape)
+    vectors = flow.reshape(-1, 2)[picks].astype(np.float64)
+    target = vectors.T.ravel()
+    level = luma.ravel()[gradient].astype(np.float64)
+    texture = np.minimum(1.0, (np.abs(level[0] - level[1]) + np.abs(level[2] - level[3])) / _TEXTURE) + 1e-3
+    weight, step = np.tile(texture, 2), np.zeros(4)
     for _ in range(3):
-        weighted = design * weight[:, None]
-        step = np.linalg.solve(weighted.T @ design + 1e-6 * np.eye(4), weighted.T @ target)
-        left = target - design @ step
-        off = np.hypot(left[: len(picks)], left[len(picks) :])
-        scale = max(0.15, 1.5 * float(np.median(off)))
-        robust = texture / (1.0 + (off / scale) ** 2) ** 2
-        weight = np.concatenate([robust, robust])
+        weighted = design.T * weight
+        step = np.linalg.solve(weighted @ design + _RIDGE, weighted @ target)
+        left = (target - design @ step) ** 2
+        off = left[: len(picks)] + left[len(picks) :]
+        scale = max(0.15, 1.5 * float(np.sqrt(np.partition(off, len(off) // 2)[len(off) // 2])))
+        weight = np.tile(texture / (1.0 + off / scale**2) ** 2, 2)
     return float(step[0]), float(step[1]), float(step[2]), float(step[3])
 
 
 @lru_cache(maxsize=8)
-def _design(height: int, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    ys, xs = np.mgrid[2 : height - 2 : 6, 2 : width - 2 : 6]
+def _design(height: int, width: int) -> tuple[F64, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The similarity model at a grid of points, their flat indices, and those of their four neighbours."""
+    ys, xs = np.mgrid[3 : height - 3 : 7, 3 : width - 3 : 7]
     picks = (ys * width + xs).ravel()
     x, y = xs.ravel() - (width - 1) / 2, ys.ravel() - (height - 1) / 2
     one, none = np.ones_like(x), np.zeros_like(x)
     rows_x, rows_y = np.stack([one, none, x, -y], 1), np.stack([none, one, y, x], 1)
-    return np.concatenate([rows_x, rows_y]), picks
+    around = np.stack([picks + 1, picks - 1, picks + width, picks - width])
+    return np.concatenate([rows_x, rows_y]), picks, around

@@ -30,7 +30,8 @@ def test_no_held_out_combination_is_ever_drawn():
     }
     assert len(drawn) > 700
     assert not drawn & held
-    judged = {WorldClips(split="heldout").scene(clip_seed(3, i), BUCKET).attributes for i in range(100)}
+    other = WorldClips(split="heldout")
+    judged = {other.scene(clip_seed(3, i), BUCKET).attributes for i in range(100)}
     assert judged <= held
 
 
@@ -80,11 +81,8 @@ def test_windows_follow_the_object_and_keep_the_scale():
 
 
 def test_sources_outside_our_packages_and_wrong_arguments_are_refused():
-    for use, args in (
-        ("os:system", {}),
-        ("data_prep.world_clips:Nothing", {}),
-        ("data_prep.world_clips:WorldClips", {"x": 1}),
-    ):
+    ours = "data_prep.world_clips"
+    for use, args in (("os:system", {}), (f"{ours}:Nothing", {}), (f"{ours}:WorldClips", {"x": 1})):
         with pytest.raises(BadInput, match=r"data\.(use|args)"):
             load_source(use, args)
 

@@ -36,13 +36,18 @@ def test_only_the_swept_pixels_count():
     assert error.psnr == 100.0
 
 
+class Config(dict):
+    """A config that says nothing but this."""
+
+    scaling_factor = 1.0
+
+
 class Perfect(torch.nn.Module):
     """A VAE without compression: its latents are the pixels."""
 
-    config = {"scaling_factor": 1.0}
-
     def __init__(self):
         super().__init__()
+        self.config = Config()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def encode(self, video):
@@ -55,11 +60,7 @@ class Perfect(torch.nn.Module):
 
 
 def test_gains_over_what_costs_nothing():
-    class Config(dict):
-        scaling_factor = 1.0
-
     vae = Perfect()
-    vae.config = Config()
     low = WorldClips().clip(12, Bucket(width=64, height=64, frames=5, fps=4)).frames
     wide = WorldClips().clip(12, Bucket(width=128, height=128, frames=5, fps=4)).frames
     fast = WorldClips().clip(12, Bucket(width=64, height=64, frames=9, fps=8)).frames

@@ -1,0 +1,305 @@
+"""A curation from the words of the command line to its tables, and what it costs to run it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from flows.curate import load_curation
+from flows.session import execute, existing_catalog, open_catalog
+from flows.tables import read_table
+from stages.core.crash import POINTS
+from stages.core.errors import BadInput
+from stages.core.upkeep import verify
+from tests.data_prep.little import shot, video, write
+
+TABLES = ("sources", "cuts", "clips", "scores", "verdicts", "captions")
+KEEP_ALL = ["select.motion=null", "select.static_ratio=null", "select.sharpness=null", "select.short_side.min=null"]
+
+
+class Curated:
+    """One run: how many rows of each node it made, and its tables."""
+
+    def __init__(self, store: Path, sources: list[Path], *words: str, **values: object) -> None:
+        curation = load_curation([str(s) for s in sources], "curate", values, [*words, "infra.executor=local"])
+        self.catalog = open_catalog(str(store))
+        self.work: Counter[str] = Counter()
+        plan = curation.plan(self.catalog)
+        self.outcome = execute(self.catalog, plan, curation.config, listener=lambda n, _: self.work.update([n]))
+
+    def rows(self, name: str) -> list[dict]:
+        return read_table(self.catalog, name).to_pylist()
+
+    def by_name(self, name: str) -> dict[str, dict]:
+        return {Path(r["uri"]).name: r for r in self.rows(name)}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> tuple[Path, Path]:
+    """Two sources of one shot and one of two, and the store of a whole run over them."""
+    folder, store = tmp_path_factory.mktemp("footage"), tmp_path_factory.mktemp("base") / "store"
+    video(folder / "a.mp4", (1,))
+    video(folder / "b.mp4", (2, 3))
+    video(folder / "c.mkv", (4,))
+    Curated(store, [folder])
+    return folder, store
+
+
+@pytest.fixture
+def footage(base) -> Path:
+    """The footage that has been curated; not to be changed."""
+    return base[0]
+
+
+@pytest.fixture
+def store(base, tmp_path: Path) -> Path:
+    """A copy of the store of that run."""
+    return Path(shutil.copytree(base[1], tmp_path / "store"))
+
+
+@pytest.fixture
+def more(tmp_path: Path) -> Path:
+    """A folder for other sources."""
+    (tmp_path / "more").mkdir()
+    return tmp_path / "more"
+
+
+def test_every_table_has_its_columns_and_rows(footage, store):
+    run = Curated(store, [footage])
+    assert run.outcome.did_nothing
+    assert run.work == Counter()
+    assert [r["status"] for r in run.rows("sources")] == ["ok"] * 3
+    cuts = run.rows("cuts")
+    assert [(Path(c["uri"]).name, c["kind"], c["first_frame"], c["last_frame"]) for c in cuts] == [
+        ("b.mp4", "cut", 30, 30)
+    ]
+    clips = run.rows("clips")
+    assert [(Path(c["uri"]).name, c["start_frame"], c["end_frame"], c["n_frames"]) for c in clips] == [
+        ("a.mp4", 0, 30, 30), ("b.mp4", 0, 30, 30), ("b.mp4", 30, 60, 30), ("c.mkv", 0, 30, 30),
+    ]  # fmt: skip
+    ids = {c["clip_id"] for c in clips}
+    assert len(ids) == 4
+    scores, verdicts = run.rows("scores"), run.rows("verdicts")
+    assert {s["clip_id"] for s in scores} == {v["clip_id"] for v in verdicts} == ids
+    wanted = {
+        "motion", "static_ratio", "shake", "camera_motion", "luma", "contrast", "sharpness", "flicker", "black_ratio",
+        "blockiness", "letterbox", "pillarbox",
+    }  # fmt: skip
+    assert wanted <= set(scores[0])
+    assert {s["camera_motion"] for s in scores} == {"pan"}
+    kept = {v["clip_id"] for v in verdicts if v["status"] == "kept"}
+    captions = run.rows("captions")
+    assert {c["clip_id"] for c in captions} == kept == ids
+    assert {(c["kind"], c["model"], c["status"]) for c in captions} == {
+        (kind, "measured", "ok") for kind in ("short", "medium", "long")
+    }
+    assert verify(run.catalog).faults == []
+
+
+def test_new_videos_cost_what_they_are(footage, store, more):
+    for i in range(10):
+        video(more / f"new{i}.mp4", (100 + i,), frames=18)
+    work = Curated(store, [footage, more]).work
+    steps = ("ingest", "analyse", "cuts", "clips", "scores", "prints", "thumbs", "caption")
+    assert {n: work[n] for n in steps} == dict.fromkeys(steps, 10)
+
+
+def test_another_threshold_costs_a_select(footage, store):
+    before = [read_table(existing_catalog(str(store)), n) for n in TABLES]
+    run = Curated(store, [footage], "select.motion.min=9")
+    assert run.work == Counter({"select": 1, "dedup": 1, "kept": 1})
+    assert {v["status"] for v in run.rows("verdicts")} == {"rejected"}
+    reason = run.rows("verdicts")[0]["reasons"][0]
+    assert (reason["metric"], reason["op"], reason["threshold"]) == ("motion", ">=", "9")
+    back = Curated(store, [footage])
+    assert back.work == Counter()
+    assert [read_table(back.catalog, n) for n in TABLES] == before
+
+
+def test_other_cut_rules_decode_nothing(footage, store):
+    work = Curated(store, [footage], "cuts.preset=web", until="scores").work
+    assert work["cuts"] == 3
+    assert work["ingest"] == work["analyse"] == 0
+
+
+def test_a_moved_file_is_the_same_source(footage, store, more):
+    before = {r["clip_id"] for r in read_table(existing_catalog(str(store)), "clips").to_pylist()}
+    for path in footage.iterdir():
+        shutil.copyfile(path, more / path.name.replace("a.", "z."))
+    run = Curated(store, [more])
+    assert +run.work == Counter({"ingest": 3, "sources": 1, "select": 1, "dedup": 1, "kept": 1})
+    assert {c["clip_id"] for c in run.rows("clips")} == before
+    assert set(run.by_name("clips")) == {"b.mp4", "c.mkv", "z.mp4"}
+
+
+def test_the_same_bytes_count_once(footage, store, more):
+    shutil.copy(footage / "a.mp4", more / "copy.mp4")
+    run = Curated(store, [footage, more])
+    row = run.by_name("sources")["copy.mp4"]
+    assert row["status"] == "skipped"
+    assert row["reasons"][0]["metric"] == "duplicate_of"
+    assert row["reasons"][0]["value"].endswith("a.mp4")
+    assert len(run.rows("clips")) == 4
+
+
+def test_of_copies_the_best_is_kept(store, more):
+    frames = shot(7, 40, speed=3, width=320, height=180)
+    write(more / "large.mp4", frames)
+    write(more / "small.mp4", [np.ascontiguousarray(f[::2, ::2]) for f in frames], crf=30)
+    video(more / "other.mp4", (8,), frames=40)
+    run = Curated(store, [more], *KEEP_ALL)
+    clip = {name: r["clip_id"] for name, r in run.by_name("clips").items()}
+    verdict = {v["clip_id"]: v for v in run.rows("verdicts")}
+    assert {n: verdict[c]["status"] for n, c in clip.items()} == {
+        "large.mp4": "kept", "small.mp4": "rejected", "other.mp4": "kept",
+    }  # fmt: skip
+    assert verdict[clip["small.mp4"]]["reasons"][-1]["metric"] == "duplicate"
+    assert verdict[clip["small.mp4"]]["duplicate_of"] == clip["large.mp4"]
+    gone = Curated(store, [more], *KEEP_ALL, "select.short_side.max=100")
+    assert {v["clip_id"] for v in gone.rows("verdicts") if v["status"] == "kept"} == {clip["small.mp4"]}
+    assert gone.work["copies"] == 0
+
+
+def test_broken_sources_are_rows_with_reasons(footage, store, more, tmp_path):
+    whole = (footage / "a.mp4").read_bytes()
+    (more / "empty.mp4").write_bytes(b"")
+    (more / "text.mp4").write_text("no video at all\n" * 100)
+    (more / "notes.txt").write_text("notes")
+    (more / "cut.mp4").write_bytes(whole[:200])
+    (more / "playlist.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{footage}/a.mp4\n#EXT-X-ENDLIST\n")
+    (tmp_path / "outside.mp4").write_bytes(whole)
+    (more / "link.mp4").symlink_to(tmp_path / "outside.mp4")
+    run = Curated(store, [footage, more])
+    found = {name: (r["status"], r["error"]) for name, r in run.by_name("sources").items()}
+    assert run.outcome.exit_status == 0
+    assert Counter(status for status, _ in found.values()) == Counter(ok=3, error=5, skipped=1)
+    assert "empty" in found["empty.mp4"][1]
+    assert "leads out" in found["link.mp4"][1]
+    assert all(error for status, error in found.values() if status == "error")
+    assert len(run.rows("clips")) == 4
+    assert Curated(store, [footage, more]).work == Counter()
+    assert Curated(store, [footage, more], retry_errors=True).work["ingest"] == 5
+
+
+def test_manifests_bring_labels_and_captions(footage, store, more):
+    rows = [{"path": f"{footage}/a.mp4", "text": "The video shows waves.", "kind": "OceanWaves"}]
+    (more / "m.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    words = ["manifest.uri=path", "manifest.caption=text", "manifest.label=kind"]
+    run = Curated(store, [more / "m.jsonl"], *words)
+    said = {c["kind"]: c["text"] for c in run.rows("captions")}
+    assert said["source"] == "The video shows waves."
+    assert said["label"] == "ocean waves"
+    assert +run.work == Counter({"sources": 1, "copies": 1, "select": 1, "dedup": 1, "kept": 1, "caption": 1})
+    (more / "m.jsonl").write_text(json.dumps({**rows[0], "kind": "Waves"}) + "\n")
+    work = Curated(store, [more / "m.jsonl"], *words).work
+    assert +work == Counter({"sources": 1, "select": 1, "dedup": 1, "kept": 1, "caption": 1})
+
+
+def test_clips_can_be_taken_as_they_are(footage, store):
+    run = Curated(store, [footage], "cuts.enabled=false", until="scores")
+    assert [(c["start_frame"], c["end_frame"]) for c in run.rows("clips")] == [(0, 30), (0, 60), (0, 30)]
+    with pytest.raises(BadInput, match="no cuts"):
+        run.rows("cuts")
+
+
+def test_until_only_and_limit(footage, tmp_path):
+    store = tmp_path / "new"
+    assert set(Curated(store, [footage], until="cuts", limit=2).work) == {"ingest", "sources", "analyse", "cuts"}
+    with pytest.raises(BadInput, match="'clips' before it has work left"):
+        Curated(store, [footage], only=["scores"], limit=2)
+    run = Curated(store, [footage], only=["clips", "scores"], limit=2)
+    assert set(run.work) == {"clips", "scores", "prints", "thumbs"}
+    assert len(run.rows("sources")) == 2
+    with pytest.raises(BadInput, match="did you mean 'cuts'"):
+        Curated(store, [footage], until="cutz")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("select.moton.min=1", "did you mean 'motion'"),
+        ("select.motion.least=1", "unknown key 'least'"),
+        ("cuts.preset=films", "no preset 'films'"),
+        ("cuts.rules.cut_flor=1", "did you mean 'cut_floor'"),
+        ("clips.min_s=-1", "from 0"),
+        ("analyze.flow_hz=1", "did you mean 'analyse'"),
+    ],
+)
+def test_settings_of_no_sense_are_refused_before_any_work(footage, store, word, says):
+    with pytest.raises(BadInput, match=says):
+        Curated(store, [footage], word)
+
+
+def test_an_object_store_does_for_sources_and_results(footage):
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/curate-in/b.mp4", (footage / "b.mp4").read_bytes())
+    run = Curated("memory://curate-out", ["memory://curate-in"])  # type: ignore[arg-type,list-item]
+    assert len(run.rows("clips")) == 2
+    assert run.rows("sources")[0]["uri"] == "memory:///curate-in/b.mp4"
+    assert Curated("memory://curate-out", ["memory://curate-in"]).work == Counter()  # type: ignore[arg-type,list-item]
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+
+
+def contents(store: Path) -> dict[str, pa.Table]:
+    catalog = existing_catalog(str(store))
+    return {name: read_table(catalog, name) for name in TABLES}
+
+
+def start(store: Path, footage: Path, crash: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli", "curate", str(footage), "--store", str(store), "--executor", "local"]
+    return subprocess.Popen(
+        command, env={**os.environ, "RUSHES_CRASH": crash}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def check_end(store: Path, footage: Path, whole: Path) -> None:
+    """Run once more, undisturbed: the tables are those of a run that was never killed."""
+    process = start(store, footage)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert contents(store) == contents(whole)
+    report = verify(existing_catalog(str(store)))
+    assert (report.faults, report.twice) == ([], [])
+
+
+def test_killed_and_run_again_it_ends_the_same(base, tmp_path):
+    for crash in ("after_move:9", "before_commit:6"):
+        assert start(tmp_path / "store", base[0], crash).wait(240) == -signal.SIGKILL
+        assert verify(existing_catalog(str(tmp_path / "store"))).faults == []
+    check_end(tmp_path / "store", *base)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(5))
+def test_fifty_kills(base, tmp_path, seed, capsys):
+    choose, died = random.Random(seed), 0
+    points = [p for p in POINTS if p != "before_delete"]
+    for _ in range(10):
+        if choose.random() < 0.5:
+            crash = f"{choose.choice(points)}:{choose.randint(1, 12)}"
+            died += start(tmp_path / "store", base[0], crash).wait(240) == -signal.SIGKILL
+        else:
+            process = start(tmp_path / "store", base[0])
+            time.sleep(choose.uniform(1.0, 4.0))
+            process.kill()
+            died += process.wait(60) == -signal.SIGKILL
+    check_end(tmp_path / "store", *base)
+    with capsys.disabled():
+        print(json.dumps({"figure": "curate_kills", "seed": seed, "killed": died, "tables_equal": True}))

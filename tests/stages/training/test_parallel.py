@@ -1,0 +1,100 @@
+"""Two workers over gloo: each draws its own clips, both keep the same weights, one writes; and the command line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.training.__main__ import AGAIN, main
+from stages.training.loop import Trainer, read_losses
+from stages.training.settings import TrainConfig
+from stages.training.state import list_states, read_tensors
+
+FORK = multiprocessing.get_context("fork")
+
+
+def work(config: TrainConfig, rank: int, meeting: Path, queue) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    trainer = Trainer(config)
+    outcome = trainer.run()
+    total = float(sum(p.detach().double().abs().sum() for p in trainer.params.values()))
+    queue.put((rank, total, outcome.model is not None, outcome.finished))
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_one_model(settings, tmp_path):
+    config, queue = settings("vae", max_steps=3), FORK.Queue()
+    workers = [FORK.Process(target=work, args=(config, r, tmp_path / "meeting", queue)) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    answers = sorted(queue.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join(60)
+    assert answers[0][1] == answers[1][1]
+    assert [a[2] for a in answers] == [True, False]
+    assert all(a[3] for a in answers)
+    assert len(read_losses(Path(config.out))) == 3
+
+
+def test_two_workers_take_the_mean_of_their_gradients(settings, tmp_path):
+    """One step of plain descent by two workers is the mean of the steps that each would take alone."""
+    plain = {"name": "adamw", "clip": 0.0, "ema": 0.0, "warmup": 0, "lr": 1e-3, "betas": [0.0, 0.0]}
+    alone = Trainer(settings("vae", max_steps=1, optim=plain))
+    gradients = []
+    for rank in range(2):
+        from stages.training.loop import step_seed
+
+        alone.task.zero_grad()
+        alone.task(alone.task.batches(rank, 2)[0], step_seed(0, 0, rank, 0))[0].backward()
+        gradients.append({n: p.grad.clone() for n, p in alone.params.items()})
+    optim = {**plain, "betas": [0.0, 0.5]}
+    config, queue = settings("vae", max_steps=1, optim=optim, out=str(tmp_path / "two")), FORK.Queue()
+    workers = [FORK.Process(target=work, args=(config, r, tmp_path / "meeting", queue)) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        queue.get(timeout=120)
+        worker.join(60)
+    moments = read_tensors(list_states(tmp_path / "two")[-1], "optimizer")
+    for name in alone.params:
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        assert torch.allclose(moments[f"0/{name}/exp_avg_sq"], mean.square() / 2, rtol=1e-3, atol=1e-10), name
+
+
+@pytest.fixture
+def config_file(start, tmp_path):
+    path = tmp_path / "small.yaml"
+    buckets = [{"width": 32, "height": 32, "frames": 5, "batch": 1}]
+    values = {"stage": "vae", "max_steps": 2, "model": {"checkpoint": str(start)}, "out": str(tmp_path / "run"),
+              "data": {"curriculum": [{"buckets": buckets}]}}  # fmt: skip
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_the_command_line_trains_and_says_whether_to_go_on(config_file, capsys):
+    assert main([str(config_file), "stop_after_s=0.001"]) == AGAIN
+    assert main([str(config_file)]) == 0
+    assert "finished at step 2 of 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optim.lrr=1"], "Did you mean: 'lr'"),
+        (["stage=vaee"], "did you mean 'vae'"),
+        (["optim.name=sgd"], "known: adamw, muon"),
+        (["model.checkpoint=nowhere"], "has no vae/"),
+        (["data.use=os:system"], "data.use"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(config_file, capsys, words, said):
+    assert main([str(config_file), *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
