@@ -1,0 +1,126 @@
+"""Every file in configs/ resolves, and every step or job that there is keeps the contract."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from flows.curate import load_curation
+from flows.render import load_campaign
+from stages.core.catalog import LEDGER
+from stages.core.config import find_config, load_class, make_ref, read_yaml
+from stages.core.step import Job, Step
+from stages.training.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(p.relative_to(ROOT / "configs").as_posix() for p in (ROOT / "configs").rglob("*.yaml"))
+
+
+def campaigns(path: Path) -> None:
+    assert load_campaign([path], {}, []).takes
+
+
+def cascades(path: Path) -> None:
+    """The model of the same name goes with it."""
+    campaign = load_campaign([], {"prompts": ["a test"], "cascade": str(path), "model": path.stem}, [])
+    assert list(campaign.steps) == ["text", "base", "spatial", "temporal", "refine", "decode"]
+
+
+def models(path: Path) -> None:
+    campaign = load_campaign([], {"prompts": ["a test"], "model": str(path)}, [])
+    assert campaign.steps["base"].config.model.family == read_yaml(path).family
+
+
+def train(path: Path) -> None:
+    assert load_settings(path).stage
+
+
+def curate(path: Path) -> None:
+    assert load_curation(["clip.mp4"], path, {}, []).steps
+
+
+def world(path: Path) -> None:
+    from data_prep.world import load_world
+
+    assert len(load_world(path).heldout) >= 200
+
+
+RESOLVERS = {f.__name__: f for f in (campaigns, cascades, models, train, curate, world)}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_resolves(name):
+    kind = Path(name).parts[0].removesuffix(".yaml")
+    RESOLVERS[kind](ROOT / "configs" / name)
+
+
+def every_step() -> list[str]:
+    """`module:Class` of every step and job in the packages, found in the source so that none is forgotten."""
+    files = [*(ROOT / "stages").glob("*.py"), *(ROOT / "data_prep").glob("*.py")]
+    return sorted(
+        f"{path.parent.name}.{path.stem}:{node.name}"
+        for path in files
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(b, ast.Name) and b.id in ("Step", "Job") for b in node.bases)
+    )
+
+
+STEPS = every_step()
+
+
+@pytest.mark.parametrize("use", STEPS)
+def test_every_step_keeps_the_contract(use):
+    cls = load_class(use)
+    assert (cls.__doc__ or "").strip()
+    assert cls.version >= 1
+    assert dataclasses.is_dataclass(cls.Config)
+    assert cls.Config.__dataclass_params__.frozen
+    assert isinstance(cls.writes, pa.Schema)
+    assert len(cls.writes) > 0
+    own = cls.writes.names
+    assert len(own) == len(set(own))
+    if issubclass(cls, Job):
+        assert "id" in own
+        assert cls.run is not Job.run
+    else:
+        assert cls.process is not Step.process
+        assert cls.fan_out or not set(own) & set(LEDGER.names)
+
+
+def test_every_use_in_a_config_is_one_of_them():
+    named = {
+        entry["use"]
+        for name in FILES
+        for entry in (read_yaml(ROOT / "configs" / name).get("steps") or {}).values()
+        if entry and "use" in entry
+    }
+    assert len(named) > 12
+    assert named <= set(STEPS)
+
+
+def test_planning_imports_none_of_the_heavy_libraries():
+    """Planning imports every step; `rushes status` must stay quick."""
+    script = f"""
+import json, sys
+from stages.core.config import load_class
+for use in {STEPS!r}:
+    load_class(use)
+print(json.dumps(sorted({{"torch", "diffusers", "transformers", "ray", "prefect", "av"}} & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads(done.stdout) == []
+
+
+def test_a_step_of_a_config_crosses_processes_as_it_is():
+    entries = read_yaml(find_config("curate"))["steps"]
+    refs = [make_ref(name, entry) for name, entry in entries.items() if entry.get("use") and name != "select"]
+    assert pickle.loads(pickle.dumps(refs)) == refs
