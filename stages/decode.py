@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from stages.core.artifacts import SIZE, first_of, get_latent
+from stages.core.artifacts import SIZE, get_latent, parent_latent
 from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
@@ -23,7 +23,7 @@ TITLE_LENGTH = 200
 class Decode(Step):
     """Loads the VAE only. Seeded, because some VAEs denoise while they decode."""
 
-    reads = ("prompt", "negative_prompt", "refine", "temporal", "spatial", "base")
+    reads = ("prompt", "negative_prompt", "latent")
     writes = pa.schema(
         [
             *ARTIFACT,
@@ -67,7 +67,7 @@ class Decode(Step):
 
     def process(self, row: Row) -> Row:
         """One take's video, with its prompt and seed in the container's tags, and its middle frame as a poster."""
-        parent = first_of(row, "refine", "temporal", "spatial", "base")
+        parent = parent_latent(row)
         latent, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
         recipe = self._recipe(spec, stage_seed(row["seed"], "decode"))
         frames = self.codec.decode(latent, recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from stages.core.artifacts import LATENT, first_of, get_latent, get_text, put_latent
+from stages.core.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
 from stages.core.checkpoint import ModelConfig
 from stages.core.identity import stage_seed
 from stages.core.step import Resources, Row, Step
@@ -15,7 +15,7 @@ from stages.families import Sampling, load_family
 class Refine(Step):
     """Loads transformer and scheduler, as base does, and noises with a seed of its own."""
 
-    reads = ("text", "temporal", "spatial", "base")
+    reads = ("text", "latent")
     writes = LATENT
     seeded = True
     weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae")}
@@ -38,7 +38,7 @@ class Refine(Step):
 
     def process(self, row: Row) -> Row:
         """One latent of the same size, refined."""
-        parent = first_of(row, "temporal", "spatial", "base")
+        parent = parent_latent(row)
         video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
         text = get_text(self.workspace, row["text"], spec.family)
         spec = replace(spec, stage="refine", seed=stage_seed(row["seed"], "refine"))

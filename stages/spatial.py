@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from stages.core.artifacts import LATENT, first_of, get_latent, put_latent
+from stages.core.artifacts import LATENT, get_latent, parent_latent, put_latent
 from stages.core.checkpoint import ModelConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import load_family
@@ -14,7 +14,7 @@ from stages.families import load_family
 class Spatial(Step):
     """Loads the spatial upsampler and the VAE's statistics. Draws nothing: no seed enters."""
 
-    reads = ("temporal", "base")
+    reads = ("latent",)
     writes = LATENT
     weights: ClassVar = {"model.checkpoint": ("vae",), "model.spatial_upsampler": ()}
     resources = Resources(cpus=0.25)
@@ -33,7 +33,7 @@ class Spatial(Step):
 
     def process(self, row: Row) -> Row:
         """One latent at twice the width and height."""
-        parent = first_of(row, "temporal", "base")
+        parent = parent_latent(row)
         video, spec = get_latent(self.workspace, parent, self.upsampler.vae.vae_id)
         larger = self.upsampler.upsample(video, spec, self.config.adain, self.config.tone_map)
         made = replace(spec, stage="spatial", width=spec.width * 2, height=spec.height * 2, seed=0)

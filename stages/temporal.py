@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from stages.core.artifacts import LATENT, first_of, get_latent, put_latent
+from stages.core.artifacts import LATENT, get_latent, parent_latent, put_latent
 from stages.core.checkpoint import ModelConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import load_family
@@ -14,7 +14,7 @@ from stages.families import load_family
 class Temporal(Step):
     """Loads the temporal upsampler and the VAE's statistics. Draws nothing: no seed enters."""
 
-    reads = ("spatial", "base")
+    reads = ("latent",)
     writes = LATENT
     weights: ClassVar = {"model.checkpoint": ("vae",), "model.temporal_upsampler": ()}
     resources = Resources(cpus=0.25)
@@ -33,7 +33,7 @@ class Temporal(Step):
 
     def process(self, row: Row) -> Row:
         """One latent with 2F - 1 frames over the same time, so at twice the frame rate."""
-        parent = first_of(row, "spatial", "base")
+        parent = parent_latent(row)
         video, spec = get_latent(self.workspace, parent, self.upsampler.vae.vae_id)
         longer = self.upsampler.upsample(video, spec, self.config.adain, self.config.tone_map)
         made = replace(spec, stage="temporal", n_frames=2 * spec.n_frames - 1, seed=0, parents=(parent["sha256"],))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import pyarrow as pa
 
+from stages.core.errors import BadInput
 from stages.core.latents import SUFFIX, Floats, LatentSpec, TextEmbeds, pack, unpack, unpack_text
 from stages.core.step import ARTIFACT, Row, Workspace
 
@@ -67,10 +68,14 @@ def get_text(workspace: Workspace, row: Row, family: str = "") -> TextEmbeds:
     return unpack_text(workspace.read(row["uri"]), family)
 
 
-def first_of(row: Row, *stages: str) -> dict[str, Any]:
-    """The output row of the last stage that ran, looking in this order, so that a cascade may leave stages out."""
-    for stage in stages:
-        if row.get(stage):
-            found: dict[str, Any] = row[stage]
-            return found
-    raise KeyError(f"the row holds none of {', '.join(stages)}")
+def parent_latent(row: Row) -> Row:
+    """The first output row among those that a stage is given, in the order of its `after`, that points at a latent.
+
+    Found by its columns and not by a stage's name, so that a cascade may leave stages out or put new ones between.
+    Raises BadInput where there is none.
+    """
+    given = {name: value for name, value in row.items() if isinstance(value, Mapping)}
+    for found in given.values():
+        if "latent_frames" in found:
+            return dict(found)
+    raise BadInput(f"this stage needs a latent, and none of {', '.join(given) or 'its inputs'} has one; set `after`")

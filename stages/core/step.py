@@ -85,7 +85,7 @@ class Step:
     """Row-parallel work. Subclasses set the class variables, nest a frozen `Config`, and write `process`.
 
     version   bump it when the same config would now give other output
-    reads     the input columns that `process` looks at, for the reader and for the contract test
+    reads     the input columns that `process` looks at, for the reader; `latent` stands for whichever stage made it
     writes    the columns of an output row; enforced when it is committed
     fan_out   whether an output row is {"rows": [...]}, each of them with the columns of `writes`
     seeded    whether the take's seed enters the row's identity and arrives as row["seed"]

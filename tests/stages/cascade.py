@@ -43,10 +43,17 @@ def take(seed: int = 7, prompt: str = PROMPT) -> Row:
 
 
 def run_take(stages: dict[str, Step], row: Row, last: str = "decode") -> Row:
-    """The row with each stage's output row in it, through the last stage wanted."""
+    """The row with each stage's output row in it, through the last stage wanted; each is given what `after` would."""
     row = dict(row)
     for name, stage in stages.items():
-        row[name] = stage.process(row)
+        row[name] = stage.process(inputs(name, row))
         if name == last:
             break
     return row
+
+
+def inputs(name: str, row: Row) -> Row:
+    """What the cascade hands to a stage of a row with all stages in it: the take, the stage before, and the text."""
+    order = [cls.__name__.lower() for cls in SETTINGS]
+    before = [*reversed(order[: order.index(name)][-1:]), "text"]
+    return {**{k: v for k, v in row.items() if k not in order}, **{n: row[n] for n in before if n in row}}

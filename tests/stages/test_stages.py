@@ -21,7 +21,7 @@ from stages.core.identity import stage_seed
 from stages.core.latents import BadLatent, pack_text
 from stages.core.storage import Storage
 from stages.families.ltx_models import LTXDenoiser
-from tests.stages.cascade import SETTINGS, make_stages, run_take, take
+from tests.stages.cascade import SETTINGS, inputs, make_stages, run_take, take
 from tests.stages.conftest import SHAPES, build
 
 NAMES = [cls.__name__.lower() for cls in SETTINGS]
@@ -123,8 +123,7 @@ def test_a_stage_runs_on_the_parts_it_declares_and_nothing_else(done, checkpoint
     model = ModelConfig(checkpoint=str(tmp_path / "only"), device="cpu")
     stage = make_stages(model, workspace, setup=False)[name]
     stage.setup()
-    before = {k: v for k, v in row.items() if k not in NAMES[NAMES.index(name) :]}
-    assert stage.process(before)["sha256"] == row[name]["sha256"]
+    assert stage.process(inputs(name, row))["sha256"] == row[name]["sha256"]
     shutil.rmtree(tmp_path / "only" / declared[0])
     with pytest.raises(BadInput, match=declared[0]):
         make_stages(model, workspace, setup=False)[name].setup()
@@ -137,7 +136,7 @@ def test_latents_of_another_vae_are_refused(done, tmp_path, name):
     stage = make_stages(ModelConfig(checkpoint=str(other), device="cpu"), workspace, setup=False)[name]
     stage.setup()
     with pytest.raises(BadLatent, match="the hand-off is refused"):
-        stage.process(row)
+        stage.process(inputs(name, row))
 
 
 def test_embeddings_of_another_encoder_are_refused(done):
@@ -185,7 +184,7 @@ def test_a_cascade_may_leave_stages_out(done):
     short = {k: row[k] for k in ("prompt", "negative_prompt", "seed", "text", "base")}
     temporal = stages["temporal"].process(short)
     assert (temporal["width"], temporal["n_frames"]) == (96, 17)
-    decoded = stages["decode"].process({**short, "temporal": temporal})
+    decoded = stages["decode"].process({**take(), "temporal": temporal})
     assert (decoded["width"], decoded["n_frames"], decoded["fps"]) == (96, 17, 16.0)
 
 
