@@ -83,6 +83,26 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 
 
 @main.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@STORE
+@click.option("--out", required=True, metavar="FILE.json", help="Where the figures go.")
+@click.option("--prompts", default="", metavar="FILE.txt", help="Judge these prompts, one a line.")
+@click.option("--videos", default="", metavar="FOLDER", help="Judge the videos that are there, and render none.")
+@click.option("--captions", default="", metavar="FILE.csv", help="Columns `file` and `caption`: what --videos show.")
+@click.option("--reference", default="", metavar="FOLDER", help="Compare with these videos: FVD and FID.")
+@DRY_RUN
+@LIMIT
+@EXECUTOR
+@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@friendly
+def evaluate(words: tuple[str, ...], **options: Any) -> int:
+    """How often videos show what their prompts say: a CONFIG (default: the held-out prompts, two seeds each)."""
+    from flows.evaluate_command import evaluate_command
+
+    return evaluate_command(words, **options)
+
+
+@main.command()
 @click.argument("name")
 @STORE
 @RUN

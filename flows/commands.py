@@ -27,7 +27,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return [w for w in words if w not in overrides], overrides
 
 
-def _infra(executor: str | None, **extra: Any) -> dict[str, Any]:
+def infra(executor: str | None, **extra: Any) -> dict[str, Any]:
+    """What the common options say, as settings."""
     given = {k: v for k, v in extra.items() if v}
     return {**({"infra": {"executor": executor}} if executor else {}), **given}
 
@@ -51,7 +52,7 @@ def render_command(
     files, overrides = split_words(words)
     if len(files) + bool(prompt) != 1:
         raise BadInput("give one campaign file, or --prompt TEXT")
-    values = _infra(executor, limit=limit, retry_errors=retry_errors)
+    values = infra(executor, limit=limit, retry_errors=retry_errors)
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides)
     if export_to:
@@ -84,7 +85,7 @@ def curate_command(
     from flows.curate import as_plain, load_curation
 
     sources, overrides = split_words(words)
-    values = _infra(executor, limit=limit, retry_errors=retry_errors, until=until)
+    values = infra(executor, limit=limit, retry_errors=retry_errors, until=until)
     if only:
         values["only"] = [name.strip() for name in only.split(",") if name.strip()]
     curation = load_curation(sources, config, values, overrides)

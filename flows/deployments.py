@@ -82,3 +82,45 @@ def curate(sources: list[str], store: str, config: str = "curate", overrides: li
     except BadInput as bad:
         return Failed(message=str(bad))
     return closing_state(outcome)
+
+
+@flow(name="evaluate", flow_run_name="{config}", task_runner=task_runner(), **FLOW_OPTIONS)
+def evaluate(
+    store: str,
+    out: str,
+    config: str = "evaluate",
+    prompts: str = "",
+    videos: str = "",
+    captions: str = "",
+    reference: str = "",
+    overrides: list[str] = [],  # noqa: B006
+) -> State[None]:
+    """How often videos show what their prompts say.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
+        out: The JSON file that gets the figures.
+        config: A name below configs, or the path of a config file.
+        prompts: A text file of prompts, one a line, in place of the config's.
+        videos: A folder of videos to judge in place of rendering.
+        captions: A CSV file with the columns file and caption, which says what those videos show.
+        reference: A folder of videos to compare with, as two sets.
+        overrides: Settings to change, each like seeds=1 or base.steps=8.
+    """
+    from flows.evaluate import check_out, load_evaluation, write_report
+    from flows.evaluate_command import chosen
+    from flows.render import as_plain
+
+    try:
+        path = check_out(out)
+        loaded = load_evaluation(config, chosen(prompts, videos, captions, reference), overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        plan, plain = loaded.plan(catalog), as_plain(loaded.config, loaded.steps)
+        outcome = run_tasks(Prepared(catalog, plan, loaded.config, plain, loaded.config.name))
+        write_report(catalog, outcome.run_id, loaded, path)
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    show_link("evaluate", "figures", path.resolve().as_uri(), f"figures in {out}")
+    return closing_state(outcome)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf
@@ -59,16 +59,28 @@ class RenderConfig(FlowConfig):
     model: Any = None
 
 
+C = TypeVar("C", bound=RenderConfig)
+
+
 def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
     layers: list[tuple[str, Any]] = [(str(path), read_yaml(find_config(path, "campaigns"))) for path in files]
-    layers += [("the command line", dict(values))]
-    layers += [("the command line", parse_overrides([word])) for word in overrides]  # `model=x` beside `model.dtype=y`
-    cascade = _last(layers, "cascade") or RenderConfig.cascade
-    path = find_config(cascade, "cascades")
-    layers = [(str(path), read_yaml(path)), *layers]
-    config, steps = merge(RenderConfig, _with_model(layers))
+    config, steps = resolve(RenderConfig, [*layers, *on_top(values, overrides)])
     return Campaign(config, steps, tuple(expand(config, str(files[0]) if files else "the command line")))
+
+
+def on_top(values: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """What the command line says, as layers; each override is its own, for `model=x` beside `model.dtype=y`."""
+    given: list[tuple[str, Any]] = [("the command line", dict(values))]
+    return given + [("the command line", parse_overrides([word])) for word in overrides]
+
+
+def resolve(
+    schema: type[C], layers: Sequence[tuple[str, Any]], extra: Mapping[str, Any] | None = None
+) -> tuple[C, dict[str, StepRef]]:
+    """Put the cascade that the layers name, then `extra`, under them, and check all. Raises BadInput."""
+    path = find_config(_last(layers, "cascade") or RenderConfig.cascade, "cascades")
+    return merge(schema, _with_model([(str(path), read_yaml(path)), ("the flow", dict(extra or {})), *layers]))
 
 
 def _last(layers: Sequence[tuple[str, Any]], key: str) -> Any:
@@ -114,18 +126,19 @@ class Campaign:
         """The plan of this campaign; keeps the takes as the roots of the store's next run."""
         takes = list(self.takes[: self.config.limit] if self.config.limit else self.takes)
         roots = catalog.put_roots(takes, TAKES, digest([{k: v for k, v in t.items()} for t in takes]))
-        nodes, refs = self._nodes()
+        nodes, refs = chain(self.steps)
         return Plan(FLOW, roots, (Phase("takes", ROOT_UNITS, tuple(nodes)),), refs)
 
-    def _nodes(self) -> tuple[list[Node], dict[str, StepRef]]:
-        """The cascade as a chain: each stage after the one before it unless its entry says `after`."""
-        nodes: list[Node] = []
-        refs: dict[str, StepRef] = {}
-        for name, ref in self.steps.items():
-            after = tuple(ref.extra.get("after", ())) or ((nodes[-1].name,) if nodes else ())
-            node, refs[name] = make_node(ref, after, key="id" if after else "prompt_id")
-            nodes.append(node)
-        return nodes, refs
+
+def chain(steps: Mapping[str, StepRef]) -> tuple[list[Node], dict[str, StepRef]]:
+    """The cascade as nodes: each stage after the one before it unless its entry says `after`."""
+    nodes: list[Node] = []
+    refs: dict[str, StepRef] = {}
+    for name, ref in steps.items():
+        after = tuple(ref.extra.get("after", ())) or ((nodes[-1].name,) if nodes else ())
+        node, refs[name] = make_node(ref, after, key="id" if after else "prompt_id")
+        nodes.append(node)
+    return nodes, refs
 
 
 def expand(config: RenderConfig, where: str) -> list[Row]:

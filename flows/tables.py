@@ -72,10 +72,17 @@ def videos(survey: Survey) -> pa.Table:
     )
 
 
+def _judgements(survey: Survey) -> pa.Table:
+    from flows.evaluate import judgements
+
+    return judgements(survey)
+
+
 RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos}
 TABLES: dict[str, tuple[str, View]] = {
     **{name: ("render", view) for name, view in RENDER_TABLES.items()},
     **{name: ("curate", view) for name, view in curation_tables.items()},
+    "judgements": ("evaluate", _judgements),
 }
 
 

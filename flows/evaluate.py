@@ -1,0 +1,254 @@
+"""Prompts to figures: render them (or take videos that are there), judge every clip, and say how often it is right."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from flows.render import TAKES, RenderConfig, chain, expand, on_top, resolve
+from stages.core.catalog import Catalog
+from stages.core.config import find_config, read_yaml
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.plan import ROOT_UNITS, Phase, Plan
+from stages.core.runs import find_run
+from stages.core.step import Row, StepRef
+from stages.core.weights import file_digest
+from stages.judge import ATTRIBUTES, WORLD, load_vocabulary
+
+FLOW, JUDGE = "evaluate", "judge"
+CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
+JUDGED, REFERENCE = "judged", "reference"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
+FILE_COLUMNS, CAPTION_COLUMNS = ("file", "video", "path", "uri", "name", "filename"), ("caption", "prompt", "text")
+STEPS = {
+    "world": WORLD,
+    "steps": {JUDGE: {"use": "stages.judge:Judge", "world": "${world}", "after": ["decode"]}},
+}
+
+
+@dataclass
+class EvaluateConfig(RenderConfig):
+    """An evaluation: a campaign whose videos are judged.
+
+    heldout    so many of the combinations that the world holds out from training are prompts too, in its order
+    world      the file that says what words mean and look like
+    videos     a folder of videos to judge in place of rendering; `captions` is the CSV file that says what each shows
+    reference  a folder of videos that the judged ones are compared with, as two sets: FVD and FID
+    """
+
+    heldout: int = 0
+    world: str = WORLD
+    videos: str = ""
+    captions: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checked evaluation: its settings, the steps that make, judge and measure a clip, and one row per clip."""
+
+    config: EvaluateConfig
+    steps: dict[str, StepRef]
+    clips: tuple[Row, ...]
+
+    def plan(self, catalog: Catalog) -> Plan:
+        """The plan; keeps the clips as the roots of the store's next run."""
+        clips = [c for part in (JUDGED, REFERENCE) for c in self._part(part)]
+        roots = catalog.put_roots(clips, CLIPS, digest("clips", [dict(c) for c in clips]))
+        nodes, refs = chain(self.steps)
+        return Plan(FLOW, roots, (Phase("takes", ROOT_UNITS, tuple(nodes), f"part = '{JUDGED}'"),), refs)
+
+    def _part(self, part: str) -> list[Row]:
+        found = [c for c in self.clips if c["part"] == part]
+        return found[: self.config.limit] if self.config.limit else found
+
+
+def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Evaluation:
+    """Merge cascade < config file < values < overrides and check all of it. Raises BadInput before any work."""
+    path = find_config(config)
+    layers = [(str(path), read_yaml(path)), *on_top(values, overrides)]
+    settings, steps = resolve(EvaluateConfig, layers, STEPS)
+    if settings.videos:
+        judge = dataclasses.replace(steps[JUDGE], extra={})  # it is given the clip itself
+        return Evaluation(settings, {JUDGE: judge}, tuple(list_clips(settings)))
+    if settings.captions:
+        raise BadInput("captions belong to videos: give `videos` (--videos FOLDER) too")
+    if "decode" not in steps:
+        raise BadInput("the cascade has no step `decode`, so there are no videos to judge")
+    settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
+    takes = expand(settings, str(path))
+    check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
+    clips = [{**t, "path": "", "sha256": "", "part": JUDGED} for t in takes]
+    return Evaluation(settings, _last(steps, JUDGE), tuple(clips))
+
+
+def _last(steps: dict[str, StepRef], name: str) -> dict[str, StepRef]:
+    return {**{k: v for k, v in steps.items() if k != name}, name: steps[name]}
+
+
+def heldout_prompts(config: EvaluateConfig) -> list[str]:
+    """The first prompts that the world holds out. Raises BadInput where it has fewer."""
+    if config.heldout < 0:
+        raise BadInput(f"heldout is a number of prompts from 0, not {config.heldout}")
+    rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
+    if config.heldout > len(rows):
+        raise BadInput(f"heldout: {config.world} holds out {len(rows)} combinations, fewer than {config.heldout}")
+    words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in rows[: config.heldout])
+    return ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
+
+
+def check_prompts(placed: Sequence[tuple[str, str]], world: str) -> None:
+    """Raise BadInput for a prompt that the judge cannot read: two objects, or what the world does not have."""
+    from stages.core.measures.world_words import parse_prompt
+
+    vocabulary = load_vocabulary(world)
+    for place, prompt in placed:
+        try:
+            parse_prompt(prompt, vocabulary)
+        except BadInput as bad:
+            raise BadInput(f"{place}: {bad}" if prompt not in place else str(bad)) from None
+
+
+# -- videos that are there -------------------------------------------------------------------------------------------
+
+
+def list_clips(config: EvaluateConfig) -> list[Row]:
+    """One row per captioned video. Raises BadInput naming the file and line that is wrong."""
+    folder = Path(config.videos).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"videos: there is no folder {folder}")
+    if not config.captions:
+        raise BadInput("videos need `captions` (--captions FILE.csv): which file shows what")
+    named = read_captions(Path(config.captions).expanduser(), folder)
+    check_prompts([(place, caption) for place, _, caption in named], config.world)
+    return [_clip(config, i, path, caption, JUDGED) for i, (_, path, caption) in enumerate(named)]
+
+
+def _clip(config: EvaluateConfig, position: int, path: Path, caption: str, part: str) -> Row:
+    content = file_digest(path)
+    return {
+        "id": digest("clip", content, caption, part),
+        "position": position,
+        "campaign": config.name,
+        "prompt": caption,
+        "negative_prompt": "",
+        "seed": 0,
+        "tags": [],
+        "prompt_id": digest("clip", content, caption, part),
+        "path": str(path.resolve()),
+        "sha256": content,
+        "part": part,
+    }
+
+
+def read_captions(table: Path, folder: Path) -> list[tuple[str, Path, str]]:
+    """(place, video, caption) of every line of a CSV file: columns `file` and `caption`, or no header and these two.
+
+    Raises BadInput for a file that cannot be read, a missing column, or a video that is not in the folder.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file) if any(cell.strip() for cell in line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"captions {table} cannot be read: {error}") from None
+    if not lines:
+        raise BadInput(f"captions {table} is empty")
+    columns, first = _columns(table, lines[0], folder)
+    return [_captioned(table, n, line, columns, folder) for n, line in enumerate(lines[first:], first + 1)]
+
+
+def _columns(table: Path, header: list[str], folder: Path) -> tuple[tuple[int, int], int]:
+    """Where file and caption stand, and the first line that holds some."""
+    if len(header) >= 2 and (folder / header[0].strip()).is_file():
+        return (0, 1), 0
+    names = [name.strip().lower() for name in header]
+    found = [next((names.index(n) for n in known if n in names), -1) for known in (FILE_COLUMNS, CAPTION_COLUMNS)]
+    if -1 in found:
+        raise BadInput(f"captions {table} needs the columns `file` and `caption`; it has {', '.join(header)}")
+    return (found[0], found[1]), 1
+
+
+def _captioned(
+    table: Path, number: int, line: list[str], columns: tuple[int, int], folder: Path
+) -> tuple[str, Path, str]:
+    place = f"{table}, line {number}"
+    if len(line) <= max(columns):
+        raise BadInput(f"{place} has {len(line)} columns; both file and caption are needed")
+    name = line[columns[0]].strip()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        raise BadInput(f"{place}: there is no video {name!r} in {folder}")
+    return place, path, line[columns[1]].strip()
+
+
+# -- what came of it -------------------------------------------------------------------------------------------------
+
+
+def check_out(out: str) -> Path:
+    """Where the figures go. Raises BadInput for a place that cannot be written to."""
+    path = Path(out).expanduser()
+    if path.suffix != ".json":
+        raise BadInput(f"--out {out}: the name must end in .json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError as error:
+        raise BadInput(f"--out {out} cannot be written: {error.strerror}") from None
+    if not writable:
+        raise BadInput(f"--out {out} cannot be written")
+    return path
+
+
+def write_report(catalog: Catalog, run_id: str, evaluation: Evaluation, out: Path) -> dict[str, Any]:
+    """Write what a run found as JSON, whole or not at all, and return it."""
+    found = make_report(catalog, run_id, evaluation)
+    building = out.with_name(f".{out.name}-{os.getpid()}")
+    building.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(building, out)
+    return found
+
+
+def make_report(catalog: Catalog, run_id: str, evaluation: Evaluation) -> dict[str, Any]:
+    """The judge's figures over every judged clip of a run, and what they are figures of."""
+    from stages.judge import report
+
+    record = find_run(catalog, FLOW, run_id)
+    rows = judgements(record.survey(catalog)).to_pylist()
+    judged = [r for r in rows if r["status"] == "ok"]
+    weights = {n.name: dict(n.weights) for n in record.plan.nodes if n.weights}
+    return {
+        **report(judged),
+        "clips": len(rows),
+        "failed": sum(r["status"] not in ("ok", "pending") for r in rows),
+        "name": evaluation.config.name,
+        "seeds": sorted({r["seed"] for r in rows}),
+        "weights": weights,
+    }
+
+
+def judgements(survey: Any) -> pa.Table:
+    """One row per clip: what was asked, what was found in it whole and in each quarter, and what of it is right."""
+    names = [n.name for n in survey.plan.phases[0].nodes]
+    bad = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN '{n}: ' || coalesce("{n}".error, '')""" for n in names)
+    wanted = ", ".join(f'"{JUDGE}".{c}' for c in _judge_columns())
+    state = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN "{n}".status""" for n in names)
+    return survey.query(
+        f"""SELECT unit_id AS take_id, unit.prompt AS prompt, unit.seed AS seed, unit.path AS path,
+        CASE WHEN "ok_{JUDGE}" THEN 'ok' {state} ELSE 'pending' END AS status, {wanted},
+        CASE WHEN "ok_{JUDGE}" THEN '' {bad} ELSE '' END AS error FROM "p_takes" ORDER BY unit.position"""
+    )
+
+
+def _judge_columns() -> list[str]:
+    from stages.judge import Judge
+
+    return list(Judge.writes.names)

@@ -1,0 +1,167 @@
+"""Finished videos to what they show: the judge of the procedural world, clip by clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from stages.core.config import CONFIGS, read_yaml
+from stages.core.errors import BadInput
+from stages.core.step import PermanentError, Resources, Row, Step
+
+if TYPE_CHECKING:
+    from stages.core.measures.world_judge import Verdict
+    from stages.core.measures.world_words import Vocabulary
+
+ATTRIBUTES = ("colour", "shape", "motion", "background")
+WORLD = str(CONFIGS / "world.yaml")
+_WORDS = [(name, pa.string()) for name in ATTRIBUTES]
+
+
+class Judge(Step):
+    """Finds colour, shape, motion and background in the pixels of a whole video and of each quarter of it.
+
+    The video is the one that `decode` made, or, for footage from elsewhere, the file at `path`.
+    """
+
+    reads = ("prompt", "decode", "path")
+    writes = pa.schema(
+        [
+            *_WORDS,
+            *[(f"wanted_{name}", pa.string()) for name in ATTRIBUTES],
+            ("named", pa.list_(pa.string())),
+            ("right", pa.list_(pa.string())),
+            ("all_right", pa.bool_()),
+            ("quarters", pa.list_(pa.struct(_WORDS))),
+            ("changes", pa.list_(pa.string())),
+            ("objects", pa.int64()),
+            ("same_object", pa.bool_()),
+            ("n_frames", pa.int64()),
+            ("fps", pa.float64()),
+        ]
+    )
+    weights: ClassVar = {"world": ()}
+    resources = Resources(cpus=0.125)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """world: the file with the words of the world and what they look like."""
+
+        world: str = WORLD
+
+    def setup(self) -> None:
+        """Read the vocabulary."""
+        self.vocabulary = load_vocabulary(self.config.world)
+
+    def process(self, row: Row) -> Row:
+        """One video's verdict. Words are "" where nothing is named, or nothing was found. Raises BadMedia, BadInput."""
+        from stages.core.measures.world_judge import judge
+        from stages.core.measures.world_words import parse_prompt
+
+        video = self._video(row)
+        frames, fps = read_video(video)
+        wanted = parse_prompt(str(row["prompt"] or ""), self.vocabulary)
+        verdict = judge(frames, fps, wanted, self.vocabulary)
+        return {**as_row(verdict), **{f"wanted_{a}": getattr(wanted, a) for a in ATTRIBUTES},
+                "n_frames": len(frames), "fps": fps}  # fmt: skip
+
+    def _video(self, row: Row) -> bytes:
+        if row.get("decode"):
+            return self.workspace.read(row["decode"]["uri"])
+        if not row.get("path"):
+            raise PermanentError("the judge needs the row of `decode`, or the path of a video")
+        return Path(row["path"]).read_bytes()
+
+
+def read_video(data: bytes) -> tuple[Any, float]:
+    """Frames [F, H, W, 3] uint8 RGB and frames a second. Raises BadMedia for what is no video, or states no rate."""
+    from stages.core.media import BadMedia, read_fps, read_frames
+
+    frames, fps = read_frames(data), read_fps(data)
+    if fps <= 0:
+        raise BadMedia("the video states no frame rate")
+    return frames, fps
+
+
+def load_vocabulary(path: str) -> Vocabulary:
+    """The words of a world file. Raises BadInput."""
+    from omegaconf import OmegaConf
+
+    from stages.core.measures.world_words import Vocabulary
+
+    config: Any = OmegaConf.to_container(read_yaml(Path(path).expanduser()), resolve=True)
+    try:
+        return Vocabulary.of(config)
+    except (TypeError, AttributeError) as error:
+        raise BadInput(f"{path} is no world: {error}") from None
+
+
+def as_row(verdict: Verdict) -> Row:
+    """A verdict as columns."""
+    quarters = [{a: getattr(q, a) for a in ATTRIBUTES} for q in verdict.quarters]
+    return {
+        **{a: getattr(verdict.found, a) for a in ATTRIBUTES},
+        "named": list(verdict.right),
+        "right": [a for a, is_right in verdict.right.items() if is_right],
+        "all_right": verdict.all,
+        "quarters": quarters,
+        "changes": list(verdict.changes),
+        "objects": verdict.objects,
+        "same_object": verdict.same_object,
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Verdict:
+    """The verdict that `as_row` made columns of."""
+    from stages.core.measures.world_judge import Verdict
+
+    return Verdict(
+        found=_attributes(row),
+        quarters=tuple(_attributes(q) for q in row["quarters"]),
+        changes=tuple(row["changes"]),
+        objects=row["objects"],
+        right={a: a in row["right"] for a in row["named"]},
+    )
+
+
+def _attributes(row: Mapping[str, Any], prefix: str = "") -> Any:
+    from stages.core.measures.world_words import Attributes
+
+    return Attributes(**{a: row[prefix + a] or None for a in ATTRIBUTES})
+
+
+def report(rows: list[Row]) -> dict[str, Any]:
+    """What many verdicts say together.
+
+    accuracy     share of clips with an attribute right, of those whose prompt names it; `all`: with every named one
+                 right. None where no prompt names it.
+    n            clips judged
+    confusions   per attribute and wanted word, how often each word was found (`none`: the judge refused)
+    quarters     per attribute, the share of quarters in which it is right, and `same_object`, the share of clips whose
+                 quarters all show one object of one colour and shape
+    changes      in how many clips the object changed its colour, shape or size unasked, or vanished
+    """
+    from stages.core.measures.world_judge import accuracy, confusions
+
+    verdicts = [from_row(r) for r in rows]
+    changes = [c for v in verdicts for c in v.changes]
+    return {
+        "accuracy": accuracy(verdicts),
+        "n": len(rows),
+        "confusions": confusions((_attributes(r, "wanted_"), v) for r, v in zip(rows, verdicts, strict=True)),
+        "quarters": _quarters(rows, verdicts),
+        "changes": {name: changes.count(name) for name in ("colour", "shape", "vanished", "resized")},
+    }
+
+
+def _quarters(rows: list[Row], verdicts: list[Verdict]) -> dict[str, float | None]:
+    shares: dict[str, float | None] = {}
+    for a in ATTRIBUTES:
+        hits = [q[a] == r[f"wanted_{a}"] for r in rows if a in r["named"] for q in r["quarters"]]
+        shares[a] = sum(hits) / len(hits) if hits else None
+    whole = [v.same_object for v in verdicts]
+    return shares | {"same_object": sum(whole) / len(whole) if whole else None}

@@ -1,0 +1,146 @@
+"""Evaluation as its users meet it: prompts rendered and judged, videos judged, figures written, bad input refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from data_prep.world import render, scene_from_prompt
+from flows.cli import main
+from flows.evaluate import load_evaluation
+from stages.core.media import write_video
+
+ATTRIBUTES = {"colour", "shape", "motion", "background"}
+
+
+def rushes(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def config_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two held-out prompts x two seeds of 64x64x9 through the tiny cascade, untrained."""
+    config = {
+        "name": "small", "heldout": 2, "seeds": 2, "model": {"checkpoint": str(small_checkpoint)},
+        "base": {"width": 64, "height": 64, "frames": 9, "sampling": {"steps": 1}},
+        "refine": {"sampling": {"steps": 4}},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("evaluate") / "small.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "store"
+
+
+@pytest.fixture(scope="module")
+def figures(config_file, store, tmp_path_factory) -> bytes:
+    out = tmp_path_factory.mktemp("figures") / "figures.json"
+    result = rushes("evaluate", config_file, "--store", store, "--out", out, "--executor", "local")
+    assert result.exit_code == 0, result.output
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """True clips of the world, one of them under another's caption, and a file that is no video."""
+    folder = tmp_path_factory.mktemp("videos")
+    rows = []
+    for i, prompt in enumerate(["a red circle moving left on a white background", "a blue square growing"] * 2):
+        frames = render(scene_from_prompt(prompt, i), 128, 128, 17, 8)
+        (folder / f"{i}.mp4").write_bytes(write_video(frames, 8))
+        rows.append((f"{i}.mp4", prompt))
+    rows[3] = ("3.mp4", "a green square growing")
+    (folder / "4.mp4").write_bytes(b"no video")
+    captions = folder / "captions.csv"
+    with captions.open("w", newline="") as file:
+        csv.writer(file).writerows([("caption", "file"), *((c, f) for f, c in [*rows, ("4.mp4", "a red star")])])
+    return folder, captions
+
+
+def test_every_take_is_judged(figures, store, tmp_path):
+    found = json.loads(figures)
+    assert found["n"] == 4
+    assert set(found["accuracy"]) == ATTRIBUTES | {"all"}
+    assert all(0 <= share <= 1 for share in found["accuracy"].values())
+    assert {sum(sum(row.values()) for row in found["confusions"][a].values()) for a in ATTRIBUTES} == {4}
+    out = tmp_path / "rows.jsonl"
+    assert rushes("table", "judgements", "--store", store, "--out", out).exit_code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [len(r["quarters"]) for r in rows] == [4] * 4
+    assert all(set(r["named"]) == ATTRIBUTES for r in rows)
+
+
+def test_an_unchanged_evaluation_does_nothing_and_says_the_same(figures, config_file, store, tmp_path):
+    out = tmp_path / "again.json"
+    result = rushes("evaluate", config_file, "--store", store, "--out", out, "--executor", "ray")
+    assert result.exit_code == 0, result.output
+    assert "nothing was to do" in result.output
+    assert out.read_bytes() == figures
+
+
+def test_videos_are_judged_by_their_captions(videos, tmp_path):
+    folder, captions = videos
+    out = tmp_path / "figures.json"
+    words = ["evaluate", "--store", tmp_path / "store", "--out", out, "--executor", "local"]
+    result = rushes(*words, "--videos", folder, "--captions", captions)
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert (found["n"], found["clips"], found["failed"]) == (4, 5, 1)
+    assert found["accuracy"] == {"colour": 0.75, "shape": 1, "motion": 1, "background": 1, "all": 0.75}
+    assert found["confusions"]["colour"]["green"] == {"blue": 1}
+    assert found["quarters"]["same_object"] == 1
+
+
+def test_given_prompts_keep_the_configs_seeds_and_cascade(config_file, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle moving left\n\na green star\n")
+    values = {"prompts_file": str(prompts), "prompts": [], "heldout": 0}
+    evaluation = load_evaluation(config_file, values, [])
+    assert [(c["prompt"], c["seed"]) for c in evaluation.clips] == [
+        ("a red circle moving left", 0), ("a red circle moving left", 1), ("a green star", 0), ("a green star", 1),
+    ]  # fmt: skip
+    assert evaluation.steps["base"].config.width == 64
+
+
+def test_the_config_that_comes_along_is_the_whole_world_held_out():
+    evaluation = load_evaluation("evaluate", {}, [])
+    assert len(evaluation.clips) == 400
+    assert len({c["prompt"] for c in evaluation.clips}) == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["heldout=201"], "fewer than 201"),
+        (["heldot=2"], "heldout"),
+        (["--captions", "{captions}"], "give both"),
+        (["--videos", "{folder}"], "--captions FILE.csv"),
+        (["--videos", "{folder}", "--captions", "{missing}"], "there is no video 'nowhere.mp4'"),
+        (["--prompts", "{two}"], "name one object"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["world=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_one_sentence(config_file, videos, tmp_path, words, said):
+    (tmp_path / "two.txt").write_text("a red circle moving left and a blue square\n")
+    (tmp_path / "missing.csv").write_text("file,caption\nnowhere.mp4,a red star\n")
+    places = {
+        "folder": videos[0],
+        "captions": videos[1],
+        "two": tmp_path / "two.txt",
+        "missing": tmp_path / "missing.csv",
+    }
+    given = [w.format(**places) for w in words]
+    result = rushes("evaluate", config_file, "--store", tmp_path / "store", "--out", tmp_path / "x.json", *given)
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "x.json").exists()
