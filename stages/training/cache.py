@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,12 @@ class LatentCache:
         wanted = {p: (b, s) for b in range(len(self.buckets)) for s, p in enumerate(self.shards(b))}
         return [key for path, key in wanted.items() if not path.exists()]
 
-    def fill(self, vae: Any, device: torch.device, deadline: float, workers: int, autocast: Any) -> bool:
-        """Encode what is missing; False where the deadline (time.monotonic) came first."""
+    def fill(self, vae: Any, device: torch.device, must_stop: Callable[[], bool], workers: int, autocast: Any) -> bool:
+        """Encode what is missing; False where it had to stop before all was there."""
         missing = self._missing()
         ahead = stream(_Shards(self, missing), 0, len(missing), workers)
         for (bucket, shard), batch in zip(missing, ahead, strict=True):
-            if time.monotonic() > deadline:
+            if must_stop():
                 return False
             with autocast():
                 latents = [_encode_all(vae, batch[name], device) for name in ("frames", "last_frame")]

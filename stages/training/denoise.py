@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,14 @@ class DenoiseTask(Task):
             vae_id = weights_digest(vae_folder, ("vae",))
             self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
 
-    def get_ready(self, deadline: float) -> bool:
+    def get_ready(self, must_stop: Callable[[], bool]) -> bool:
         """Encode the latents that are kept."""
         if self.cache is None:
             return True
         cuda = self.device.type == "cuda" and self.config.dtype == "bfloat16"
         mixed = (lambda: torch.autocast("cuda", torch.bfloat16)) if cuda else contextlib.nullcontext
         workers = self.config.data.workers
-        return self.cache.fill(self.frozen["vae"], self.device, deadline, workers, mixed)
+        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, mixed)
 
     def batches(self, rank: int, world: int) -> Any:
         """Latents where they are kept, else frames."""

@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,17 @@ from stages.training.data import stream
 from stages.training.export import export
 from stages.training.optim import lr_factor, make_optimizers, set_lr
 from stages.training.pictures import write_sheet
-from stages.training.progress import Progress
+from stages.training.progress import Progress, Say
 from stages.training.settings import TrainConfig
 from stages.training.state import load_state, save_state
 from stages.training.tasks import Task, make_task
 
 FAR = 10.0 * 365 * 86400
+
+
+def never() -> bool:
+    """What asks nobody to stop."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,11 @@ class Outcome:
 class Trainer:
     """One run: networks, optimizers, averages, and where it stands."""
 
-    def __init__(self, config: TrainConfig, task: Task | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, task: Task | None = None, stop: Callable[[], bool] = never, say: Say | None = None
+    ) -> None:
         hush()
+        self._stop, self._say = stop, say
         self.config = config
         self.began = time.monotonic()
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -86,9 +94,9 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Train until the last step, the deadline or a signal to stop."""
-        if not self.task.get_ready(self.deadline):
+        if not self.task.get_ready(self.wants_to_stop):
             return Outcome(self.step, False, math.nan, None)
-        progress = Progress(self.config, self.folder, self.step, speaks=self.rank == 0)
+        progress = Progress(self.config, self.folder, self.step, speaks=self.rank == 0, say=self._say)
         model = self._wrapped()
         with self._signals():
             for batches in self._batches():
@@ -158,8 +166,12 @@ class Trainer:
                 self.config.compact,
             )  # fmt: skip
 
+    def wants_to_stop(self) -> bool:
+        """Whether this worker has a reason to save and leave."""
+        return self.stopped or self._stop() or time.monotonic() > self.deadline
+
     def _must_stop(self) -> bool:
-        wants = self.stopped or time.monotonic() > self.deadline
+        wants = self.wants_to_stop()
         if self.world > 1:  # all leave after the same step
             flag = torch.tensor([float(wants)], device=self.device)
             dist.all_reduce(flag)
@@ -233,10 +245,13 @@ class Trainer:
         return write_sheet(clips, self.folder / "samples" / f"{self.step:08d}.png") if clips else None
 
 
-def train(config: TrainConfig, task: Task | None = None) -> Outcome:
+def train(
+    config: TrainConfig, task: Task | None = None, *, stop: Callable[[], bool] = never, say: Say | None = None
+) -> Outcome:
     """Train, from the newest checkpoint below `out` where there is one. Within a torch.distributed group, all its
-    workers call this; the first one writes. Raises BadInput for a config that cannot be trained."""
-    return Trainer(config, task).run()
+    workers call this; the first one writes. `stop` is asked after every step whether to save and leave; `say` is given
+    the lines about progress, which are printed otherwise. Raises BadInput for a config that cannot be trained."""
+    return Trainer(config, task, stop, say).run()
 
 
 def step_seed(seed: int, step: int, rank: int, part: int) -> int:

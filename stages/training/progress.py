@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import torch
 
 from stages.training.settings import TrainConfig
 
+Say = Callable[[str], None]
+
 
 class Progress:
     """Collects figures without waiting for the device, and writes them now and then."""
 
-    def __init__(self, config: TrainConfig, folder: Path, start: int, speaks: bool = True) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, start: int, speaks: bool = True, say: Say | None = None
+    ) -> None:
+        self._to = say or _print
         self.config, self.path, self.speaks = config, folder / "progress.jsonl", speaks
         self.last_loss = math.nan
         self._waiting: list[tuple[int, torch.Tensor, dict[str, torch.Tensor], float]] = []
@@ -75,9 +81,9 @@ class Progress:
         self.say(f"step {step}/{self.config.max_steps}  {means}  {rate}, {left / 60:.0f} min left")
 
     def say(self, text: str) -> None:
-        """A line in the terminal."""
+        """A line for who watches: in the terminal, if not elsewhere."""
         if self.speaks:
-            print(text, flush=True)
+            self._to(text)
 
     def since_save(self) -> float:
         """Seconds since the last checkpoint."""
@@ -86,3 +92,7 @@ class Progress:
     def saved(self) -> None:
         """A checkpoint is being written now."""
         self._saved = time.monotonic()
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,9 @@ class Task(nn.Module):  # type: ignore[misc]
         """The dataset whose entry `step * accumulate + part` is that batch."""
         raise NotImplementedError
 
-    def get_ready(self, deadline: float) -> bool:
-        """Prepare data that is encoded once; False where the deadline (time.monotonic) came first. May go on later."""
-        del deadline
+    def get_ready(self, must_stop: Callable[[], bool]) -> bool:
+        """Prepare data that is encoded once; False where it had to stop first. May go on later."""
+        del must_stop
         return True
 
     def example(self, number: int, bucket: Bucket) -> tuple[torch.Tensor, str]:

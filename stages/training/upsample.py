@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ class UpsampleTask(Task):
             vae_id = weights_digest(vae_folder, ("vae",))
             self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
 
-    def get_ready(self, deadline: float) -> bool:
+    def get_ready(self, must_stop: Callable[[], bool]) -> bool:
         """Encode the latents that are kept."""
         if self.cache is None:
             return True
         workers = self.config.data.workers
-        return self.cache.fill(self.frozen["vae"], self.device, deadline, workers, contextlib.nullcontext)
+        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, contextlib.nullcontext)
 
     def batches(self, rank: int, world: int) -> Any:
         """Pairs of latents where they are kept, else pairs of frames."""
