@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.caption_text import CAPTIONS, caption, given_captions, printable
+from data_prep.caption_text import CAPTIONS, caption, given_captions, printable, quoted
 from stages.core.step import Resources, Row, Step
 
 MODEL = "measured"
@@ -23,7 +23,7 @@ CAMERA = {
 class MeasuredCaption(Step):
     """Short, medium and long captions from a clip's scores; what came with it is kept beside."""
 
-    version = 1
+    version = 2
     reads = ("clip_id", "start_s", "end_s", "source_caption", "label", "facts")
     writes = CAPTIONS
     fan_out = True
@@ -48,8 +48,9 @@ class MeasuredCaption(Step):
         """The captions of one clip."""
         facts = json.loads(row["facts"])
         short = f"{self._camera(facts)}{self._motion(facts)}"
-        medium = ", ".join(p for p in (short, self._light(facts), self._colours(facts)) if p)
-        long = " ".join([_sentence(medium), *self._detected(facts)])
+        look = ", ".join(p for p in (short, self._light(facts), self._colours(facts)) if p)
+        medium = ", ".join(p for p in (look, self._action(facts)) if p)
+        long = " ".join([_sentence(look), *self._detected(facts)])
         texts = {"short": _sentence(short), "medium": _sentence(medium), "long": long}
         return {"rows": [*given_captions(row), *(caption(row, kind, text, MODEL) for kind, text in texts.items())]}
 
@@ -73,14 +74,18 @@ class MeasuredCaption(Step):
         names = facts.get("colours") or []
         return f"mainly {' and '.join(names[:2])}" if names else ""
 
+    def _action(self, facts: dict[str, Any]) -> str:
+        action, sure = facts.get("action"), facts.get("action_probability") or 0.0
+        named = bool(action) and sure >= self.config.least_probability
+        return f"detected action: {printable(str(action))}" if named else ""
+
     def _detected(self, facts: dict[str, Any]) -> list[str]:
         """Sentences about what detectors found, each with how sure they are."""
         found = []
-        action, sure = facts.get("action"), facts.get("action_probability") or 0.0
-        if action and sure >= self.config.least_probability:
-            found.append(f"Detected action: {printable(str(action))} (probability {sure:.2f}).")
+        if action := self._action(facts):
+            found.append(_sentence(f"{action} (probability {facts['action_probability']:.2f})"))
         if text := printable(str(facts.get("text") or "")):
-            found.append(f"Readable text: “{text}”.")
+            found.append(f"Readable text: {quoted(text)}.")
         return found
 
 

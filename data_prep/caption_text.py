@@ -38,6 +38,7 @@ _PREFIX = re.compile(
     r"(?:caption|description)\s*:)\s*",
     re.IGNORECASE,
 )
+_QUOTES = re.compile('[\u201c\u201d\u201e\u201f"]')
 _WE_SEE = re.compile(r"^\s*(?:we|you)\s+(?:can\s+)?see\s+(?:that\s+)?", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\b(?:I\s*['\u2019]?\s*m\s+(?:sorry|unable|not able)|"
@@ -108,6 +109,18 @@ def cleaned(text: str, finish: str = "stop") -> tuple[str, str]:
     if is_repeated(line):
         return line, "repeated"
     return line, "truncated" if finish == "length" else "ok"
+
+
+def whole_sentences(text: str) -> str:
+    """A text that broke off, up to its last whole sentence; all of it where there is none."""
+    ends = [m.end() for m in re.finditer(r"[.!?\u3002](?=\s|$)", text)]
+    return text[: ends[-1]] if ends else text
+
+
+def quoted(text: str, longest: int = LONGEST_FOUND_TEXT) -> str:
+    """Text that was found in a picture, in curly quotes that it cannot close by itself."""
+    inside = _QUOTES.sub("'", printable(text, longest))
+    return f"\u201c{inside}\u201d"
 
 
 def is_repeated(text: str) -> bool:
