@@ -103,6 +103,47 @@ def evaluate(words: tuple[str, ...], **options: Any) -> int:
 
 
 @main.command()
+@click.argument("words", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
+@STORE
+@DRY_RUN
+@friendly
+def train(words: tuple[str, ...], **options: Any) -> int:
+    """A training CONFIG to a checkpoint in the store. Run it again to go on where it was stopped (exit status 3)."""
+    from flows.train_command import train_command
+
+    return train_command(words, **options)
+
+
+@main.command()
+@click.argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
+@STORE
+@click.option("--config", default="publish", metavar="FILE", help="The publication's config.")
+@click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
+@DRY_RUN
+@LIMIT
+@EXECUTOR
+@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@friendly
+def publish(words: tuple[str, ...], **options: Any) -> int:
+    """Kept clips to a frozen, versioned dataset NAME: cut files, index, captions, splits, card."""
+    from flows.publish_command import publish_command
+
+    return publish_command(words, **options)
+
+
+@main.command()
+@STORE
+@RUN
+@click.option("--out", metavar="FILE", help="Write the page there; default: report.html in the store.")
+@friendly
+def report(store: str, run_id: str, out: str | None) -> int:
+    """One HTML page about a curation: what survived, why the rest did not, and what other thresholds would do."""
+    from flows.report import report_command
+
+    return report_command(store, run_id, Path(out) if out else None)
+
+
+@main.command()
 @click.argument("name")
 @STORE
 @RUN

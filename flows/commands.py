@@ -18,7 +18,7 @@ from stages.core.catalog import Catalog
 from stages.core.errors import BadInput
 from stages.core.plan import Plan
 
-console = Console(stderr=not sys.stdout.isatty(), highlight=False)
+console = Console(stderr=not sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

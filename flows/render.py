@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf
 
+from flows.promoted import resolve_promoted
 from flows.settings import FlowConfig
 from stages.core.catalog import Catalog
 from stages.core.config import ROOT, find_config, merge, nearest, parse_overrides, read_yaml
@@ -79,6 +80,7 @@ def resolve(
     schema: type[C], layers: Sequence[tuple[str, Any]], extra: Mapping[str, Any] | None = None
 ) -> tuple[C, dict[str, StepRef]]:
     """Put the cascade that the layers name, then `extra`, under them, and check all. Raises BadInput."""
+    layers = [(where, resolve_promoted(layer)) for where, layer in layers]
     path = find_config(_last(layers, "cascade") or RenderConfig.cascade, "cascades")
     return merge(schema, _with_model([(str(path), read_yaml(path)), ("the flow", dict(extra or {})), *layers]))
 

@@ -22,7 +22,7 @@ from stages.core.upkeep import repair as repair_store
 SHOWN_ROWS, SHOWN_WIDTH = 40, 48
 FORMATS = (".parquet", ".csv", ".jsonl")
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 
 def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
@@ -137,8 +137,12 @@ def show_lineage(what: str, store: str) -> int:
     from stages.core.lineage import lineage
     from stages.core.lineage_text import as_text
 
-    for line in as_text(lineage(existing_catalog(store), what)):
-        console.print(line, markup=False, soft_wrap=True)
+    catalog, wanted = existing_catalog(store), what
+    while wanted:
+        found = lineage(catalog, wanted)
+        for line in [*(["", "trained from:"] if wanted != what else []), *as_text(found)]:
+            console.print(line, markup=False, soft_wrap=True)
+        wanted = found.above[-1].row.get("parent", "") if found.above else ""  # a checkpoint's own start
     return 0
 
 

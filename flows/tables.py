@@ -94,8 +94,16 @@ def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: boo
     if name == "runs":
         table = runs_table(catalog)
         return table.filter(pa.compute.starts_with(table["run_id"], run_id)) if run_id else table
+    if name == "checkpoints":
+        from flows.promoted import checkpoints
+
+        return checkpoints(catalog)
+    if name == "datasets":
+        from flows.publish import datasets
+
+        return datasets(catalog)
     if name not in TABLES:
-        raise BadInput(f"there is no table {name!r}; {nearest(name, ['runs', *TABLES])}")
+        raise BadInput(f"there is no table {name!r}; {nearest(name, ['runs', 'checkpoints', 'datasets', *TABLES])}")
     flow, view = TABLES[name]
     if not everything:
         return view(find_run(catalog, flow, run_id).survey(catalog))

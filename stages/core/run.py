@@ -255,7 +255,8 @@ class Run:
         cls = load_class(ref.use, ref.name)
         assert issubclass(cls, Job)
         clock, cpu = time.monotonic(), time.process_time()
-        job = cls(ref.config, Workspace(self.catalog.storage))
+        launch = getattr(self.executor, "launch", None)
+        job = cls(ref.config, Workspace(self.catalog.storage, stop=self.stop.is_set, launch=launch))
         result = job.run({name: survey.table(name) for name in node.after}).cast(cls.writes)
         self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
         self.spent["core_seconds"] += time.process_time() - cpu

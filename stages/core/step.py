@@ -7,7 +7,7 @@ returns plain dictionaries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -49,12 +49,30 @@ class Resources:
     attempts: int = 3
 
 
+Launch = Callable[[str, Row, Mapping[str, float], Callable[[], bool], Callable[[str], None]], Row]
+"""Runs `module:function` in a group of workers: (entry, settings, what the group asks for, stop, say) -> its answer.
+
+The function is given the settings, a `stop` to ask and a `say` for lines of progress; the first worker's answer counts.
+"""
+
+
+def never() -> bool:
+    """What asks nobody to stop."""
+    return False
+
+
 @dataclass(frozen=True)
 class Workspace:
-    """All that a step may touch of the outside world: the store, and how many threads it may use."""
+    """All that a step may touch of the outside world: the store, and how many threads it may use.
+
+    A job, which may take long, also learns whether it should `stop`, and may `launch` a group of workers where there
+    is an executor that can.
+    """
 
     storage: Storage
     threads: int = 1
+    stop: Callable[[], bool] = never
+    launch: Launch | None = None
 
     def put(self, data: bytes, suffix: str) -> Row:
         """Keep a file under the name of its content; the answer fills the columns `uri`, `sha256`, `size`."""

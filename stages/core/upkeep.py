@@ -231,7 +231,7 @@ def _leaves(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
 
 
 def _columns_to_check(schema: pa.Schema) -> list[str]:
-    own = {*REQUIRED, "rows", "run_id", "plan"}
+    own = {*REQUIRED, "rows", "files", "run_id", "plan"}
     return [n for n in schema.names if n in own or n.endswith(("uri", "sha256"))]
 
 

@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stages.core.errors import BadInput
+from stages.core.step import never
 from stages.training.data import stream
 from stages.training.export import export
 from stages.training.optim import lr_factor, make_optimizers, set_lr
@@ -38,11 +39,6 @@ from stages.training.state import load_state, save_state
 from stages.training.tasks import Task, make_task
 
 FAR = 10.0 * 365 * 86400
-
-
-def never() -> bool:
-    """What asks nobody to stop."""
-    return False
 
 
 @dataclass(frozen=True)
