@@ -72,7 +72,7 @@ class Analyse(Step):
         with local_file(row["uri"]) as path:
             if path.stat().st_size != row["bytes"]:
                 raise PermanentError("the file changed after it was probed; curate again")
-            with open_media(path) as container:
+            with open_media(path, self.config.time_limit_s) as container:
                 signals = decode_signals(
                     container,
                     self._config(),

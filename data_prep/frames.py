@@ -25,7 +25,7 @@ ANALYSIS_SIDE = 256
 """The longer side, in pixels, of the picture that the cheap signals are taken of."""
 
 _B_PICTURE, _PATIENCE_S = PictureType.B, 0.5
-"""Details are taken of frames that are fully decoded: see `signals.SKIPPED`; after half a second, of any."""
+"""Details are taken of frames that are fully decoded: see `signals.DECODER`; after half a second, of any."""
 
 _PER_FRAME = [
     pa.field("frame", pa.int64(), nullable=False),

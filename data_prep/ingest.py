@@ -2,7 +2,7 @@
 
 What is not a plain video has a stated rule:
   audio only             skipped, metric `video_streams`; cover art is no video stream
-  several video streams  the one marked default, else the largest picture, else the first; `n_video_streams` counts them
+  several video streams  the first marked default, else the first, as players do; `n_video_streams` counts them
   still image            skipped, metric `frames`: a source needs two frames at least
   interlaced             kept as it is stored, `interlaced` says so; publishing deinterlaces what it re-encodes
   text, images, sidecars (.txt, .json, .srt ...) that libav finds no video in: skipped, metric `suffix`
@@ -55,7 +55,7 @@ SIDECARS = frozenset(
 class Ingest(Step):
     """One row per file: its digest, container, streams, integer time, key frames."""
 
-    version = 1
+    version = 2
     reads = ("uri", "size", "problem")
     writes = pa.schema(
         [
@@ -171,9 +171,7 @@ def pick_video(container: Any) -> tuple[Any, int]:
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and s.codec_context]
     if not videos:
         raise Skipped("video_streams", 0, ">=", 1)
-    marked = [s for s in videos if s.disposition & Disposition.default] or videos
-    best = max(marked, key=lambda s: ((s.codec_context.width or 0) * (s.codec_context.height or 0), -s.index))
-    return best, len(videos)
+    return next((s for s in videos if s.disposition & Disposition.default), videos[0]), len(videos)
 
 
 @dataclass

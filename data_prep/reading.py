@@ -17,6 +17,10 @@ PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp",
 """Demuxers that read other files than the one they are given."""
 TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 """Demuxers that make a picture of any text file."""
+MAX_PIXELS = 1 << 26
+"""The largest picture that is decoded, 8192 x 8192: a file of a few bytes may claim one that fills the memory."""
+LIMITS = {"max_pixels": str(MAX_PIXELS)}
+"""Options of every decoder."""
 
 
 def local_path_of(uri: str) -> Path | None:
@@ -46,11 +50,11 @@ def local_file(uri: str, check: Callable[[], None] = lambda: None) -> Iterator[P
         yield copy
 
 
-def only_this_file(path: Path) -> Callable[..., Any]:
-    """A libav open hook that opens this one path for reading: playlists cannot pull in other files or addresses."""
+def only_this_file(path: Path, name: str) -> Callable[..., Any]:
+    """A libav open hook that opens one path, under this name: playlists cannot pull in other files or addresses."""
 
     def open_file(url: str, flags: int, options: dict[str, str]) -> Any:
-        if url != str(path):
+        if url != name:
             raise PermissionError(f"the file refers to another one, {url!r}, which is not opened")
         return path.open("rb")
 
@@ -59,13 +63,21 @@ def only_this_file(path: Path) -> Callable[..., Any]:
 
 @contextmanager
 def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
-    """A PyAV input container on one local file. Raises PermanentError for playlists, text and what does not open."""
+    """A PyAV input container on one local file. Raises PermanentError for playlists, text and what does not open.
+
+    libav never sees the file's own name, which might mean something to it (`concat:`, `%03d`) or be no text at all.
+    """
     import av
 
     timeout = time_limit_s or None
+    suffix = path.suffix if path.suffix[1:].isascii() and path.suffix[1:].isalnum() else ""
     try:
         container = av.open(
-            str(path), io_open=only_this_file(path), timeout=(timeout, timeout), metadata_errors="replace"
+            f"source{suffix}",
+            io_open=only_this_file(path, f"source{suffix}"),
+            timeout=(timeout, timeout),
+            metadata_errors="replace",
+            options=LIMITS,
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise PermanentError(f"libav cannot open it: {getattr(error, 'strerror', None) or error}") from None
@@ -73,6 +85,9 @@ def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
         names = set(container.format.name.split(","))
         if names & PLAYLISTS or names & TEXT_ART:
             raise PermanentError(f"a {container.format.name} file is no footage")
+        for stream in container.streams.video:
+            if stream.codec_context:
+                stream.codec_context.options = LIMITS
         yield container
 
 

@@ -25,12 +25,13 @@ import pyarrow as pa
 from av.stream import Disposition
 
 from data_prep.frames import FRAMES, FrameMeter, Rates, Thumbnail
+from data_prep.reading import LIMITS
 from stages.core.measures.bars import Bars, lasting
 
 __all__ = ["FRAMES", "Rates", "SignalConfig", "Signals", "Thumbnail", "decode_signals"]
 
 _BATCH = 1024
-SKIPPED = {"skip_loop_filter": "bidir"}
+DECODER = {**LIMITS, "skip_loop_filter": "bidir"}
 """Bidirectional frames are not deblocked: no other kind of frame refers to them, at 256 pixels it does not show, and it
 saves a tenth of the decoding. What needs detail is measured on the other frames."""
 
@@ -161,9 +162,9 @@ class _Pass:
         context = self.stream.codec_context
         context.thread_count, self.stream.thread_type = 1, "NONE"
         if not context.is_open:
-            context.options = SKIPPED
+            context.options = DECODER
         packets = self.container.demux(self.stream)
-        while True:
+        while not self._overdue():
             try:
                 packet = next(packets, None)
                 frames = packet.decode() if packet is not None else None
@@ -174,9 +175,12 @@ class _Pass:
             if frames is None:
                 return
             yield from frames
-            if self.limit_s and time.monotonic() - self.started > self.limit_s:
-                self._end(f"the time limit of {self.limit_s:g} s was reached")
-                return
+
+    def _overdue(self) -> bool:
+        """Looked at before every packet, also those that give no frame."""
+        if over := bool(self.limit_s) and time.monotonic() - self.started > self.limit_s:
+            self._end(f"the time limit of {self.limit_s:g} s was reached")
+        return over
 
     def _tolerates(self, error: Exception) -> bool:
         self.broken += 1

@@ -117,15 +117,15 @@ def _parts(
         return []
     length = float(ends[stop - 1] - times[start])
     count = max(1, int(np.ceil(length / config.max_s - 1e-6))) if config.max_s else 1
-    edges = [start]
-    for i in range(1, count):
-        edges.append(max(edges[-1] + 1, int(np.searchsorted(times, times[start] + length * i / count - 1e-9))))
-    edges.append(stop)
+    count = min(count, stop - start)  # years may lie between two frames
+    aims = times[start] + length * np.arange(1, count) / count
+    inner = np.searchsorted(times, aims - 1e-9)
+    edges = np.unique(np.concatenate([[start], np.clip(inner, start, stop), [stop]])).tolist()
     pts = table.column("pts")
     out = []
     for i, (a, b) in enumerate(pairwise(edges)):
         if b > a and ends[b - 1] - times[a] >= config.min_s - 1e-6:
-            kinds = (before if i == 0 else "split", after if i == count - 1 else "split")
+            kinds = (before if i == 0 else "split", after if b == stop else "split")
             out.append(Span(a, b, pts[a].as_py(), _end_pts(pts, b), *kinds))
     return out
 

@@ -35,7 +35,9 @@ def sources(survey: Survey) -> pa.Table:
             FROM {ROOT_UNITS} r LEFT JOIN v_ingest i ON i.input_id = r.file_id)"""
     failed = "(SELECT NULL::VARCHAR AS unit_id, '' AS error WHERE false)"
     if _has(survey, "analyse") and survey.units_known(survey.plan.phase_of("analyse")):
-        failed = "(SELECT unit_id, error FROM v_analyse WHERE status = 'error')"
+        steps = [n for n in ("analyse", "cuts", "clips") if _has(survey, n)]
+        each = [f"SELECT unit_id, '{n}: ' || error AS error FROM v_{n} WHERE status = 'error'" for n in steps]
+        failed = f"(SELECT unit_id, first(error) AS error FROM ({' UNION ALL '.join(each)}) GROUP BY unit_id)"
     return survey.query(
         f"""SELECT s.id AS source_id, s.uri, CASE WHEN a.unit_id IS NULL THEN s.status ELSE 'error' END AS status,
         coalesce(a.error, s.error, '') AS error, coalesce(s.reasons, []) AS reasons,
