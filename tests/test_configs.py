@@ -122,5 +122,6 @@ print(json.dumps(sorted({{"torch", "diffusers", "transformers", "ray", "prefect"
 
 def test_a_step_of_a_config_crosses_processes_as_it_is():
     entries = read_yaml(find_config("curate"))["steps"]
-    refs = [make_ref(name, entry) for name, entry in entries.items() if entry.get("use") and name != "select"]
+    on = {n: e for n, e in entries.items() if e.get("use") and e.get("enabled", True) and n != "select"}
+    refs = [make_ref(name, entry) for name, entry in on.items()]
     assert pickle.loads(pickle.dumps(refs)) == refs
