@@ -78,17 +78,17 @@ def workspace(tmp_path) -> Workspace:
 )
 def test_the_right_frames_are_picked_whatever_the_container(tmp_path, suffix, options):
     """Each frame has its own grey level, and the middle of the file is far from any key frame."""
-    levels = [30 + 4 * i for i in range(50)]
+    levels = [30 + 8 * i for i in range(25)]
     path = write(tmp_path / f"a.{suffix}", [np.full((64, 96, 3), level, np.uint8) for level in levels], 25, **options)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [(frame.pts, frame.to_ndarray(format="rgb24").mean()) for frame in container.decode(stream)]
         index, (pts, seen) = stream.index, zip(*frames, strict=True)
-    assert min(np.diff(seen)) > 2
-    wanted = [0, 1, 24, 25, 48, 49]
+    assert min(np.diff(seen)) > 6
+    wanted = [0, 1, 10, 11, 23, 24]
     found = dict(pictures_at(path, index, [Moment(i, pts[i]) for i in wanted], Fit(long=32)))
     assert [found[i].shape for i in range(6)] == [(21, 32, 3)] * 6
-    assert [float(found[i].mean()) for i in range(6)] == pytest.approx([seen[i] for i in wanted], abs=0.5)
+    assert [float(found[i].mean()) for i in range(6)] == pytest.approx([seen[i] for i in wanted], abs=2.5)
 
 
 def test_where_times_cannot_be_trusted_frames_are_counted(tmp_path):
