@@ -65,13 +65,7 @@ def _curated(catalog: Catalog) -> Table:
     table = Table(title="curate", title_justify="left", box=None)
     for heading in ("table", "rows", "of them"):
         table.add_column(heading, justify="right" if heading == "rows" else "left")
-    for name, column in (
-        ("sources", "status"),
-        ("cuts", "kind"),
-        ("clips", ""),
-        ("verdicts", "status"),
-        ("captions", "kind"),
-    ):
+    for name, column in CURATED:
         rows = read_table(catalog, name).to_pylist()
         table.add_row(name, str(len(rows)), _tally([r[column] for r in rows]) if column else "")
     return table

@@ -10,11 +10,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from flows.render import EMBEDDED
 from flows.tables import read_table
 from stages.core.catalog import Catalog
 from stages.core.errors import BadInput
 from stages.core.runs import RunRecord, find_run
 from stages.core.step import Row
+from stages.core.survey import Survey
 
 Rows = dict[str, Row]
 SHOWN_SCORES = ("motion", "camera_motion", "sharpness", "luma", "contrast", "static_ratio", "shake", "flicker")
@@ -70,13 +72,9 @@ def _render_part(catalog: Catalog) -> dict[str, Any] | None:
     }
 
 
-def _video(catalog: Catalog, video: Row, chain: list[Row]) -> Row:
-    return {**video, "src": data_uri(catalog, video["uri"], "video/mp4"), "chain": chain}
-
-
 def is_trained(config: dict[str, Any]) -> bool:
-    """Whether the checkpoint that a render used says it was trained. The seeded one says that it was not."""
-    return "untrained" not in str((config.get("model") or {}).get("checkpoint", ""))
+    """Whether a render's checkpoint was trained: the seeded one, and copies under its name, were not."""
+    return Path(str((config.get("model") or {}).get("checkpoint", ""))).name != EMBEDDED.name
 
 
 def stage_costs(chains: Any) -> list[Row]:
@@ -109,25 +107,43 @@ def _curate_part(catalog: Catalog) -> dict[str, Any] | None:
         return found
 
     scores, verdicts = ({r["clip_id"]: r for r in rows(name)} for name in ("scores", "verdicts"))
-    captions: dict[str, list[str]] = {}
+    captions: dict[str, list[Row]] = {}
     for caption in rows("captions"):
-        captions.setdefault(caption["clip_id"], []).append(caption["text"])
-    clips = [_clip(catalog, clip, scores, verdicts, captions) for clip in rows("clips")]
+        captions.setdefault(caption["clip_id"], []).append(caption)
+    pictures = thumbnails(record.survey(catalog))
+    clips = [
+        _clip(catalog, {**c, "thumb": pictures.get(c["clip_id"], "")}, scores, verdicts, captions)
+        for c in rows("clips")
+    ]
     return {"run": record.row, "clips": clips, "sources": rows("sources")}
 
 
-def _clip(catalog: Catalog, clip: Row, scores: Rows, verdicts: Rows, captions: dict[str, list[str]]) -> Row:
+def thumbnails(survey: Survey) -> dict[str, str]:
+    """The uri of each clip's picture; none where no step makes them."""
+    if "thumbs" not in {n.name for n in survey.plan.nodes}:
+        return {}
+    return {r["clip_id"]: r["uri"] for r in survey.table("thumbs").to_pylist()}
+
+
+def _clip(catalog: Catalog, clip: Row, scores: Rows, verdicts: Rows, captions: dict[str, list[Row]]) -> Row:
     mine = scores.get(clip["clip_id"], {})
-    thumbnail = clip.get("thumbnail_uri") or mine.get("thumbnail_uri") or ""
     verdict = verdicts.get(clip["clip_id"], {"status": "", "reasons": []})
     return {
         **clip,
-        "src": data_uri(catalog, thumbnail, "image/jpeg") if thumbnail else "",
+        "src": data_uri(catalog, clip["thumb"], "image/jpeg") if clip["thumb"] else "",
         "scores": [(name, mine[name]) for name in SHOWN_SCORES if mine.get(name) is not None],
         "status": verdict["status"],
         "reasons": [reason_text(r) for r in verdict["reasons"]],
-        "captions": captions.get(clip["clip_id"], []),
+        "captions": _told_once(captions.get(clip["clip_id"], [])),
     }
+
+
+def _told_once(captions: list[Row]) -> list[Row]:
+    """Captions without those that say the same again, each with the kinds that it stands for."""
+    kinds: dict[str, list[str]] = {}
+    for caption in captions:
+        kinds.setdefault(caption["text"], []).append(caption["kind"])
+    return [{"text": text, "kinds": ", ".join(names)} for text, names in kinds.items()]
 
 
 def reason_text(reason: Row) -> str:
