@@ -62,7 +62,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     family = everything_below(process)
     process.kill()
     process.communicate()
-    gone_by = time.monotonic() + 60
+    gone_by = time.monotonic() + 180  # Ray's agents try to report to their dead head for about a minute
     while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family):
         assert time.monotonic() < gone_by, [p.cmdline() for p in family if p.is_running()]
         time.sleep(0.2)
