@@ -53,7 +53,19 @@ def world(path: Path) -> None:
     assert len(load_world(path).heldout) >= 200
 
 
-RESOLVERS = {f.__name__: f for f in (campaigns, cascades, models, train, curate, world)}
+def evaluate(path: Path) -> None:
+    from flows.evaluate import load_evaluation
+
+    assert len(load_evaluation(path, {}, []).clips) == 400
+
+
+def publish(path: Path) -> None:
+    from flows.publish import load_publication
+
+    assert load_publication("name", path, {}, []).steps
+
+
+RESOLVERS = {f.__name__: f for f in (campaigns, cascades, models, train, curate, world, evaluate, publish)}
 
 
 @pytest.mark.parametrize("name", FILES)
