@@ -27,9 +27,11 @@ def labels() -> tuple[str, ...]:
 
 
 class Action(Step):
-    """A row per clip: the likeliest action, its probability 0 to 1, and 1024 features of the clip's middle.
+    """A row per clip: the likeliest action, its probability 0 to 1, the evidence for it, and 1024 features.
 
-    The model knows actions of people only and always names one: a landscape gets a label of low probability.
+    The model knows actions of people only and always names one, at times with a probability near 1 where there is
+    nobody at all. Evidence is the greatest logit (Hendrycks et al., 2022), which tells these apart: over 43 real clips
+    the right labels had 19.7 and more, and planets in a simulation, `juggling balls` by 1.00, had 17.7.
     """
 
     version = 1
@@ -39,6 +41,7 @@ class Action(Step):
             ("clip_id", pa.string()),
             ("action", pa.string()),
             ("action_probability", pa.float64()),
+            ("action_evidence", pa.float64()),
             ("embedding", pa.list_(pa.float32())),
         ]
     )
@@ -108,10 +111,15 @@ class Action(Step):
         from data_prep.i3d import as_input
 
         if not pictures:
-            return {"action": None, "action_probability": None, "embedding": None}
+            return dict.fromkeys(n for n in self.writes.names if n != "clip_id")
         with torch.inference_mode():
             logits, features = self.net(as_input(pictures).to(self.device))
         odds = torch.softmax(logits[0].float().cpu(), 0)
         best = int(odds.argmax())
         embedding = features[0].float().cpu().tolist()
-        return {"action": labels()[best], "action_probability": float(odds[best]), "embedding": embedding}
+        return {
+            "action": labels()[best],
+            "action_probability": float(odds[best]),
+            "action_evidence": float(logits[0, best]),
+            "embedding": embedding,
+        }

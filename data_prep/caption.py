@@ -36,6 +36,7 @@ class MeasuredCaption(Step):
         slow, strong          motion, in picture diagonals a second, below and above which it is slight, strong
         dark, bright          mean luma (0-255) below and above which a clip is dark, bright
         least_probability     an action below this is not named
+        least_evidence        likewise of its evidence: see `data_prep.action.Action`
         """
 
         slow: float = 0.02
@@ -43,6 +44,7 @@ class MeasuredCaption(Step):
         dark: float = 60.0
         bright: float = 170.0
         least_probability: float = 0.5
+        least_evidence: float = 19.0
 
     def process(self, row: Row) -> Row:
         """The captions of one clip."""
@@ -76,7 +78,8 @@ class MeasuredCaption(Step):
 
     def _action(self, facts: dict[str, Any]) -> str:
         action, sure = facts.get("action"), facts.get("action_probability") or 0.0
-        named = bool(action) and sure >= self.config.least_probability
+        clear = (facts.get("action_evidence") or 0.0) >= self.config.least_evidence
+        named = bool(action) and clear and sure >= self.config.least_probability
         return f"detected action: {printable(str(action))}" if named else ""
 
     def _detected(self, facts: dict[str, Any]) -> list[str]:
