@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages.core.errors import BadInput
-from stages.core.step import ARTIFACT, Resources, Row, Step
+from stages.core.step import ARTIFACT, PermanentError, Rejected, Resources, Row, Step
 
 COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
 
@@ -27,7 +27,7 @@ class VideoForm:
 
     fps     frames a second
     size    pixels of the shorter side, made even; the aspect stays
-    frames  the first so many frames; a clip that has fewer is rejected
+    frames  the first so many frames; a clip that has fewer is rejected, and is not in the dataset
     """
 
     fps: float = 0.0
@@ -47,8 +47,18 @@ class VideoForm:
 class CutClip(Step):
     """One mp4 per kept clip."""
 
-    version = 1
-    reads = ("uri", "start_pts", "end_pts", "keyframe_start", "keyframe_end", "codec", "container", "interlaced")
+    version = 2
+    reads = (
+        "uri",
+        "bytes",
+        "start_pts",
+        "end_pts",
+        "keyframe_start",
+        "keyframe_end",
+        "codec",
+        "container",
+        "interlaced",
+    )
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -77,13 +87,19 @@ class CutClip(Step):
         difference: float = 6.0
 
     def process(self, row: Row) -> Row:
-        """Cut, check and keep one clip. Raises BadMedia where no way of cutting gives its frames."""
+        """Cut, check and keep one clip. Raises BadMedia where no way of cutting gives its frames, PermanentError where
+        the source is another file now, Rejected for a clip that has fewer frames than wanted."""
         from data_prep.cutting import source_ends, span_of
         from data_prep.reading import local_file
 
+        form = self.config.video
         with local_file(row["uri"]) as path, tempfile.TemporaryDirectory(prefix="rushes-") as folder:
+            if path.stat().st_size != row["bytes"]:
+                raise PermanentError("the source changed after it was curated; curate again")
             span, target = span_of(row), Path(folder) / "clip.mp4"
-            ends = source_ends(path, span)
+            if form.frames and not form.fps and span.n_frames < form.frames:
+                raise Rejected("n_frames", span.n_frames, ">=", form.frames)
+            ends = source_ends(path, span, every=bool(form.fps or form.frames))
             method, checked = self._write(row, path, span, ends, target)
             kept = self.workspace.put(target.read_bytes(), ".mp4")
             return {"clip_id": row["clip_id"], **kept, **self._facts(target), "method": method, **checked}
@@ -132,19 +148,41 @@ class CutClip(Step):
 
     def _check(self, span: Any, ends: Any, target: Path) -> Row:
         """Hold a written clip against its span: as many frames, and ends that differ by less than `difference`
-        grey levels (root mean square at 64 x 36). In another form only its first frame and its count are known."""
+        grey levels (root mean square at 64 x 36). Where the form picks frames, its last one is held against those of
+        the source that show at its time."""
         from data_prep.cutting import difference, written_ends
         from stages.core.media import BadMedia
 
         found, form = written_ends(target), self.config.video
+        if form.fps and form.frames and found.n_frames < form.frames:
+            raise Rejected("n_frames", found.n_frames, ">=", form.frames)
         expected = form.frames or (0 if form.fps else span.n_frames)
         if expected and found.n_frames != expected:
             raise BadMedia(f"the written clip has {found.n_frames} frames, its span {expected}")
+        if problem := self._times(span, ends, found):
+            raise BadMedia(problem)
         first = difference(ends.first, found.first)
-        last = 0.0 if form.fps or form.frames else difference(ends.last, found.last)
+        last = min(difference(grey, found.last) for grey in self._last(ends, found.n_frames))
         if max(first, last) > self.config.difference:
             raise BadMedia(f"the written clip's ends differ from the source's by {first:.1f} and {last:.1f} levels")
         return {"first_difference": first, "last_difference": last}
+
+    def _times(self, span: Any, ends: Any, found: Any) -> str:
+        """What is wrong with a written clip's times, "" where it lasts as long as its span."""
+        form = self.config.video
+        if form.frames or min(ends.seconds, found.seconds) < 0:
+            return ""
+        slack = 1.5 / form.fps if form.fps else 0.0
+        if abs(found.seconds - ends.seconds) <= 0.5 * (span.end_s - span.start_s) / span.n_frames + slack:
+            return ""
+        return f"the written clip's last frame comes after {found.seconds:.3f} s, its span's after {ends.seconds:.3f} s"
+
+    def _last(self, ends: Any, written: int) -> list[Any]:
+        """What the last frame of a clip of so many frames may show, in small grey."""
+        form = self.config.video
+        if form.fps:
+            return list(ends.near((written - 1) / form.fps))
+        return [ends.greys[form.frames - 1]] if form.frames else [ends.last]
 
     def _facts(self, target: Path) -> Row:
         from data_prep.ingest import probe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,8 @@ from stages.core.media import BadMedia, ffmpeg_binary
 TIMEOUT_S = 1800
 SEEK_MARGIN_S = 1.0
 GREY_SIZE = (64, 36)
+COUNTED_SHARE = 0.6
+"""The least share of a span's length that frames found by counting must last: below it, other frames were counted."""
 Plane = npt.NDArray[np.uint8]
 Filter = tuple[str, dict[str, Any]]
 
@@ -46,11 +49,21 @@ class Span:
 
 @dataclass(frozen=True)
 class Ends:
-    """How many frames there are, and the first and last of them in small grey."""
+    """How many frames there are, the first and last of them in small grey, and the seconds between these two; -1 where
+    frames carry no times. Where frames will be picked by their times, all of them: `times` in seconds since the first,
+    and `greys`."""
 
     n_frames: int
     first: Plane
     last: Plane
+    seconds: float = -1.0
+    times: tuple[float, ...] = ()
+    greys: tuple[Plane, ...] = ()
+
+    def near(self, seconds: float) -> list[Plane]:
+        """The frame that shows at this moment, and its neighbours: which of them a change of rate picks is rounding."""
+        at = max(0, bisect_right(self.times, seconds + 1e-6) - 1)
+        return list(self.greys[max(0, at - 1) : at + 2])
 
 
 def span_of(row: dict[str, Any]) -> Span:
@@ -97,28 +110,43 @@ def small_grey(frame: Any) -> Plane:
     return np.ascontiguousarray(np.rot90(grey, round(frame.rotation / 90) % 4)) if frame.rotation else grey
 
 
-def ends_of(frames: Iterable[Any]) -> Ends:
-    """Count frames and keep the first and last. Raises BadMedia where there are none."""
+def ends_of(frames: Iterable[Any], every: bool = False) -> Ends:
+    """Count frames and keep the first and last, or every one. Raises BadMedia where there are none."""
     count, first, last = 0, None, None
+    times: list[float] = []
+    greys: list[Plane] = []
     for frame in frames:
         first, last = (frame if first is None else first), frame
         count += 1
+        if every:
+            times.append(_seconds_between(first, frame))
+            greys.append(small_grey(frame))
     if first is None:
         raise BadMedia("there are no frames")
-    return Ends(count, small_grey(first), small_grey(last))
+    seconds = _seconds_between(first, last)
+    return Ends(count, small_grey(first), small_grey(last), seconds, tuple(times), tuple(greys))
 
 
-def source_ends(path: Path, span: Span) -> Ends:
+def _seconds_between(first: Any, frame: Any) -> float:
+    if frame.pts is None or first.pts is None:
+        return -1.0
+    return float((frame.pts - first.pts) * frame.time_base)
+
+
+def source_ends(path: Path, span: Span, every: bool = False) -> Ends:
     """The ends of a span in its source. Raises BadMedia where the source does not hold the span's frames."""
     try:
-        found = ends_of(decode_span(path, span))
+        found = ends_of(decode_span(path, span), every)
         if found.n_frames == span.n_frames:
             return found
     except BadMedia:
         pass
-    found = ends_of(count_to_span(path, span))
+    found = ends_of(count_to_span(path, span), every)
     if found.n_frames != span.n_frames:
         raise BadMedia(f"the source has {found.n_frames} of the span's {span.n_frames} frames")
+    length = span.end_s - span.start_s
+    if 0 <= found.seconds < COUNTED_SHARE * length and span.n_frames > 2:
+        raise BadMedia(f"the source's frames at the span's places last {found.seconds:.2f} s, the span {length:.2f} s")
     return found
 
 

@@ -50,13 +50,27 @@ class Lineage:
 def lineage(catalog: Catalog, wanted: str) -> Lineage:
     """The chain of an id, or of the one id that begins so (six characters at least). Raises BadInput."""
     found = _Finder(catalog).find(wanted)
-    runs = runs_table(catalog).to_pylist()
-    for run in reversed(runs):
+    traced: dict[str, tuple[_Place, Lineage]] = {}  # flow -> what its newest run that knows the thing says
+    for run in reversed(runs_table(catalog).to_pylist()):
         plan = Plan.from_json(run["plan"])
-        for place in found:
-            if place.step == plan.roots or any((n.name, n.fingerprint) == place.key for n in plan.nodes):
-                return _Tracer(catalog, plan, json.loads(run["jobs"])).trace(place, run)
-    raise BadInput(f"{found[0].id} is in the store, but no run says how it was made")
+        place = next((p for p in found if _knows(plan, p)), None)
+        if place is not None and plan.flow not in traced:
+            traced[plan.flow] = place, _Tracer(catalog, plan, json.loads(run["jobs"])).trace(place, run)
+    if not traced:
+        raise BadInput(f"{found[0].id} is in the store, but no run says how it was made")
+    return _joined(list(traced.values()))
+
+
+def _knows(plan: Plan, place: _Place) -> bool:
+    return place.step == plan.roots or any((n.name, n.fingerprint) == place.key for n in plan.nodes)
+
+
+def _joined(traced: Sequence[tuple[_Place, Lineage]]) -> Lineage:
+    """One flow's clip is what another starts from: the chain of the flow that made it, then what both made of it."""
+    (_, newest), *_ = traced
+    made = next((found for place, found in traced if place.kind in ("row", "child")), newest)
+    later = [link for place, found in traced if found is not made and place.kind == "unit" for link in found.below]
+    return Lineage(made.id, made.run, made.above, [*made.below, *later])
 
 
 @dataclass(frozen=True)

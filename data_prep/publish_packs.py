@@ -1,0 +1,110 @@
+"""WebDataset shards: which clips go into which tar, and the tars themselves, byte for byte the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.step import ARTIFACT, Job, Resources, Row, Step
+
+MEMBER = pa.struct(
+    [("clip_id", pa.string()), ("media_uri", pa.string()), ("caption", pa.string()), ("meta", pa.string())]
+)
+META = ("split", "bucket", "width", "height", "n_frames", "fps", "duration_s", "label", "licence", "source_id")
+
+
+class Shards(Job):
+    """One row per shard: its path in the dataset and its members, in an order that a hash decides."""
+
+    version = 1
+    writes = pa.schema(
+        [
+            ("id", pa.string()),
+            ("path", pa.string()),
+            ("split", pa.string()),
+            ("members", pa.list_(MEMBER)),
+        ]
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """mb: a shard is full at this many megabytes of video."""
+
+        mb: float = 256.0
+
+        def __post_init__(self) -> None:
+            if self.mb <= 0:
+                raise BadInput(f"publish.shard_mb must be above 0, not {self.mb:g}")
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """`index`. Excluded clips are in no shard."""
+        rows = [_shard(split, n, group) for split in ("train", "val") for n, group in self._groups(tables, split)]
+        return pa.Table.from_pylist(rows, self.writes)
+
+    def _groups(self, tables: Mapping[str, pa.Table], split: str) -> Iterator[tuple[int, list[Row]]]:
+        names = ["clip_id", "media_uri", "caption", "size", *META]
+        rows = [r for r in tables["index"].select(names).to_pylist() if r["split"] == split]
+        rows.sort(key=lambda r: hashlib.sha256(r["clip_id"].encode()).digest())
+        group: list[Row] = []
+        number = size = 0
+        for row in rows:
+            if group and size + row["size"] > self.config.mb * 1e6:
+                yield number, group
+                group, number, size = [], number + 1, 0
+            group.append(row)
+            size += row["size"]
+        if group:
+            yield number, group
+
+
+def _shard(split: str, number: int, rows: list[Row]) -> Row:
+    members = [
+        {
+            **{name: row[name] for name in ("clip_id", "media_uri", "caption")},
+            "meta": json.dumps({name: row[name] for name in META}, ensure_ascii=False, sort_keys=True),
+        }
+        for row in rows
+    ]
+    path = f"shards/{split}/{number:06d}.tar"
+    return {"id": digest("shard", path, members), "path": path, "split": split, "members": members}
+
+
+class Pack(Step):
+    """One tar per shard: CLIP.mp4, CLIP.txt (the caption) and CLIP.json of every member."""
+
+    version = 1
+    reads = ("path", "members")
+    writes = pa.schema([("path", pa.string()), ("n_clips", pa.int64()), *ARTIFACT])
+    resources = Resources(batch_rows=1)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """There is nothing to set: the shards say what goes in."""
+
+    def process(self, row: Row) -> Row:
+        """Write the tar of one shard."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for member in row["members"]:
+                name = member["clip_id"]
+                _add(tar, f"{name}.mp4", self.workspace.read(member["media_uri"]))
+                _add(tar, f"{name}.txt", member["caption"].encode())
+                _add(tar, f"{name}.json", member["meta"].encode())
+        kept = self.workspace.put(buffer.getvalue(), ".tar")
+        return {"path": row["path"], "n_clips": len(row["members"]), **kept}
+
+
+def _add(tar: Any, name: str, data: bytes) -> None:
+    """A member without owner or time, so that equal content makes equal tars."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
