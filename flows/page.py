@@ -22,7 +22,8 @@ Rows = dict[str, Row]
 SHOWN_SCORES = ("motion", "camera_motion", "sharpness", "luma", "contrast", "static_ratio", "shake", "flicker")
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates beside this file; what they are given is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
@@ -34,7 +35,7 @@ def data_uri(catalog: Catalog, uri: str, kind: str) -> str:
 
 def build_page(catalog: Catalog) -> str:
     """The page of the latest render and the latest curation of a store, whichever there are."""
-    template = _environment().get_template("page.html.j2")
+    template = page_environment().get_template("page.html.j2")
     return template.render(render=_render_part(catalog), curate=_curate_part(catalog))
 
 
