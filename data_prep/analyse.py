@@ -19,7 +19,7 @@ PICTURES_SUFFIX = ".pictures.parquet"
 class Analyse(Step):
     """The one pass over a source. All later measurements of it read the signals that are kept here."""
 
-    version = 1
+    version = 2
     reads = ("uri", "bytes", "stream_index")
     writes = pa.schema(
         [

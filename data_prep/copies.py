@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data_prep.neighbours import Pairs, embedding_pairs, hash_distance, hash_pairs
-from data_prep.prints import FRAMES
+from data_prep.prints import FRAMES, TINTS
 from stages.core.identity import digest
 from stages.core.step import Job
 
@@ -24,7 +24,7 @@ from stages.core.step import Job
 class Copies(Job):
     """One row per pair of clips that are the same."""
 
-    version = 1
+    version = 2
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -42,6 +42,7 @@ class Copies(Job):
         hash_bits    the most bits of 63 that two frames' hashes may differ by, on average over a clip; below 0: off
         agreement    the least correlation of the changes within two clips, where there are changes
         still        mean change within a clip, in grey levels, below which it counts as still and hashes decide
+        tint         the largest difference of two clips' mean chroma, 0-255: title cards differ by colour alone
         length_ratio the least ratio of the shorter clip's length to the longer one's
         cosine       the least cosine of two embeddings that makes them the same; 0: off
         """
@@ -49,6 +50,7 @@ class Copies(Job):
         hash_bits: float = 10.0
         agreement: float = 0.7
         still: float = 0.7
+        tint: float = 12.0
         length_ratio: float = 0.8
         cosine: float = 0.0
 
@@ -70,7 +72,8 @@ class Copies(Job):
         pairs = hash_pairs(hashes, self.config.hash_bits)
         ratio = length[pairs].min(axis=1) / np.maximum(length[pairs].max(axis=1), 1e-9)
         pairs = pairs[ratio >= self.config.length_ratio]
-        pairs = pairs[same_course(cells, pairs, self.config.agreement, self.config.still)]
+        pairs = pairs[same_course(cells[..., :-TINTS], pairs, self.config.agreement, self.config.still)]
+        pairs = pairs[same_tint(cells[..., -TINTS:], pairs, self.config.tint)]
         return _rows(table, pairs, "perceptual", hash_distance(hashes, pairs))
 
     def _semantic(self, table: pa.Table) -> pa.Table:
@@ -106,3 +109,9 @@ def same_course(cells: npt.NDArray[np.uint8], pairs: Pairs, agreement: float, st
         moves = np.maximum(np.abs(a).mean((1, 2)), np.abs(b).mean((1, 2)))
         found[at : at + 4096] = (course >= agreement) | (moves < still)
     return found
+
+
+def same_tint(tints: npt.NDArray[np.uint8], pairs: Pairs, most: float) -> npt.NDArray[np.bool_]:
+    """Whether the mean chroma of each pair of clips agrees: bool [n], from [clips, FRAMES, 2]."""
+    mean = tints.astype(np.float32).mean(1)
+    return np.asarray(np.abs(mean[pairs[:, 0]] - mean[pairs[:, 1]]).max(axis=1, initial=0.0) <= most)

@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stages.core.measures.signature import COLUMNS, LUMA, ROWS, U8
+from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8
 from stages.core.step import Resources, Row, Step
 
 FRAMES = 8
 SIDE = 8
 FLAT_LUMA = 4.0
 TINY = (6, 10)
+TINTS = 2
 U64 = npt.NDArray[np.uint64]
 
 
@@ -52,16 +53,18 @@ def hashes(signatures: U8) -> U64:
 
 
 def tiny(signatures: U8) -> U8:
-    """Each frame's luma at 6 x 10 cells: uint8 [n, 60], outer columns dropped so that cells are whole."""
+    """Each frame's luma at 6 x 10 cells, outer columns dropped so that cells are whole, then its mean chroma (Cb, Cr):
+    uint8 [n, 62]."""
     luma = signatures[:, :LUMA].reshape(-1, ROWS, COLUMNS)[:, :, 1:31].astype(np.float32)
     cells = luma.reshape(-1, TINY[0], ROWS // TINY[0], TINY[1], 30 // TINY[1]).mean(axis=(2, 4))
-    return np.asarray(np.rint(cells), np.uint8).reshape(len(cells), -1)
+    tints = signatures[:, LUMA:].reshape(-1, TINTS, CHROMA).astype(np.float32).mean(2)
+    return np.asarray(np.rint(np.concatenate([cells.reshape(len(cells), -1), tints], axis=1)), np.uint8)
 
 
 class Prints(Step):
     """A row per clip: FRAMES hashes, and as many tiny pictures one after the other."""
 
-    version = 1
+    version = 2
     reads = ("clips", "analyse")
     writes = pa.schema([("clip_id", pa.string()), ("hashes", pa.list_(pa.uint64())), ("tiny", pa.binary())])
     fan_out = True

@@ -21,7 +21,7 @@ COLUMNS = (
 class Scores(Step):
     """A row per clip; what each column means stands in `data_prep.spans.aggregate`. Null: not measured."""
 
-    version = 1
+    version = 2
     reads = ("clips", "analyse")
     writes = pa.schema(
         [

@@ -31,6 +31,7 @@ from stages.core.measures.bars import Bars, lasting
 __all__ = ["FRAMES", "Rates", "SignalConfig", "Signals", "Thumbnail", "decode_signals"]
 
 _BATCH = 1024
+_REORDERED = 16  # frames by which times may go back without being another beginning
 DECODER = {**LIMITS, "skip_loop_filter": "bidir"}
 """Bidirectional frames are not deblocked: no other kind of frame refers to them, at 256 pixels it does not show, and it
 saves a tenth of the decoding. What needs detail is measured on the other frames."""
@@ -112,6 +113,44 @@ def _stream(container: Any, index: int | None) -> Any:
     return next((s for s in videos if s.disposition & Disposition.default), videos[0])
 
 
+class Clock:
+    """Strictly increasing times for frames in presentation order, whatever their container says of them.
+
+    A sound frame keeps its pts. Where more pts than dts go backwards, dts count, as in FFmpeg's own guess. A jump back
+    by far (footage joined end to end) goes on where it was; where nothing is said the stream's frame rate decides.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        rate = stream.guessed_rate or stream.average_rate or 25
+        self._step = max(1, round(1 / (rate * stream.time_base)))
+        self._last: int | None = None
+        self._before: list[int | None] = [None, None]
+        self._faults, self._offset = [0, 0], 0
+
+    def time_of(self, pts: int | None, dts: int | None) -> int:
+        """The time of the next frame, in ticks of the stream's time base."""
+        said = self._said(pts, dts)
+        if self._last is None:
+            self._last = 0 if said is None else said
+            return self._last
+        now = self._last + self._step if said is None else said + self._offset
+        if now <= self._last - _REORDERED * self._step:
+            self._offset += self._last + self._step - now
+            now = self._last + self._step
+        now = max(now, self._last + 1)
+        self._step, self._last = (now - self._last if said is not None else self._step), now
+        return now
+
+    def _said(self, pts: int | None, dts: int | None) -> int | None:
+        for i, value in enumerate((pts, dts)):
+            before = self._before[i]
+            self._faults[i] += value is not None and before is not None and value <= before
+            self._before[i] = before if value is None else value
+        if pts is None or (dts is not None and self._faults[0] > self._faults[1]):
+            return dts
+        return pts
+
+
 class _Pass:
     def __init__(self, container: Any, stream: Any, config: SignalConfig, time_limit_s: float) -> None:
         self.container, self.stream, self.config = container, stream, config
@@ -148,15 +187,9 @@ class _Pass:
 
     def _timed(self) -> Iterator[tuple[Any, int]]:
         """Frames with strictly increasing integer pts."""
-        last, step = None, 1
+        clock = Clock(self.stream)
         for frame in self._frames():
-            pts = frame.pts if frame.pts is not None else frame.dts
-            if pts is None or (last is not None and pts <= last):
-                pts = 0 if last is None else last + step
-            elif last is not None:
-                step = pts - last
-            last = pts
-            yield frame, pts
+            yield frame, clock.time_of(frame.pts, frame.dts)
 
     def _frames(self) -> Iterator[Any]:
         context = self.stream.codec_context

@@ -16,6 +16,7 @@ from stages.core.measures.bars import Bars, lasting
 from stages.core.measures.camera import camera_motion, shake
 from stages.core.measures.colours import colour_shares, dominant
 from stages.core.measures.luma import flicker
+from stages.core.measures.signature import cells_within
 
 METRICS = (
     "motion",
@@ -168,7 +169,7 @@ def aggregate(table: pa.Table, start_frame: int, end_frame: int) -> dict[str, An
         "pillarbox": picture.pillarbox if picture else None,
         "bars": picture._asdict() if picture else None,
         "phash": pc.drop_null(span.column("phash")).to_pylist(),
-        "colours": _colours(table, start_frame, end_frame),
+        "colours": _colours(table, start_frame, end_frame, picture),
     }
 
 
@@ -181,18 +182,19 @@ def _motion(span: pa.Table, start_frame: int) -> dict[str, Any]:
     times = np.asarray(span.column("time_s"), np.float64)
     origin = np.asarray(inside.column("flow_from"), np.int64) - start_frame
     seconds = np.asarray(inside.column("time_s"), np.float64) - times[origin]
-    jitter = shake(pan, tilt, seconds)
+    jitter, static = shake(pan, tilt, seconds), _mean(inside, "static") or 0.0
     return {
         "motion": _mean(inside, "speed"),
-        "static_ratio": _mean(inside, "static"),
+        "static_ratio": static,
         "shake": jitter,
-        "camera_motion": camera_motion(pan, tilt, zoom, roll, jitter),
+        "camera_motion": camera_motion(pan, tilt, zoom, roll, jitter, static),
     }
 
 
 def _mean(span: pa.Table, name: str) -> float | None:
-    value = pc.mean(span.column(name)).as_py()
-    return None if value is None else float(value)
+    """By numpy: Arrow's own sum depends on threads and chunks in its last digits."""
+    values = pc.drop_null(span.column(name)).to_numpy()
+    return float(np.mean(values, dtype=np.float64)) if len(values) else None
 
 
 def _median(span: pa.Table, name: str) -> float | None:
@@ -205,6 +207,8 @@ def _bars(span: pa.Table) -> Bars | None:
     return lasting(Bars(*row) for row in zip(*columns, strict=True))
 
 
-def _colours(table: pa.Table, start: int, end: int) -> list[str]:
+def _colours(table: pa.Table, start: int, end: int, picture: Bars | None) -> list[str]:
+    """Of the picture within its bars."""
     picks = np.unique(np.linspace(start, end - 1, _COLOUR_FRAMES).astype(int))
-    return dominant(colour_shares(np.concatenate([signatures_of(table, int(i), int(i) + 1) for i in picks])))
+    signatures = np.concatenate([signatures_of(table, int(i), int(i) + 1) for i in picks])
+    return dominant(colour_shares(signatures, cells_within(*picture) if picture else None))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_prep.shots import Shots, Transition, find_shots
-from data_prep.signals import FRAMES, Rates, SignalConfig, decode_signals
+from data_prep.signals import FRAMES, Clock, Rates, SignalConfig, decode_signals
 from data_prep.spans import METRICS, SpanConfig, aggregate, clip_spans
 from tests.data_prep.sequences import encode
 
@@ -154,6 +157,35 @@ class TestPass:
             decode_signals(tmp_path / "a.wav")
 
 
+class TestClock:
+    def clock(self) -> Clock:
+        return Clock(SimpleNamespace(guessed_rate=Fraction(25), average_rate=None, time_base=Fraction(1, 1000)))
+
+    def times(self, said: list[tuple[int | None, int | None]]) -> list[int]:
+        clock = self.clock()
+        return [clock.time_of(*s) for s in said]
+
+    def test_sound_times_stay_as_they_are(self) -> None:
+        assert self.times([(t, t - 80) for t in (5, 45, 300, 301, 2**40)]) == [5, 45, 300, 301, 2**40]
+
+    def test_without_times_the_frame_rate_decides(self) -> None:
+        assert self.times([(None, None)] * 3) == [0, 40, 80]
+
+    def test_where_pts_are_those_of_packets_dts_count(self) -> None:
+        said = [(40, 40), (120, 80), (80, 120), (200, 160), (160, 200), (280, 240)]
+        found = self.times(said)
+        assert np.all(np.diff(found) > 0)
+        assert found[-1] == pytest.approx(240, abs=40)
+
+    def test_footage_joined_end_to_end_goes_on(self) -> None:
+        again = [(t, t) for t in range(0, 2000, 40)] * 2
+        assert self.times(again) == list(range(0, 4000, 40))
+
+    @given(st.lists(st.tuples(*[st.none() | st.integers(-(2**62), 2**62)] * 2), max_size=60))
+    def test_times_always_grow(self, said: list[tuple[int | None, int | None]]) -> None:
+        assert np.all(np.diff(np.array(self.times(said), object)) > 0)
+
+
 class TestMetrics:
     def test_a_still_clip(self, tmp_path: Path) -> None:
         found = metrics(tmp_path, STILL)
@@ -206,6 +238,44 @@ class TestMetrics:
         assert found["letterbox"] == pytest.approx(0.3, abs=0.012)
         assert found["pillarbox"] == 0
         assert found["black_ratio"] == pytest.approx(0.3, abs=0.02)
+
+    def test_zoom_tilt_and_roll_are_named(self, tmp_path: Path) -> None:
+        wide, middle = scene(), (239.5, 134.5)
+        turned = [cv2.getRotationMatrix2D(middle, 0.5 * i, 1) for i in range(50)]
+        grown = [cv2.getRotationMatrix2D(middle, 0, 1.006**i) for i in range(50)]
+        for label, moves in (("roll", turned), ("zoom", grown)):
+            frames = [window(cv2.warpAffine(wide, m, (480, 270), borderMode=cv2.BORDER_REFLECT)) for m in moves]
+            found = metrics(tmp_path, frames, name=f"{label}.mp4")
+            assert (found["camera_motion"], found["shake"] < 0.02) == (label, True)
+        assert metrics(tmp_path, [window(wide, y=1.0 * i - 25) for i in range(50)])["camera_motion"] == "tilt"
+
+    def test_what_passes_before_a_camera_that_stands_is_no_camera_motion(self, tmp_path: Path) -> None:
+        frames = [STILL[0].copy() for _ in range(60)]
+        for i in range(12):
+            frames[20 + i][15 * i : 15 * i + 90, 40:290] = window(scene(9))[:90, :250][: 180 - 15 * i]
+        found = metrics(tmp_path, frames)
+        assert found["camera_motion"] == "static"
+        assert found["motion"] > 0.01
+
+    def test_a_caption_that_changes_on_a_plain_ground_moves_no_camera(self, tmp_path: Path) -> None:
+        frames = []
+        for i in range(30):
+            frames.append(np.full((180, 320, 3), 120, np.uint8))
+            cv2.putText(frames[-1], f"Frame {i * 37}", (170, 160), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (255, 255, 255), 2)
+        assert metrics(tmp_path, frames)["camera_motion"] == "static"
+
+    def test_noise_raises_sharpness_and_leaves_brightness(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(4)
+        noisy = [np.uint8(np.clip(f + rng.normal(0, 20, f.shape), 0, 255)) for f in STILL[:10]]
+        clean, rough = metrics(tmp_path, STILL[:10], name="c.mp4"), metrics(tmp_path, noisy, name="n.mp4")
+        assert rough["sharpness"] > 5 * clean["sharpness"]
+        assert rough["luma"] == pytest.approx(clean["luma"], abs=3)
+
+    def test_colours_are_those_of_the_picture_within_its_bars(self, tmp_path: Path) -> None:
+        grass = np.zeros((180, 320, 3), np.uint8)
+        grass[40:140] = (110, 130, 40)
+        grass[40:140:7] = (150, 170, 70)
+        assert metrics(tmp_path, [grass] * 10)["colours"] == ["green"]
 
     def test_nothing_sampled_is_null(self, tmp_path: Path) -> None:
         table = decode_signals(clip(tmp_path, STILL[:12])).table

@@ -24,9 +24,14 @@ _HUE_ENDS = (
 )
 
 
-def colour_shares(signatures: U8) -> dict[str, float]:
-    """The share of the picture under each colour name, summing to 1, from signatures [n, 864] in limited range."""
+def colour_shares(signatures: U8, cells: npt.NDArray[np.bool_] | None = None) -> dict[str, float]:
+    """The share of the picture under each colour name, summing to 1, from signatures [n, 864] in limited range.
+
+    `cells` [864] says which cells are picture rather than black bars (see `signature.cells_within`); all, if not given.
+    """
     rgb = _rgb(signatures)
+    if cells is not None:
+        rgb = rgb.reshape(len(signatures), -1, 3)[:, cells[LUMA : LUMA + CHROMA]]
     hsv = cv2.cvtColor(rgb.reshape(1, -1, 3).astype(np.float32) / 255.0, cv2.COLOR_RGB2HSV).reshape(-1, 3)
     names = _name(hsv[:, 0], hsv[:, 1], hsv[:, 2])
     return {name: float((names == i).mean()) for i, name in enumerate(NAMES)}
@@ -58,6 +63,7 @@ def _name(
     coloured = (saturation >= 0.25) & (value >= 0.2)
     out[coloured] = by_hue[coloured]
     out[coloured & (hue >= 10) & (hue < 50) & (value < 0.6)] = NAMES.index("brown")
+    out[coloured & (hue >= 55) & (hue < 70) & (value < 0.7)] = NAMES.index("green")  # as of grass in the sun
     out[~coloured & (value > 0.8)] = NAMES.index("white")
     out[value < 0.2] = NAMES.index("black")
     return out

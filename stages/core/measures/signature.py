@@ -43,6 +43,18 @@ def picture_cells(signatures: U8) -> npt.NDArray[np.bool_]:
     return np.concatenate([keep.ravel(), small.ravel(), small.ravel()])
 
 
+def cells_within(top: float, bottom: float, left: float, right: float) -> npt.NDArray[np.bool_]:
+    """Which of the 864 cells lie wholly within bars of these shares of the height and width: bool [864]."""
+    found = []
+    for _, _, rows, columns in _PLANES:
+        y, x = np.arange(rows), np.arange(columns)
+        keep = (y >= top * rows - 1e-6) & (y + 1 <= (1 - bottom) * rows + 1e-6)
+        across = (x >= left * columns - 1e-6) & (x + 1 <= (1 - right) * columns + 1e-6)
+        found.append((keep[:, None] & across[None, :]).ravel())
+    cells = np.concatenate(found)
+    return cells if cells.mean() >= _MIN_ACTIVE else np.ones_like(cells)
+
+
 def relit(signatures: U8, cells: npt.NDArray[np.bool_]) -> U8:
     """The signatures [n, 864] with the mean luma of the picture cells brought to 128: exposure does not count."""
     keep = cells[:LUMA]
