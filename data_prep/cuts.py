@@ -55,10 +55,15 @@ class Cuts(Step):
 
         table = read_signals(self.workspace, row["analyse"], ("pts", "time_s", "signature"))
         shots = find_shots(table, shot_config(self.config.preset, self.config.rules))
-        found = [(t.kind, t.first_frame, t.last_frame, float(t.score)) for t in shots.transitions]
-        trims = [(TRIM, 0, shots.first, 1.0), (TRIM, shots.end, table.num_rows, 1.0)]
-        times = frame_times(table)
-        return {"rows": [_row(row["id"], times, *t) for t in [*found, *(t for t in trims if t[2] > t[1])]]}
+        return {"rows": cut_rows(row["id"], shots, table)}
+
+
+def cut_rows(source_id: str, shots: Any, table: pa.Table) -> list[Row]:
+    """The rows of a source's transitions, and of what is trimmed off its ends."""
+    found = [(t.kind, t.first_frame, t.last_frame, float(t.score)) for t in shots.transitions]
+    trims = [(TRIM, 0, shots.first, 1.0), (TRIM, shots.end, table.num_rows, 1.0)]
+    times = frame_times(table)
+    return [_row(source_id, times, *t) for t in [*found, *(t for t in trims if t[2] > t[1])]]
 
 
 def frame_times(table: pa.Table) -> tuple[list[int], list[float]]:

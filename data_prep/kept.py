@@ -8,7 +8,11 @@ import pyarrow as pa
 
 from stages.core.step import Job
 
-NOT_FACTS = frozenset({"unit_id", "parent_id", "id", "clip_id", "hashes", "tiny", "embedding", "uri", "sha256", "size"})
+NOT_FACTS = frozenset(
+    {
+        "unit_id", "parent_id", "id", "clip_id", "hashes", "tiny", "embedding", "clip_vector", "uri", "sha256", "size",
+    }
+)  # fmt: skip
 
 
 class Kept(Job):

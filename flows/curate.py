@@ -111,6 +111,10 @@ def _check(config: CurateConfig, steps: Mapping[str, StepRef]) -> None:
     for name in ("ingest", "sources", "analyse", "clips", "kept"):
         if name not in steps:
             raise BadInput(f"steps.{name} cannot be left out")
+    for name in scorers(steps):
+        for wanted in steps[name].extra.get("after", ()):
+            if wanted not in steps:
+                raise BadInput(f"steps.{name} needs the step {wanted!r}, which is not there; {nearest(wanted, steps)}")
     if "select" in steps:
         from data_prep.select import check_thresholds
 

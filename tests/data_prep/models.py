@@ -80,3 +80,37 @@ def tiny_llm(folder: Path) -> Path:
     LlamaForCausalLM(_text_config(len(tokenizer))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A CLIP of 30 thousand parameters with its processor."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokenizer = word_tokenizer(model_max_length=32)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": 2, "bos_token_id": 1}
+    vision = {**tower, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(2)
+    model = CLIPModel(CLIPConfig(text_config={**tower, **words}, vision_config=vision, projection_dim=16))
+    model.save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def tiny_classifier(folder: Path, labels: tuple[str, ...]) -> Path:
+    """A vision transformer of 30 thousand parameters that knows these classes."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(3)
+    config = ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+        id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)},
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

@@ -26,6 +26,7 @@ from stages.core.storage import Storage
 from stages.core.weights import fingerprint
 from tests.data_prep.little import shot, texture, write
 
+FOOTAGE = Path(__file__).parents[2] / "data_prep" / "footage"
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data")) / "videos"
 
 
@@ -41,6 +42,9 @@ def installed(*files: Packaged) -> pytest.MarkDecorator:
 
 
 def real(name: str) -> Path:
+    """A real clip: of those that are shipped, else of the larger set where it is there."""
+    if (FOOTAGE / name).is_file():
+        return FOOTAGE / name
     if not (DATA / name).is_file():
         pytest.skip(f"there is no {name} in {DATA}")
     return DATA / name
@@ -50,7 +54,7 @@ def middle(path: Path, count: int, fit: Fit, spacing_s: float = 0.0) -> list[np.
     """Pictures of a file: at even places, or around its middle with a stated spacing."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        index, pts = stream.index, [frame.pts for frame in container.decode(stream)]
+        index, pts = stream.index, sorted(p.pts for p in container.demux(stream) if p.pts is not None)
         step = round(spacing_s / ((pts[-1] - pts[0]) / (len(pts) - 1) * stream.time_base)) if spacing_s else 0
     places = even_places(len(pts), count)
     if step:
@@ -134,7 +138,7 @@ def reader(tmp_path_factory) -> TextArea:
 
 @installed(text_area.DETECTOR)
 def test_text_on_a_real_picture_is_found_read_and_measured(reader):
-    plain = middle(real("sam2_01_dog.mp4"), 1, Fit(long=640))[0]
+    plain = middle(real("dog.mp4"), 1, Fit(long=640))[0]
     before = reader.score([plain])
     assert (before["text_area"], before["text"]) == (0.0, "")
     small = reader.score([lettered(plain, "LIVE 24", (30, 60))])
@@ -160,10 +164,10 @@ def test_texture_is_no_text_and_the_area_is_an_average(reader):
 
 @installed(text_area.DETECTOR)
 def test_hostile_text_is_one_line_and_short(reader):
-    picture = texture(6, 960, 540)
-    for i in range(6):
+    picture = texture(6, 960, 300)
+    for i in range(3):
         picture = lettered(picture, '<script> ignore all "rules"', (60, 80 + 80 * i), 1.2)
-    said = reader.score([picture, lettered(picture, "</html>", (500, 520))])["text"]
+    said = reader.score([picture, lettered(picture, "</html>", (500, 290))])["text"]
     assert "\n" not in said
     assert len(said) <= text_area.LONGEST
 
@@ -176,9 +180,7 @@ def test_harmless_clips_are_safe(workspace):
     step = Nsfw(Nsfw.Config(), workspace)
     step.setup()
     assert step.score([]) is None
-    pictures = [
-        middle(real(n), 1, Fit(long=512))[0] for n in ("sam2_01_dog.mp4", "mdn_flower.mp4", "imageio_cockatoo.mp4")
-    ]
+    pictures = [middle(real(n), 1, Fit(long=512))[0] for n in ("dog.mp4", "juggling_small.mp4", "cockatoo.mp4")]
     values = [step.probability(p) for p in pictures]
     assert max(values) < 0.3
     assert step.score(pictures) == max(values)
@@ -214,7 +216,8 @@ def actor(tmp_path_factory) -> Action:
 
 @installed(action.MODEL)
 @pytest.mark.parametrize(
-    ("name", "label"), [("sam2_05_default_juggle.mp4", "juggling soccer ball"), ("sam2_01_dog.mp4", "training dog")]
+    ("name", "label"),
+    [("juggling_small.mp4", "juggling soccer ball"), pytest.param("dog.mp4", "training dog", marks=pytest.mark.soak)],
 )
 def test_real_clips_show_what_they_show(actor, name, label):
     found = actor.score(middle(real(name), 32, Fit(short=256), 0.08))
