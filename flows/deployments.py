@@ -124,3 +124,29 @@ def evaluate(
         return Failed(message=str(bad))
     show_link("evaluate", "figures", path.resolve().as_uri(), f"figures in {out}")
     return closing_state(outcome)
+
+
+@flow(name="train", flow_run_name="{config}", task_runner=task_runner(), **FLOW_OPTIONS)
+def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  # noqa: B006
+    """Train one stage: encode, train, evaluate, promote. Run it again to go on where it was stopped.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        config: A name below configs/train, or the path of a training config.
+        store: The folder or URL (s3://, gs://, az://) where the checkpoint is kept.
+        overrides: Settings to change, each like max_steps=100, workers=2 or promote=NAME.
+    """
+    from flows.train import as_plain, load_training
+    from flows.train_command import told
+
+    try:
+        loaded = load_training(config, overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        prepared = Prepared(catalog, loaded.plan(catalog), loaded.config, as_plain(loaded), loaded.name)
+        outcome = run_tasks(prepared)
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    if not outcome.exit_status:
+        log.info("%s", "\n".join(told(catalog, outcome.run_id)))
+    return closing_state(outcome)

@@ -24,6 +24,8 @@ from stages.core.step import Row
 log = logging.getLogger("rushes")
 
 UPDATE_SECONDS, ERRORS_LOGGED = 3.0, 20
+SHOWN = {"render": "videos", "evaluate": "judgements", "train": "checkpoints", "publish": "datasets"}
+"""The table that shows what a flow has made."""
 
 
 @dataclass
@@ -141,7 +143,7 @@ def result_text(flow: str, scope: str, store: str, outcome: Outcome) -> str:
     """What was made, how it ended, and the commands that show it."""
     ending = "nothing was to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    table = "videos" if flow == "render" else "clips"
+    table = SHOWN.get(flow, "clips")
     name = f"--run {outcome.run_id}"
     return (
         f"## {flow}: {ending}{reason}\n\n- scope: `{scope}`\n- run: `{outcome.run_id}`\n- store: `{store}`\n\n"

@@ -71,7 +71,7 @@ class TrainingRun:
             "parent": find_checkpoint(catalog, start),
             "workers": self.config.workers,
         }
-        roots = catalog.put_roots([request], REQUEST, digest("training", request))
+        roots = catalog.put_roots([request], REQUEST, digest("request", training_id, self.name))
         made = list(self._nodes(shared))
         phase = Phase("training", ROOT_UNITS, tuple(node for node, _ in made))
         return Plan(FLOW, roots, (phase,), {node.name: ref for node, ref in made})

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ray
 
@@ -105,6 +106,18 @@ class RayExecutor:
             self._staff.give_back(pool, member)
             while not self._closing.is_set() and not ray.wait([starting], timeout=POLL_S)[0]:
                 pass
+
+    def launch(
+        self, entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]
+    ) -> Row:
+        """Run `module:function` on several workers that train together; see `infra.group`. Raises BadInput where the
+        cluster has no room for all of them at once."""
+        from infra.group import check_room, launch
+
+        self._cluster.connect()
+        if not self.settings.autoscaling:
+            check_room(group, self._cluster.nodes())
+        return launch(entry, settings, group, stop, say)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

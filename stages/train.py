@@ -118,11 +118,13 @@ class Encode(Job):
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row. Raises Stopped where it was stopped before all was encoded."""
         from stages.training.loop import find_device, hush
+        from stages.training.models import start_folder
         from stages.training.tasks import make_task
 
         hush()
         config, request = whole_config(self.config.whole), _only(tables["roots"])
         folder = own(Path(config.out), request["id"])
+        start_folder(config.model, folder, config.seed)  # made once, before several workers look for it
         if config.data.cache:
             task = make_task(config, folder).place(find_device(config.device))
             if not task.get_ready(self.workspace.stop):
@@ -173,7 +175,7 @@ class Train(Job):
         work = self.workspace
         if work.launch is None:
             raise BadInput(f"{asked.workers} workers train on Ray: set infra.executor=ray, or workers=1")
-        group = {"workers": asked.workers, "gpus": asked.gpus, "cpus": asked.cpus}
+        group = {"workers": asked.workers, "gpus": asked.gpus, "cpus": asked.cpus, "folder": config.out}
         found = work.launch("stages.train:train_together", dict(asked.whole), group, work.stop, _log)
         return found["step"], found["finished"], found["loss"]
 

@@ -49,7 +49,7 @@ class Resources:
     attempts: int = 3
 
 
-Launch = Callable[[str, Row, Mapping[str, float], Callable[[], bool], Callable[[str], None]], Row]
+Launch = Callable[[str, Row, Mapping[str, Any], Callable[[], bool], Callable[[str], None]], Row]
 """Runs `module:function` in a group of workers: (entry, settings, what the group asks for, stop, say) -> its answer.
 
 The function is given the settings, a `stop` to ask and a `say` for lines of progress; the first worker's answer counts.
@@ -160,6 +160,11 @@ class Job:
     def __init__(self, config: Any, workspace: Workspace) -> None:
         self.config = config
         self.workspace = workspace
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        """The columns of one of its tables that `run` looks at, as far as that table has them; () for all. Where tables
+        have millions of rows, reading no more than this is what a job costs."""
+        return ()
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """The result for these input tables, by name."""

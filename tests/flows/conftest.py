@@ -24,6 +24,23 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def training_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps of the small checkpoint's VAE."""
+    config = {
+        "stage": "vae",
+        "max_steps": 3,
+        "log_every": 1,
+        "save_every_s": 0,
+        "device": "cpu",
+        "model": {"checkpoint": str(small_checkpoint)},
+        "data": {"curriculum": [{"buckets": [{"width": 32, "height": 32, "frames": 5, "batch": 1}]}]},
+    }
+    path = tmp_path_factory.mktemp("training") / "small.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="session")
 def campaign_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two prompts x two seeds of 64x64x9 through every stage of the tiny cascade."""
     campaign = {

@@ -109,7 +109,7 @@ def last_run(store: Path) -> dict[str, Any]:
 
 def test_the_deployments_give_forms_and_their_schedules_are_off(api: Api) -> None:
     served, listed = api.deployments(), {d["name"]: d for d in read_deployments()}
-    assert set(served) == set(listed) == {"curate", "render"}
+    assert set(served) == set(listed) >= {"curate", "render", "evaluate", "train"}
     for name, deployment in served.items():
         assert deployment["entrypoint"] == listed[name]["entrypoint"]
         assert deployment["parameters"] == listed[name]["parameters"]
@@ -146,10 +146,19 @@ def test_a_schedule_that_is_switched_on_makes_runs_and_stays_on(api: Api) -> Non
         api.ask(place, {"active": True}, "PATCH")
         command = [sys.executable, "-c", SERVED_AGAIN]
         done = subprocess.run(command, env=environment(PREFECT_API_URL=api.url), capture_output=True, text=True)
-        assert done.stdout.splitlines() == ["curate [False] None", "render [True] None"], done.stderr
+        switched = [f"{d['name']} [{d['name'] == 'render'}] None" for d in read_deployments()]
+        assert done.stdout.splitlines() == switched, done.stderr
         api.until(lambda: api.ask("/flow_runs/filter", wanted), 60)
     finally:
         api.ask(place, {"active": False}, "PATCH")
+
+
+def test_training_is_a_flow_run_with_a_task_for_each_part(api: Api, training_file: Path, tmp_path: Path) -> None:
+    run_id = api.start("train", config=str(training_file), store=str(tmp_path / "store"), overrides=["promote=small"])
+    assert api.wait(run_id, 120)["state_type"] == "COMPLETED"
+    assert sorted(t["name"] for t in api.tasks(run_id)) == ["encode", "evaluate", "promote", "train"]
+    said = [r["message"] for r in api.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})]
+    assert any("step 3/3  loss" in line for line in said), said
 
 
 def test_a_run_from_the_form_makes_the_same_store_as_threads(

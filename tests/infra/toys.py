@@ -78,3 +78,24 @@ class ReturnsALock(Step):
 
     def process(self, row: Row) -> Row:
         return {"lock": threading.Lock()}
+
+
+def meet(settings, stop, say):
+    """Workers that add up their numbers, speak, and wait to be stopped."""
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor([dist.get_rank() + 1.0])
+    dist.all_reduce(total)
+    say(settings["say"])
+    deadline = time.monotonic() + 60
+    while not stop() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return {"world": dist.get_world_size(), "sum": float(total), "stopped": stop()}
+
+
+def refuse(settings, stop, say):
+    """Workers that cannot work with what they are given."""
+    from stages.core.errors import BadInput
+
+    raise BadInput("there is no such thing")

@@ -1,0 +1,159 @@
+"""Training as its users meet it: a checkpoint with its history, stopped and taken up, named, and used by others."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from flows.cli import main
+from flows.promoted import find_promoted, list_checkpoints, promotions
+from flows.session import existing_catalog
+from flows.train import load_training
+from stages.training.state import list_states
+
+
+def rushes(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def store(training_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the small VAE was trained and promoted."""
+    folder = tmp_path_factory.mktemp("trained") / "store"
+    result = rushes("train", training_file, "--store", folder, "clips=1", "promote=small")
+    assert result.exit_code == 0, result.output
+    assert "step 3/3  loss" in result.output
+    return folder
+
+
+def checkpoint(store: Path) -> dict:
+    return list_checkpoints(existing_catalog(str(store)))[0]
+
+
+def test_the_checkpoint_is_a_row_with_its_whole_history(store, training_file):
+    row = checkpoint(store)
+    assert (row["stage"], row["steps"], row["workers"], row["promoted"]) == ("vae", 3, 1, ["small"])
+    assert json.loads(row["config"])["max_steps"] == 3
+    assert row["dataset"].startswith("world:train:")
+    assert row["code"]
+    assert row["start"]
+    assert {f["name"] for f in row["figures"]} == {"psnr", "psnr_least", "clips"}
+    assert {f["path"] for f in row["files"]} >= {"model_index.json", "training.json", "vae/config.json"}
+    result = rushes("status", row["id"], "--store", store)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.output.splitlines() if row["id"] in line][:2] == ["training", "train"]
+
+
+def test_the_checkpoint_opens_with_from_pretrained(store):
+    from diffusers import AutoencoderKLLTXVideo
+
+    vae = AutoencoderKLLTXVideo.from_pretrained(store / checkpoint(store)["folder"] / "vae", local_files_only=True)
+    assert vae.config.latent_channels == 16
+
+
+def test_the_same_training_again_does_nothing(store, training_file):
+    result = rushes("train", training_file, "--store", store, "clips=1", "promote=small", "save_every_s=7")
+    assert result.exit_code == 0, result.output
+    assert "nothing was to do" in result.output
+    assert len(list_checkpoints(existing_catalog(str(store)))) == 1
+
+
+def test_verify_sees_a_damaged_checkpoint(store):
+    assert rushes("catalog", "verify", "--store", store).exit_code == 0
+    path = store / checkpoint(store)["folder"] / "model_index.json"
+    before = path.read_bytes()
+    path.write_bytes(before + b" ")
+    assert rushes("catalog", "verify", "--store", store).exit_code == 1
+    path.write_bytes(before)
+
+
+def test_a_promoted_name_stands_for_the_folder(store):
+    place = f"promoted:small@{store}"
+    assert find_promoted(place) == str(store / checkpoint(store)["folder"])
+    words = ["render", "--prompt", "a red circle", "--store", store / "other", f"model.checkpoint={place}", "--dry-run"]
+    result = rushes(*words)
+    assert result.exit_code == 0, result.output
+    assert checkpoint(store)["folder"] in result.output
+
+
+def test_what_is_trained_from_a_checkpoint_names_it_as_parent(store, training_file):
+    overrides = [f"model.checkpoint=promoted:small@{store}", "max_steps=1", "clips=1"]
+    result = rushes("train", training_file, "--store", store, *overrides, "promote=better", "at_least={psnr: 90}")
+    assert result.exit_code == 0, result.output
+    assert "not promoted: psnr is" in result.output
+    first, second = list_checkpoints(existing_catalog(str(store)))
+    assert (second["parent"], second["start"]) == (first["id"], first["digest"])
+    assert promotions(existing_catalog(str(store))) == {"small": first["id"]}
+    assert "trained from:" in rushes("status", second["id"], "--store", store).output
+
+
+def test_a_training_that_ran_out_of_time_is_taken_up(training_file, tmp_path):
+    words = ["train", training_file, "--store", tmp_path / "store", "clips=1"]
+    result = rushes(*words, "stop_after_s=0.001")
+    assert result.exit_code == 3, result.output
+    assert "run the same command again to go on" in " ".join(result.output.split())
+    assert list_checkpoints(existing_catalog(str(tmp_path / "store"))) == []
+    assert rushes(*words).exit_code == 0
+
+
+def test_an_interrupt_saves_and_leaves(training_file, tmp_path):
+    store = tmp_path / "store"
+    words = ["train", str(training_file), "--store", str(store), "max_steps=100000", "save_every_s=1000"]
+    command = [sys.executable, "-m", "flows.cli", *words]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert run.stderr
+    try:
+        assert any("step 3/" in line for line in run.stderr)
+        run.send_signal(signal.SIGINT)
+        run.stderr.read()
+        assert run.wait(60) == 3
+    finally:
+        run.kill()
+    (folder,) = (store / "training").iterdir()
+    assert list_states(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["max_stepz=3"], "did you mean 'max_steps'"),
+        (["optim.lrr=1"], "lrr"),
+        (["workers=0"], "workers count from 1"),
+        (["at_least={psnr: 20}"], "give `promote`"),
+        (["promote=../x"], "is no name"),
+        (["model.checkpoint=nowhere"], "nowhere"),
+        (["model.checkpoint=promoted:none@{store}"], "no checkpoint of"),
+        (["data.use=os:system"], "data.use"),
+    ],
+)
+def test_bad_input_is_one_sentence(store, training_file, words, said):
+    result = rushes("train", training_file, "--store", store, *(w.replace("{store}", str(store)) for w in words))
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_folder_that_belongs_to_another_training_is_refused(store, training_file, tmp_path):
+    out = f"out={tmp_path / 'mine'}"
+    assert rushes("train", training_file, "--store", store, "clips=1", out, "max_steps=2").exit_code == 0
+    result = rushes("train", training_file, "--store", store, "clips=1", out, "seed=9")
+    assert result.exit_code == 2, result.output
+    assert "belongs to the training" in result.output
+
+
+def test_only_what_changes_the_outcome_makes_another_training(training_file, tmp_path):
+    from flows.session import open_catalog
+
+    catalog = open_catalog(str(tmp_path / "store"))
+
+    def mark(*overrides: str) -> str:
+        return load_training(training_file, overrides).plan(catalog).node("train").fingerprint
+
+    assert mark() == mark("out=elsewhere", "device=auto", "save_every_s=3", "clips=2", "data.workers=2")
+    assert len({mark(), mark("seed=1"), mark("workers=2"), mark("optim.lr=0.5"), mark("max_steps=4")}) == 5
