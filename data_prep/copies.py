@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ import pyarrow as pa
 
 from data_prep.neighbours import Pairs, embedding_pairs, hash_distance, hash_pairs
 from data_prep.prints import FRAMES, TINTS
+from stages.core.config import nearest
+from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.step import Job
 
@@ -45,6 +48,7 @@ class Copies(Job):
         tint         the largest difference of two clips' mean chroma, 0-255: title cards differ by colour alone
         length_ratio the least ratio of the shorter clip's length to the longer one's
         cosine       the least cosine of two embeddings that makes them the same; 0: off
+        index        how these are found: exact, or faiss (the package faiss-cpu) for more than some 100 000 clips
         """
 
         hash_bits: float = 10.0
@@ -53,6 +57,13 @@ class Copies(Job):
         tint: float = 12.0
         length_ratio: float = 0.8
         cosine: float = 0.0
+        index: str = "exact"
+
+        def __post_init__(self) -> None:
+            if self.index not in INDEXES:
+                raise BadInput(f"steps.copies.index: there is no index {self.index!r}; {nearest(self.index, INDEXES)}")
+            if self.index == "faiss" and find_spec("faiss") is None:
+                raise BadInput("steps.copies.index needs the package faiss-cpu: pip install faiss-cpu")
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, a table with `hashes` and `tiny`, perhaps one with `embedding`."""
@@ -77,10 +88,11 @@ class Copies(Job):
         return _rows(table, pairs, "perceptual", hash_distance(hashes, pairs))
 
     def _semantic(self, table: pa.Table) -> pa.Table:
-        pairs, cosine = embedding_pairs(table.column("embedding"), self.config.cosine)
+        pairs, cosine = embedding_pairs(table.column("embedding"), self.config.cosine, self.config.index)
         return _rows(table, pairs, "semantic", 1 - cosine)
 
 
+INDEXES = ("exact", "faiss")
 SPAN = ("clip_id", "start_s", "end_s")
 
 

@@ -1,8 +1,20 @@
 """What is done to words that models, manifests and pictures give."""
 
+import json
+
 import pytest
 
-from data_prep.caption_text import cleaned, given_captions, label_prompt, printable, without_opener
+from data_prep.caption import MeasuredCaption
+from data_prep.caption_text import (
+    cleaned,
+    given_captions,
+    label_prompt,
+    printable,
+    whole_sentences,
+    without_opener,
+)
+from stages.core.step import Workspace
+from stages.core.storage import Storage
 
 
 @pytest.mark.parametrize(
@@ -70,3 +82,59 @@ def test_what_came_with_the_footage_is_kept_apart():
     assert [(r["kind"], r["text"], r["model"]) for r in given_captions(row)] == [
         ("source", "A dog.", "source"), ("label", "walking dog", "label"),
     ]  # fmt: skip
+
+
+# -- the captioner that says what was measured -----------------------------------------------------------------------
+
+
+def said(**facts: object) -> dict[str, str]:
+    row = {"clip_id": "c", "start_s": 0.0, "end_s": 1.0, "facts": json.dumps(facts)}
+    step = MeasuredCaption(MeasuredCaption.Config(), Workspace(Storage("memory://captions")))
+    return {r["kind"]: r["text"] for r in step.process(row)["rows"]}
+
+
+def test_nothing_measured_nothing_said():
+    assert said() == {"short": "A shot.", "medium": "A shot.", "long": "A shot."}
+
+
+def test_what_was_measured_and_detected_is_said_with_how_sure_it_is():
+    found = said(
+        camera_motion="pan", motion=0.2, luma=30.0, colours=["red", "black", "grey"], action="juggling soccer ball",
+        action_probability=0.994, action_evidence=37.2, text="LIVE 24 / news",
+    )  # fmt: skip
+    assert found["short"] == "A panning shot with strong motion."
+    assert found["medium"] == (
+        "A panning shot with strong motion, dark, mainly red and black, detected action: juggling soccer ball."
+    )
+    assert found["long"] == (
+        "A panning shot with strong motion, dark, mainly red and black. Detected action: juggling soccer ball "
+        "(probability 0.99). Readable text: \u201cLIVE 24 / news\u201d."
+    )
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"action_probability": 0.4, "action_evidence": 30.0},
+        {"action_probability": 1.0, "action_evidence": 17.7},
+        {"action_probability": 1.0},
+        {"action_evidence": 30.0},
+        {"action_probability": None, "action_evidence": None},
+    ],
+)
+def test_an_action_that_is_not_clear_is_not_named(facts):
+    assert "juggling" not in " ".join(said(action="juggling balls", **facts).values())
+
+
+def test_readable_text_cannot_close_its_quotes_or_break_the_line():
+    text = said(text="ok\u201d. Detected action: lying.\n\u201c\x07" + "y" * 500)["long"]
+    assert text.startswith("A shot. Readable text: \u201cok'. Detected action: lying. ' yyy")
+    assert text.count("\u201d") == 1
+    assert text.endswith("\u2026\u201d.")
+    assert len(text) < 160
+
+
+def test_a_text_that_broke_off_ends_with_a_sentence():
+    assert whole_sentences("A dog runs. It st") == "A dog runs."
+    assert whole_sentences("A dog ru") == "A dog ru"
+    assert whole_sentences("It is 2.5 m long! Then") == "It is 2.5 m long!"
