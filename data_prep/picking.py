@@ -19,6 +19,8 @@ from stages.core.step import Row, Workspace
 Picture = npt.NDArray[np.uint8]
 """RGB [h, w, 3], 0 to 255."""
 
+MOST_BROKEN = 100
+"""Broken packets after which a source is given up, as in the pass that found its frames."""
 NEAR_S = 2.0
 """A place this close behind the last one is reached by decoding on, not by seeking."""
 
@@ -131,12 +133,13 @@ def _sought(container: Any, stream: Any, moments: Sequence[Moment]) -> Iterator[
 def _counted(container: Any, stream: Any, moments: Sequence[Moment], done: int) -> Iterator[tuple[int, Any]]:
     import av
 
-    number, packets = 0, container.demux(stream)
-    while done < len(moments):
+    number, broken, packets = 0, 0, container.demux(stream)
+    while done < len(moments) and broken <= MOST_BROKEN:
         try:
             packet = next(packets, None)
             frames = packet.decode() if packet is not None else None
         except (av.FFmpegError, OSError):
+            broken += 1
             continue
         if frames is None:
             return

@@ -12,13 +12,15 @@ from data_prep.caption_openai import EndpointCaption, check_url
 from data_prep.caption_vlm import VlmCaption
 from data_prep.captioning import AskConfig, questions, spans
 from flows.curate import load_curation
+from flows.session import execute, open_catalog
+from flows.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
 from stages.core.step import Workspace
 from stages.core.storage import Storage
 from stages.core.weights import fingerprint
 from tests.data_prep.endpoint import Asked, Reply, serving
-from tests.data_prep.little import shot, write
+from tests.data_prep.little import shot, video, write
 from tests.data_prep.models import tiny_llm, tiny_vlm
 
 FPS = 10
@@ -294,3 +296,36 @@ def test_what_is_missing_is_said_before_any_work(words, says, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(BadInput, match=says):
         load_curation(["a.mp4"], "curate", {}, words)
+
+
+# -- in a whole run --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_through_an_endpoint_leaves_captions_and_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-must-not-be-stored")
+    video(tmp_path / "in" / "Waves" / "a.mp4", (1, 2), frames=18)
+
+    def run(url: str) -> list[dict]:
+        words = [
+            "caption.use=data_prep.caption_openai:EndpointCaption", "caption.model=m", f"caption.base_url={url}",
+            "caption.kinds=[short]", "infra.executor=local", "select.motion=null", "label_from_folder=true",
+        ]  # fmt: skip
+        curation, catalog = (
+            load_curation([str(tmp_path / "in")], "curate", {}, words),
+            open_catalog(str(tmp_path / "s")),
+        )
+        execute(catalog, curation.plan(catalog), curation.config)
+        return read_table(catalog, "captions").to_pylist()
+
+    with serving(lambda asked, seen: Reply(GOOD)) as endpoint:
+        rows = run(endpoint.url)
+        assert len(endpoint.asked) == 2
+        assert 'the name "Waves"' in endpoint.asked[0].prompt
+        assert {a.authorization for a in endpoint.asked} == {"Bearer sk-must-not-be-stored"}
+    assert sorted((r["kind"], r["text"], r["model"], r["status"]) for r in rows) == sorted(
+        2 * [("label", "waves", "label", "ok"), ("short", GOOD, "m", "ok")]
+    )
+    assert run("http://127.0.0.1:9/v1") == rows, "another address asks nobody again"
+    stored = [path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()]
+    assert len(stored) > 10
+    assert not [1 for data in stored if b"sk-must-not" in data]

@@ -19,6 +19,8 @@ from data_prep.packaged import Packaged
 from data_prep.picking import Fit, Moment, even_places, pictures_at, pictures_of
 from data_prep.text_area import TextArea
 from flows.curate import load_curation
+from flows.session import execute, open_catalog
+from flows.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
 from stages.core.step import Workspace
@@ -322,3 +324,27 @@ def test_the_device_is_no_identity_but_what_is_shown_is():
     entry = {"use": "data_prep.action:Action"}
     assert fingerprint(make_ref("action", entry)) == fingerprint(make_ref("action", {**entry, "device": "cuda"}))
     assert fingerprint(make_ref("action", entry)) != fingerprint(make_ref("action", {**entry, "frames": 64}))
+
+
+@installed(text_area.DETECTOR, nsfw.MODEL, action.MODEL)
+def test_a_whole_run_with_every_packaged_model(tmp_path):
+    """Two encodings of one clip and another with letters across it."""
+    (tmp_path / "in").mkdir()
+    frames = shot(3, 24, width=256, height=144)
+    write(tmp_path / "in" / "a.mp4", frames)
+    write(tmp_path / "in" / "b.mp4", frames, crf=30)
+    letters = [lettered(f, "SUBSCRIBE NOW", (8, 90)) for f in shot(4, 24, width=256, height=144)]
+    write(tmp_path / "in" / "c.mp4", letters)
+    words = ["infra.executor=local", "select.motion=null", "copies.hash_bits=-1", "action.frames=16"]
+    curation = load_curation([str(tmp_path / "in")], "curate/models", {}, words)
+    catalog = open_catalog(str(tmp_path / "store"))
+    outcome = execute(catalog, curation.plan(catalog), curation.config)
+    assert outcome.exit_status == 0
+    clips = {r["clip_id"]: Path(r["uri"]).stem for r in read_table(catalog, "clips").to_pylist()}
+    scores = {clips[r["clip_id"]]: r for r in read_table(catalog, "scores").to_pylist()}
+    assert scores["c"]["text"].replace(" ", "") == "SUBSCRIBENOW"
+    assert scores["c"]["text_area"] > 0.05 > scores["a"]["text_area"]
+    assert all(0 <= r["nsfw"] <= 1 and r["action"] and "embedding" not in r for r in scores.values())
+    verdicts = {clips[r["clip_id"]]: r for r in read_table(catalog, "verdicts").to_pylist()}
+    assert [verdicts[n]["status"] for n in "abc"] == ["kept", "rejected", "rejected"]
+    assert [verdicts[n]["reasons"][-1]["metric"] for n in "bc"] == ["duplicate", "text_area"]
