@@ -38,6 +38,15 @@ class Dedup(Job):
     class Config:
         """There is nothing to set: what counts as a copy stands in `copies`."""
 
+    def columns(self, table: str) -> tuple[str, ...]:
+        """Of clips and sources, what says which of them is the best."""
+        wanted = {
+            "clips": ("clip_id", "source_id", "start_s", "end_s"),
+            "sources": ("id", "status", "width", "height", "bitrate"),
+            "copies": ("clip_a", "clip_b"),
+        }
+        return wanted.get(table, ())
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`select`, `copies`, `clips` and `sources`."""
         from stages.core.catalog import connect
@@ -53,7 +62,7 @@ class Dedup(Job):
             f"""SELECT v.id, CASE WHEN {worse} THEN 'rejected' ELSE v.status END AS status,
             CASE WHEN {worse} THEN list_append(v.reasons, {reason}) ELSE v.reasons END AS reasons,
             coalesce(m.duplicate_group, '') AS duplicate_group, coalesce(m.duplicate_of, '') AS duplicate_of
-            FROM t_select v LEFT JOIN marks m ON m.clip_id = v.id ORDER BY v.id"""
+            FROM t_select v LEFT JOIN marks m ON m.clip_id = v.id"""
         ).to_arrow_table()
 
 

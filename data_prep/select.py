@@ -32,6 +32,10 @@ SOURCE_METRICS = {
     "has_audio": "has_audio::INTEGER",
 }
 """Metrics of the whole source, and where they stand in the table of sources."""
+SOURCE_COLUMNS = (
+    "display_width", "display_height", "width", "height", "bitrate", "fps", "interlaced", "is_vfr", "has_audio",
+)  # fmt: skip
+KEYS = ("id", "clip_id", "source_id", "status", "start_s", "end_s", "n_frames")
 CLIP_METRICS = {"duration_s": "end_s - start_s", "n_frames": "n_frames"}
 OPERATORS = {"min": ">=", "max": "<=", "exclude": "not in"}
 
@@ -72,6 +76,10 @@ class Select(Job):
 
         thresholds: dict[str, Any] = field(default_factory=dict)
 
+    def columns(self, table: str) -> tuple[str, ...]:
+        """What identifies a clip, what the metrics of sources are made of, and the scores that have a threshold."""
+        return (*KEYS, *SOURCE_COLUMNS, *self.config.thresholds)
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, `sources` and any number of tables with a clip_id column and a column per metric."""
         thresholds = {m: limits for m, limits in self.config.thresholds.items() if limits}
@@ -90,25 +98,25 @@ def metric_columns(tables: Mapping[str, pa.Table]) -> set[str]:
 
 
 def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.Table:
-    """One row per clip in the order of ids: clip_id and the wanted metrics, null where not measured."""
+    """One row per clip: clip_id and the wanted metrics, null where not measured."""
     from stages.core.catalog import connect
 
     sql = connect()
     for name, table in tables.items():
         sql.register(name, table)
     scores = [n for n in tables if n not in ("clips", "sources")]
-    columns = ["c.clip_id"]
+    columns, holders = ["k.clip_id"], set[str]()
     for metric in wanted:
         holder = next((n for n in scores if metric in tables[n].column_names), None)
-        expression = f'{holder}."{metric}"' if holder else f"k.m_{metric}"
+        holders |= {holder} if holder else set()
+        expression = f't_{holder}."{metric}"' if holder else f"k.m_{metric}"
         columns.append(f'{expression} AS "{metric}"')
     per_source = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in SOURCE_METRICS.items())
     per_clip = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in CLIP_METRICS.items())
-    joins = " ".join(f"LEFT JOIN {n} ON {n}.clip_id = c.clip_id" for n in scores)
+    joins = " ".join(f'LEFT JOIN "{n}" t_{n} ON t_{n}.clip_id = k.clip_id' for n in scores if n in holders)
     return sql.sql(
-        f"""WITH k AS (SELECT clip_id, s.*, {per_clip} FROM clips JOIN
-              (SELECT id AS source_id, {per_source} FROM sources WHERE status = 'ok') s USING (source_id))
-            SELECT {", ".join(columns)} FROM clips c JOIN k USING (clip_id) {joins} ORDER BY c.clip_id"""
+        f"""SELECT {", ".join(columns)} FROM (SELECT clip_id, s.*, {per_clip} FROM clips JOIN
+              (SELECT id AS source_id, {per_source} FROM sources WHERE status = 'ok') s USING (source_id)) k {joins}"""
     ).to_arrow_table()
 
 

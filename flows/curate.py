@@ -169,7 +169,7 @@ class _Layout:
         verdict = self.only_there("dedup") or self.only_there("select")
         jobs = [
             ("copies", ("clips", *[n for n, _ in scored])),
-            ("select", judged),
+            ("select", ("clips", *self.with_thresholds([n for n, _ in scored]), "sources")),
             ("dedup", ("select", "copies", "clips", "sources")),
             ("kept", (*verdict, *judged)),
         ]
@@ -181,6 +181,13 @@ class _Layout:
     def only_there(self, *names: str) -> tuple[str, ...]:
         """Those of the names that are steps."""
         return tuple(n for n in names if n in self.steps)
+
+    def with_thresholds(self, names: Sequence[str]) -> list[str]:
+        """Those scoring steps that measure what a threshold asks for: `select` reads no others."""
+        if "select" not in self.steps:
+            return []
+        wanted = {m for m, limits in self.steps["select"].config.thresholds.items() if limits}
+        return [n for n in names if wanted & set(load_class(self.steps[n].use, n).writes.names)]
 
     def after(self, name: str) -> tuple[str, ...]:
         """What a scoring step is given: what its entry says, else clips and signals."""

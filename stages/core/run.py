@@ -107,6 +107,7 @@ class Run:
         self._config, self._scope = json.dumps(dict(config or {}), default=str), scope
         self._budget, self._listener = budget or Budget(), listener
         self._lock = threading.Lock()
+        self._survey: Survey | None = None
         self._in_flight: dict[tuple[str, str, int], threading.Event] = {}
         self._shared: dict[tuple[str, str, int], Row] = {}
         self._started = datetime.now(UTC)
@@ -208,6 +209,8 @@ class Run:
 
     def _commit(self, node: Node, rows: Sequence[Row], schema: pa.Schema) -> None:
         self.catalog.commit(node.name, node.fingerprint, rows, schema)
+        with self._lock:
+            self._survey = None
         key, by_seed = self.plan.phase_of(node.name).shared_key(node.name)
         shared = key != "id" and not by_seed  # other shards may hold units that want the same row
         with self._lock:
@@ -241,7 +244,7 @@ class Run:
         Rows that failed are given to it as they stand: one bad row, even one to be tried again, stops nothing. Jobs
         behind it are looked up when their turn comes.
         """
-        survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
+        survey = self._survey_for(node)
         mark = survey.jobs.get(node.name, "")
         if not mark:
             mark = survey.job_digest(node)
@@ -250,6 +253,18 @@ class Run:
             self._do_job(node, mark, survey)
         self.jobs = {**self.jobs, node.name: mark}
 
+    def _survey_for(self, node: Node) -> Survey:
+        """One survey serves the jobs of a phase, which follow each other; rows that are committed make it stale."""
+        with self._lock:
+            survey = self._survey
+        if survey is None or not survey.units_known(self.plan.phase_of(node.name)):
+            survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
+        elif node.name not in survey.jobs:
+            survey.look_again(node)
+        with self._lock:
+            self._survey = survey
+        return survey
+
     def _do_job(self, node: Node, mark: str, survey: Survey) -> None:
         ref = self.plan.refs[node.name]
         cls = load_class(ref.use, ref.name)
@@ -257,8 +272,9 @@ class Run:
         clock, cpu = time.monotonic(), time.process_time()
         launch = getattr(self.executor, "launch", None)
         job = cls(ref.config, Workspace(self.catalog.storage, stop=self.stop.is_set, launch=launch))
-        result = job.run({name: survey.table(name) for name in node.after}).cast(cls.writes)
+        result = job.run({name: survey.table(name, job.columns(name)) for name in node.after}).cast(cls.writes)
         self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
+        survey.add_result(node, mark, result)
         self.spent["core_seconds"] += time.process_time() - cpu
         self._tell_job(node, result.num_rows, time.monotonic() - clock)
 

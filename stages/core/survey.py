@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,6 +46,7 @@ class Survey:
         self.sql = connect()
         self._jobs = dict(jobs or {})
         self._read: dict[str, Node] = {}
+        self._results: dict[str, pa.Table] = {}
         self._phases: dict[str, list[Node]] = {}
         self._counts: dict[str, Count] = {}
         self._add_roots()
@@ -138,6 +139,16 @@ class Survey:
         else:
             self._jobs.pop(node.name, None)
 
+    def look_again(self, job: Node) -> None:
+        """Take note of a job's result that was committed since this survey was made."""
+        self._add_job(job)
+
+    def add_result(self, job: Node, mark: str, result: pa.Table) -> None:
+        """Take note of a job's result that was committed just now, without reading it again."""
+        self._jobs[job.name], self._results[job.name] = mark, result
+        self.sql.register(f"result_{job.name}", result)
+        self._create_view(f"v_{job.name}", f'SELECT * FROM "result_{job.name}"')
+
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> bool:
@@ -211,9 +222,14 @@ class Survey:
             return ROOT_UNITS
         return f'"v_{name}"' if not self.plan.node(name).fan_out else f'"x_{name}"'
 
-    def table(self, name: str) -> pa.Table:
-        """A node's rows as a table."""
-        return self.query(f"SELECT * FROM {self.view(name)}")
+    def table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
+        """A node's rows as a table: all columns, or those of the given ones that there are."""
+        view = self.view(name)
+        if (known := self._results.get(name)) is not None:
+            return known.select([c for c in known.column_names if c in columns] or known.column_names)
+        there = [c for c, *_ in self._execute(f"DESCRIBE {view}").fetchall() if c in columns]
+        names = ", ".join('"' + c + '"' for c in there)
+        return self.query(f"SELECT {names or '*'} FROM {view}")
 
     def query(self, query: str) -> pa.Table:
         """The answer to SQL over the survey's views. Use this and not `sql` for whole rows: parts that were compacted

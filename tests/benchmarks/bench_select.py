@@ -30,6 +30,7 @@ from stages.core.config import load_class
 from stages.core.executor import LocalExecutor
 from stages.core.plan import Node, Plan
 from stages.core.run import Run
+from stages.core.survey import Survey
 
 PER_SOURCE, SECONDS = 100, 4
 BEFORE = ["select.motion.min=0.001"]
@@ -88,9 +89,8 @@ CLIP_VALUES = {
 }
 
 
-def planned(catalog: Catalog, folder: Path, sources: int, words: list[str]) -> Plan:
+def planned(catalog: Catalog, folder: Path, words: list[str]) -> Plan:
     """The plan of a curation up to its kept clips, over sources that are only listed."""
-    del sources
     curation = load_curation([str(folder / "list.txt")], "curate", {"until": "dedup"}, words)
     plan = plan_curation(curation.config, curation.steps, catalog)
     return Plan(plan.flow, "roots/bench.parquet", plan.phases, plan.refs)
@@ -101,7 +101,7 @@ def fill(folder: Path, clips: int) -> None:
     (folder / "list.txt").write_text("nothing\n")
     catalog = open_catalog(str(folder / "store"))
     sources = clips // PER_SOURCE
-    plan = planned(catalog, folder, sources, BEFORE)
+    plan = planned(catalog, folder, BEFORE)
     sql = connect()
     roots = {"id": "'r' || i", "file_id": "'f' || i", "position": "i", "uri": "'/footage/' || i || '.mp4'", "size": "1"}
     columns = ", ".join(_column(f, roots) for f in ROOTS)
@@ -110,6 +110,7 @@ def fill(folder: Path, clips: int) -> None:
     sql.execute(f"COPY (SELECT {columns} FROM range({sources}) t(i)) TO '{path}'")
     for name in STEPS:
         _write_step(sql, folder / "store", plan.node(name), sources)
+    put_copies(catalog, plan)
     jobs(catalog, plan)
 
 
@@ -151,40 +152,34 @@ def _write_step(sql: Any, store: Path, node: Node, sources: int, parts: int = 8)
             fields = [_column(f, CLIP_VALUES).rsplit(" AS ", 1) for f in child]
             struct = ", ".join(f"'{name}': {expression}" for expression, name in fields)
             empty = "false" if node.name == "cuts" else "true"
-            query = f"""SELECT {", ".join(own)}, coalesce(r.rows, []) AS rows FROM range({first}, {end}) t(i) LEFT JOIN (
-                SELECT n // {PER_SOURCE} AS i, list({{{struct}}} ORDER BY n) AS rows
+            query = f"""SELECT {", ".join(own)}, coalesce(r.rows, []) AS rows
+                FROM range({first}, {end}) t(i) LEFT JOIN (SELECT n // {PER_SOURCE} AS i, list({{{struct}}} ORDER BY n) AS rows
                 FROM range({first * PER_SOURCE}, {end * PER_SOURCE}) c(n) WHERE {empty} GROUP BY 1) r USING (i)"""
         sql.execute(f"COPY ({query}) TO '{folder}/part-{part:032x}.parquet' (COMPRESSION zstd)")
 
 
 def jobs(catalog: Catalog, plan: Plan, only: tuple[str, ...] = ()) -> tuple[Run, float]:
-    """Do the jobs of a plan that are still to do; seconds for those named. Copies are one clip in a hundred pairs."""
+    """Do the jobs of a plan that are still to do; seconds for those named."""
     run = Run(catalog, LocalExecutor(catalog.storage), plan)
     spent = 0.0
     for node in (n for n in plan.nodes if n.job):
         clock = time.perf_counter()
-        if node.name == "copies":
-            _put_copies(run, node)
-        else:
-            run.do_job(node)
+        run.do_job(node)
         spent += time.perf_counter() - clock if node.name in only else 0.0
     return run, spent
 
 
-def _put_copies(run: Run, node: Node) -> None:
-    """Pairs that a search would have found: the job itself is measured elsewhere."""
-    from stages.core.survey import Survey
-
-    survey = Survey(run.catalog, run.plan, retry="none", jobs=run.jobs)
-    mark = survey.jobs.get("copies") or survey.job_digest(node)
-    if "copies" not in survey.jobs:
-        pairs = survey.query(
-            f"""SELECT md5(a.clip_id) AS id, a.clip_id AS clip_a, b.clip_id AS clip_b, 'perceptual' AS kind,
-            1.0 AS distance FROM {survey.view("clips")} a JOIN {survey.view("clips")} b
-            ON b.source_id = a.source_id AND b.start_frame = a.start_frame + 100 WHERE a.start_frame = 5000"""
-        )
-        run.catalog.commit_table(node.name, node.fingerprint, pairs, f"job-{mark}")
-    run.jobs = {**run.jobs, "copies": mark}
+def put_copies(catalog: Catalog, plan: Plan) -> None:
+    """Pairs that a search would have found, one clip in a hundred: the search itself is not measured here."""
+    run, node = Run(catalog, LocalExecutor(catalog.storage), plan), plan.node("copies")
+    run.do_job(plan.node("sources"))
+    survey = Survey(catalog, plan, retry="none", jobs=run.jobs)
+    pairs = survey.query(
+        f"""SELECT md5(a.clip_id) AS id, a.clip_id AS clip_a, b.clip_id AS clip_b, 'perceptual' AS kind,
+        1.0 AS distance FROM {survey.view("clips")} a JOIN {survey.view("clips")} b
+        ON b.source_id = a.source_id AND b.start_frame = a.start_frame + 100 WHERE a.start_frame = 5000"""
+    )
+    catalog.commit_table(node.name, node.fingerprint, pairs, f"job-{survey.job_digest(node)}")
 
 
 def measure(what: str, folder: str) -> dict[str, Any]:
@@ -196,7 +191,7 @@ def measure(what: str, folder: str) -> dict[str, Any]:
     if what == "report":
         from flows.report import build_report
 
-        run, _ = jobs(catalog, planned(catalog, root, 0, BEFORE))
+        run, _ = jobs(catalog, planned(catalog, root, BEFORE))
         run.finish("done")
         clock, cpu = time.perf_counter(), time.process_time()
         extra["page_mb"] = round(len(build_report(catalog)) / 1e6, 2)
@@ -206,7 +201,7 @@ def measure(what: str, folder: str) -> dict[str, Any]:
         import data_prep.kept
         import data_prep.select  # noqa: F401
 
-        plan = planned(catalog, root, 0, words)
+        plan = planned(catalog, root, words)
         clock, cpu = time.perf_counter(), time.process_time()
         _, seconds = jobs(catalog, plan, ("select", "dedup"))
         if what == "reselect_whole":
