@@ -50,7 +50,7 @@ def row(clip) -> dict:
 
 
 def endpoint_step(tmp_path: Path, url: str, **config: object) -> EndpointCaption:
-    settings = {"model": "m", "base_url": url, "window_s": 1.0, "retries": 2, "timeout_s": 5.0, "side": 64, **config}
+    settings = {"model": "m", "base_url": url, "window_s": 1.0, "retries": 2, "timeout_s": 60.0, "side": 64, **config}
     step = EndpointCaption(EndpointCaption.Config(**settings), Workspace(Storage(str(tmp_path))))
     step.setup()
     return step
@@ -113,7 +113,7 @@ def test_answers_out_of_order_reach_their_windows(tmp_path):
         (2, "long"): ("ok", "A wall of grey level 100."),
         (3, "long"): ("ok", "A wall of grey level 150."),
     }
-    assert [a.images for a in endpoint.asked] == [6, 6, 2, 2, 2]
+    assert sorted(a.images for a in endpoint.asked) == [2, 2, 2, 6, 6]
     assert [(r["start_s"], r["end_s"]) for r in rows if r["window"] == 2] == [(1.0, 2.0)]
     assert {r["model"] for r in rows} == {"m", "label"}
 
@@ -169,10 +169,10 @@ def test_what_passes_is_tried_again_and_waits(row, tmp_path, status):
 
 def test_one_window_that_times_out_costs_that_window_alone(row, tmp_path):
     def answer(asked: Asked, seen: int) -> Reply:
-        return Reply(GOOD, after_s=2.0 if "one sentence" in asked.prompt else 0.0)
+        return Reply(GOOD, after_s=6.0 if "one sentence" in asked.prompt else 0.0)
 
     with serving(answer) as endpoint:
-        step = endpoint_step(tmp_path, endpoint.url, kinds=["short", "long"], timeout_s=0.4, retries=0)
+        step = endpoint_step(tmp_path, endpoint.url, kinds=["short", "long"], timeout_s=2.5, retries=0)
         found = {(r["window"], r["kind"]): r for r in step.process(row)["rows"]}
     assert found[0, "short"]["status"] == "error"
     assert "timed out" in found[0, "short"]["note"]
