@@ -30,7 +30,7 @@ class VlmCaption(Step):
         """What is asked (see `AskConfig`), and of which model.
 
         model, revision  a checkpoint folder with safetensors weights, its processor and a chat template; or a hub id
-                         with a revision
+                         with a revision. The processors of some models want the package torchvision
         rewriter         a text model of the same kinds of place, for a second pass over the windows' captions
         dtype            auto (that of the checkpoint), float32, bfloat16 or float16
         device           auto (a GPU where there is one), cpu or cuda
