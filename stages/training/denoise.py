@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 
 from stages.core.errors import BadInput
-from stages.core.weights import weights_digest
 from stages.training.cache import LatentBatches, LatentCache
 from stages.training.data import Batch, Frames, PixelBatches
 from stages.training.denoisers import Geometry, Keyframe, predict
-from stages.training.models import decode, denoiser_name, encode, load_part
+from stages.training.models import decode, denoiser_name, encode, latents_digest, load_part
 from stages.training.objectives import draw_clean, draw_levels, make_objective, weighted_error
 from stages.training.settings import Bucket, TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
@@ -47,17 +45,14 @@ class DenoiseTask(Task):
         self._embedded: dict[str, torch.Tensor] = {}
         self.cache: LatentCache | None = None
         if config.data.cache:
-            vae_id = weights_digest(vae_folder, ("vae",))
-            self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
+            self.cache = LatentCache(folder, self.source, config.data, self.buckets, latents_digest(vae), config.seed)
 
     def get_ready(self, must_stop: Callable[[], bool]) -> bool:
         """Encode the latents that are kept."""
         if self.cache is None:
             return True
-        cuda = self.device.type == "cuda" and self.config.dtype == "bfloat16"
-        mixed = (lambda: torch.autocast("cuda", torch.bfloat16)) if cuda else contextlib.nullcontext
         workers = self.config.data.workers
-        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, mixed)
+        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, self.autocast)
 
     def batches(self, rank: int, world: int) -> Any:
         """Latents where they are kept, else frames."""

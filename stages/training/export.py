@@ -67,7 +67,7 @@ def resting(part: nn.Module) -> Any:
     """A copy on the CPU in float16; the statistics of latents stay in float32."""
     found = copy.deepcopy(getattr(part, "_orig_mod", part)).cpu()
     for tensor in (*found.parameters(), *(b for n, b in found.named_buffers() if not n.startswith("latents_"))):
-        tensor.data = tensor.data.half() if tensor.is_floating_point() else tensor.data
+        tensor.data = (tensor.data.half() if tensor.is_floating_point() else tensor.data).contiguous()
     return found
 
 

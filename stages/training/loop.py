@@ -127,7 +127,7 @@ class Trainer:
             seed = step_seed(config.seed, self.step, self.rank, part)
             torch.manual_seed(seed)  # dropout draws from the global generator
             last = part + 1 == len(batches)
-            with contextlib.nullcontext() if last or self.world == 1 else model.no_sync(), self.autocast():
+            with contextlib.nullcontext() if last or self.world == 1 else model.no_sync(), self.task.autocast():
                 loss, metrics = model(batch, seed)
                 (loss / len(batches)).backward()
             total += loss.detach() / len(batches)
@@ -138,10 +138,6 @@ class Trainer:
         if self.ema is not None:
             self.ema.step(self.params.values())
         return total, metrics, lr
-
-    def autocast(self) -> Any:
-        """Mixed precision where the config asks for it: bfloat16, which needs no scaling of losses."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     def _after_step(self, progress: Progress) -> None:
         config, due = self.config, self.step < self.config.max_steps
@@ -235,7 +231,7 @@ class Trainer:
     def draw_samples(self) -> Path | None:
         """A contact sheet of what the averaged weights can do, below `samples`."""
         self.task.eval()
-        with torch.no_grad(), self.averaged(), self.autocast():
+        with torch.no_grad(), self.averaged(), self.task.autocast():
             clips = self.task.samples()
         self.task.train()
         return write_sheet(clips, self.folder / "samples" / f"{self.step:08d}.png") if clips else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,6 +145,16 @@ def statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
         flat = torch.full((like.shape[1],), default) if value is None else torch.as_tensor(value)
         found.append(flat.to(like.device, like.dtype).view(1, -1, 1, 1, 1))
     return found[0], found[1]
+
+
+def latents_digest(vae: Any) -> str:
+    """A digest of all that latents depend on: every tensor of the VAE but the decoder's, which may be trained on."""
+    found = hashlib.sha256(f"{vae.config.get('scaling_factor', 1.0)}".encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        if not name.startswith(("decoder.", "post_quant_conv.")):
+            found.update(f"{name} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())  # as it rests
+    return found.hexdigest()
 
 
 def encode(vae: Any, video: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ from stages.training.settings import Optim
 
 Named = Sequence[tuple[str, nn.Parameter]]
 _EDGES = ("conv_in", "conv_out", "proj_in", "proj_out", "initial_conv", "final_conv", "shared", "embed", "table")
+ROWS = 128
+"""A kernel with more rows than these is orthogonalised in parts of so many: the work grows with their square."""
 
 
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not typed here
@@ -40,9 +42,12 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not typed h
             state["momentum_buffer"] = torch.zeros_like(p)
         moment = state["momentum_buffer"]
         moment.lerp_(p.grad, 1 - momentum)
-        update = orthogonal(p.grad.lerp(moment, momentum).flatten(1))
+        flat = p.grad.lerp(moment, momentum).flatten(1)
+        # Such kernels belong to upsampling layers, where each group of rows makes other pixels.
+        rows = ROWS if p.ndim > 2 and len(flat) % ROWS == 0 else len(flat)
+        update = torch.cat([orthogonal(part) for part in flat.split(rows)])
         p.mul_(1 - lr * weight_decay)
-        p.add_(update.view_as(p), alpha=-lr * 0.2 * math.sqrt(max(update.shape)))
+        p.add_(update.view_as(p), alpha=-lr * 0.2 * math.sqrt(max(rows, flat.shape[1])))
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

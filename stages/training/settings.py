@@ -151,7 +151,8 @@ class Reconstruction:
     """The weights of a VAE's losses. charbonnier, mse: on pixels. gradient: differences of neighbouring pixels, at
     `scales` sizes. temporal: differences of neighbouring frames. spectrum: magnitudes of the 2-D Fourier transform.
     norm: squared latents beyond a spread of 1; kl: divergence of the posterior. noise: standard deviation of what is
-    added to the posterior mean while training, in place of sampling it.
+    added to the posterior mean while training, in place of sampling it. start_clips: clips to which new weights are
+    fitted by least squares before the first step (`vae_start`); 0: training starts from the weights as they are.
     """
 
     charbonnier: float = 1.0
@@ -163,6 +164,7 @@ class Reconstruction:
     norm: float = 0.0
     kl: float = 0.0
     noise: float = 0.03
+    start_clips: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

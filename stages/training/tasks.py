@@ -54,7 +54,7 @@ class Task(nn.Module):  # type: ignore[misc]
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return next(self.parameters()).device
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """What is trained, by `part.name`."""
@@ -84,6 +84,10 @@ class Task(nn.Module):  # type: ignore[misc]
         """Clip `number` of those kept for looking at, [1, 3, F, H, W] on the device, and its caption."""
         clip = self.source.clip(clip_seed(self.config.seed, 0xE8A, number), bucket)
         return to_video(clip.frames)[None].to(self.device), clip.caption
+
+    def autocast(self) -> Any:
+        """Mixed precision where the config asks for it: bfloat16, which needs no scaling of losses."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     def generator(self, seed: int) -> torch.Generator:
         """A generator on the device."""

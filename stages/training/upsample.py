@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import torch
 
 from stages.core.errors import BadInput
-from stages.core.weights import weights_digest
 from stages.training.cache import LatentBatches, LatentCache
 from stages.training.data import Batch, Frames, PixelBatches, batch_size, clip_seed
-from stages.training.models import decode, denormalise, encode, load_part, normalise
+from stages.training.models import decode, denormalise, encode, latents_digest, load_part, normalise
 from stages.training.settings import TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.vae import charbonnier, to_video_tensor
@@ -32,7 +30,7 @@ class UpsampleTask(Task):
             raise BadInput("an upsampler's data.curriculum has one phase with two buckets: the lower, then the higher")
         self.cache: LatentCache | None = None
         if config.data.cache:
-            vae_id = weights_digest(vae_folder, ("vae",))
+            vae_id = latents_digest(self.frozen["vae"])
             self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
 
     def get_ready(self, must_stop: Callable[[], bool]) -> bool:
@@ -40,7 +38,7 @@ class UpsampleTask(Task):
         if self.cache is None:
             return True
         workers = self.config.data.workers
-        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, contextlib.nullcontext)
+        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, self.autocast)
 
     def batches(self, rank: int, world: int) -> Any:
         """Pairs of latents where they are kept, else pairs of frames."""
