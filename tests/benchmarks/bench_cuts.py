@@ -39,6 +39,33 @@ def ours(preset: str) -> Callable[[Path], Rows]:
     return run
 
 
+def confirmed(preset: str) -> Callable[[Path], Rows]:
+    """As `ours`, with TransNetV2 asked about what is in doubt."""
+    from data_prep.second_opinion import MODEL, ConfirmedCuts
+    from data_prep.signal_store import write_signals
+    from data_prep.signals import decode_signals
+    from stages.core.errors import BadInput
+    from stages.core.step import Workspace
+    from stages.core.storage import Storage
+
+    try:
+        MODEL.find("cuts")
+    except BadInput as error:
+        raise ImportError(name=MODEL.package) from error
+    step = ConfirmedCuts(ConfirmedCuts.Config(preset=preset), Workspace(Storage(tempfile.mkdtemp(prefix="rushes-"))))
+    step.setup()
+
+    def run(path: Path) -> Rows:
+        with av.open(str(path)) as container:
+            index = container.streams.video[0].index
+        kept = write_signals(step.workspace, decode_signals(path).table)
+        row = {"id": path.name, "uri": str(path.resolve()), "stream_index": index, "analyse": kept}
+        found = step.process(row)["rows"]
+        return [(r["kind"], r["first_frame"], r["last_frame"]) for r in found if r["kind"] != "trim"]
+
+    return run
+
+
 def scenedetect(name: str) -> Callable[[Path], Rows]:
     import scenedetect
 
@@ -95,6 +122,7 @@ def main(folder: Path) -> None:
     for name, make in {
         "rushes broadcast": lambda: ours("broadcast"),
         "rushes web": lambda: ours("web"),
+        "rushes broadcast, TransNetV2 where in doubt": lambda: confirmed("broadcast"),
         "PySceneDetect Adaptive": lambda: scenedetect("AdaptiveDetector"),
         "PySceneDetect Content": lambda: scenedetect("ContentDetector"),
         "TransNetV2": transnet,
