@@ -112,6 +112,7 @@ class CutClip(Step):
         audio = self.config.audio and bool(row["has_audio"])
         options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": self.config.crf, "preset": self.config.preset}
         options |= {"threads": 1, **({"acodec": "aac"} if audio else {})}
+        options |= {"shortest": None} if audio and self.config.video.frames else {}
         ways: list[tuple[str, Callable[[], None]]] = [
             ("encode", lambda: encode(path, row["container"], span, target, self._chain(row), audio, options)),
             ("count", lambda: encode(path, row["container"], span, target, self._chain(row), audio, options, True)),
@@ -143,7 +144,7 @@ class CutClip(Step):
         }
         chain: list[tuple[str, dict[str, Any]]] = [("bwdif", {"mode": "send_frame"})] if row["interlaced"] else []
         chain += [("scale", {**even, "flags": "bicubic"}), ("setsar", {"sar": "1"})]
-        chain += [("fps", {"fps": form.fps})] if form.fps else []
+        chain += [("fps", {"fps": form.fps, "round": "up"})] if form.fps else []  # what shows at each moment
         return chain + ([("trim", {"end_frame": form.frames})] if form.frames else [])
 
     def _check(self, span: Any, ends: Any, target: Path) -> Row:

@@ -140,7 +140,7 @@ class Index(Job):
             sql.register(f"t_{name}", table)
         sql.execute(
             "CREATE TEMP TABLE wanted AS SELECT * FROM (VALUES (?, 0), ('long', 1), ('medium', 2), ('short', 3), "
-            "('source', 4)) AS w(kind, rank)",
+            "('source', 4), ('label', 5)) AS w(kind, rank)",
             [self.config.caption],
         )
         buckets = bucket_columns(self.config.buckets)
@@ -149,7 +149,8 @@ class Index(Job):
         names = ", ".join(n for n in self.writes.names)
         return sql.sql(
             f"""WITH spoken AS (SELECT id, unnest(captions, max_depth := 2) FROM t_roots),
-            told AS (SELECT id, rank, string_agg(trim(text), ' ' ORDER BY "window") AS text FROM spoken
+            told AS (SELECT id, rank, coalesce(string_agg(trim(text), ' ') FILTER ("window" = 0),
+                string_agg(trim(text), ' ' ORDER BY "window")) AS text FROM spoken
                 JOIN wanted USING (kind) WHERE status = 'ok' AND trim(text) <> '' GROUP BY id, rank),
             best AS (SELECT id, first(text ORDER BY rank) AS caption FROM told GROUP BY id),
             clips AS (SELECT r.id, r.clip_id, 'clips/' || left(r.clip_id, 2) || '/' || r.clip_id || '.mp4' AS path,

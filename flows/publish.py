@@ -26,7 +26,7 @@ from stages.core.step import Job, StepRef, Workspace
 from stages.core.survey import Survey
 
 FLOW = "publish"
-CAPTIONS = ("long", "medium", "short", "source")
+CAPTIONS = ("long", "medium", "short", "source", "label")
 OWNERS = {
     "cut": ("video", "audio", "crf", "preset"),
     "index": ("val_share", "salt", "caption", "buckets"),

@@ -6,7 +6,7 @@ Any id is understood: of a row, of a child row, of a unit (a take, a source), of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,25 +51,29 @@ def lineage(catalog: Catalog, wanted: str) -> Lineage:
     """The chain of an id, or of the one id that begins so (six characters at least). Raises BadInput."""
     found = _Finder(catalog).find(wanted)
     traced: dict[str, tuple[_Place, Lineage]] = {}  # flow -> what its newest run that knows the thing says
+    started: dict[str, Lineage] = {}  # flow -> what its newest run made of the thing, where it started from it
     for run in reversed(runs_table(catalog).to_pylist()):
         plan = Plan.from_json(run["plan"])
-        place = next((p for p in found if _knows(plan, p)), None)
-        if place is not None and plan.flow not in traced:
-            traced[plan.flow] = place, _Tracer(catalog, plan, json.loads(run["jobs"])).trace(place, run)
+        places = [p for p in found if _knows(plan, p)]
+        if places and plan.flow not in traced:
+            tracer = _Tracer(catalog, plan, json.loads(run["jobs"]))
+            traced[plan.flow] = places[0], tracer.trace(places[0], run)
+            if places[-1].kind == "unit":
+                started[plan.flow] = tracer.trace(places[-1], run)
     if not traced:
         raise BadInput(f"{found[0].id} is in the store, but no run says how it was made")
-    return _joined(list(traced.values()))
+    return _joined(traced, started)
 
 
 def _knows(plan: Plan, place: _Place) -> bool:
     return place.step == plan.roots or any((n.name, n.fingerprint) == place.key for n in plan.nodes)
 
 
-def _joined(traced: Sequence[tuple[_Place, Lineage]]) -> Lineage:
-    """One flow's clip is what another starts from: the chain of the flow that made it, then what both made of it."""
-    (_, newest), *_ = traced
-    made = next((found for place, found in traced if place.kind in ("row", "child")), newest)
-    later = [link for place, found in traced if found is not made and place.kind == "unit" for link in found.below]
+def _joined(traced: Mapping[str, tuple[_Place, Lineage]], started: Mapping[str, Lineage]) -> Lineage:
+    """What one flow made, another starts from: the chain of the flow that made the thing, then what all made of it."""
+    flow = next((f for f, (place, _) in traced.items() if place.kind in ("row", "child")), next(iter(traced)))
+    made = traced[flow][1]
+    later = [link for other, found in started.items() if other != flow for link in found.below]
     return Lineage(made.id, made.run, made.above, [*made.below, *later])
 
 

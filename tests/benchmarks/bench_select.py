@@ -152,9 +152,11 @@ def _write_step(sql: Any, store: Path, node: Node, sources: int, parts: int = 8)
             fields = [_column(f, CLIP_VALUES).rsplit(" AS ", 1) for f in child]
             struct = ", ".join(f"'{name}': {expression}" for expression, name in fields)
             empty = "false" if node.name == "cuts" else "true"
+            span = f"range({first * PER_SOURCE}, {end * PER_SOURCE}) c(n)"
             query = f"""SELECT {", ".join(own)}, coalesce(r.rows, []) AS rows
-                FROM range({first}, {end}) t(i) LEFT JOIN (SELECT n // {PER_SOURCE} AS i, list({{{struct}}} ORDER BY n) AS rows
-                FROM range({first * PER_SOURCE}, {end * PER_SOURCE}) c(n) WHERE {empty} GROUP BY 1) r USING (i)"""
+                FROM range({first}, {end}) t(i) LEFT JOIN (
+                SELECT n // {PER_SOURCE} AS i, list({{{struct}}} ORDER BY n) AS rows
+                FROM {span} WHERE {empty} GROUP BY 1) r USING (i)"""
         sql.execute(f"COPY ({query}) TO '{folder}/part-{part:032x}.parquet' (COMPRESSION zstd)")
 
 

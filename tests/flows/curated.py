@@ -1,0 +1,38 @@
+"""A small curated store, and publishing from it, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.curate import load_curation
+from flows.publish import load_publication, published
+from flows.session import Outcome, execute, open_catalog
+from stages.core.catalog import Catalog
+from tests.data_prep.little import shot, video, write
+
+KEEP_ALL = ["select.motion=null", "select.static_ratio=null", "select.sharpness=null", "select.short_side.min=null"]
+
+
+def make_footage(folder: Path) -> Path:
+    """Seven clips: four plain shots, two in one file without a key frame between them, and a copy of the first."""
+    for seed in (1, 2, 3, 4):
+        video(folder / f"s{seed}.mp4", (seed,))
+    frames = [f for seed in (5, 6) for f in shot(seed, 30)]
+    write(folder / "two.mp4", frames, sc_threshold=0, g=1000)
+    write(folder / "copy.mkv", shot(1, 30), crf=34)
+    return folder
+
+
+def curate(store: Path, footage: Path, *words: str, **values: object) -> tuple[Catalog, Outcome]:
+    """A whole curation in this process."""
+    curation = load_curation([str(footage)], "curate", values, [*KEEP_ALL, *words, "infra.executor=local"])
+    catalog = open_catalog(str(store))
+    return catalog, execute(catalog, curation.plan(catalog), curation.config, plain_config={"name": "test"})
+
+
+def publish(catalog: Catalog, *words: str, name: str = "set") -> tuple[dict, Outcome]:
+    """Publish its kept clips: what was made, and how the run ended."""
+    publication = load_publication(name, "publish", {}, [*words, "infra.executor=local"])
+    plan = publication.plan(catalog)
+    outcome = execute(catalog, plan, publication.config)
+    return published(catalog, plan, outcome.run_id), outcome

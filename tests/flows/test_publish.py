@@ -1,0 +1,288 @@
+"""Publishing: exact cuts, frozen versions, splits that do not leak, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import publish_folder
+from data_prep.buckets import BucketConfig, bucket_columns, split_of
+from data_prep.cutting import difference, small_grey
+from data_prep.publish_card import cell
+from data_prep.publish_folder import new_folder, versions
+from flows.publish import load_publication
+from flows.tables import read_table
+from stages.core.catalog import Catalog, connect
+from stages.core.errors import BadInput
+from stages.core.lineage import lineage
+from stages.core.storage import Storage
+from stages.core.upkeep import verify
+from tests.flows.curated import curate, make_footage, publish
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> tuple[Path, Path]:
+    """Footage with names and labels to beware of, and the store of a curation of it."""
+    folder = make_footage(tmp_path_factory.mktemp("footage") / "a <b>|*label*")
+    store = tmp_path_factory.mktemp("base") / "store"
+    curate(store, folder, label_from_folder=True)
+    return folder, store
+
+
+@pytest.fixture
+def catalog(base, tmp_path: Path) -> Catalog:
+    """A copy of that store."""
+    return Catalog(Storage(str(shutil.copytree(base[1], tmp_path / "store"))))
+
+
+def index_of(catalog: Catalog, row: dict) -> list[dict]:
+    return pq.read_table(Path(catalog.storage.url) / row["folder"] / "index.parquet").to_pylist()
+
+
+def greys(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [small_grey(f) for f in container.decode(video=0)]
+
+
+def test_a_version_holds_exactly_the_kept_clips(catalog):
+    made, outcome = publish(catalog)
+    folder = Path(catalog.storage.url) / made["folder"]
+    assert (made["name"], made["version"], outcome.exit_status) == ("set", 1, 0)
+    rows = index_of(catalog, made)
+    kept = {v["clip_id"] for v in read_table(catalog, "verdicts").to_pylist() if v["status"] == "kept"}
+    assert {r["clip_id"] for r in rows} == kept
+    assert len(rows) == made["clips"] == 6
+    assert {r["method"] for r in rows} == {"copy", "encode"}
+    for row in rows:
+        source, written = greys(Path(row["source_uri"])), greys(folder / row["uri"])
+        assert len(written) == row["n_frames"] == row["end_frame"] - row["start_frame"]
+        for mine, place in ((written[0], row["start_frame"]), (written[-1], row["end_frame"] - 1)):
+            assert int(np.argmin([difference(mine, s) for s in source])) == place
+        assert row["caption"]
+        assert row["duration_s"] == pytest.approx(row["end_s"] - row["start_s"], abs=0.01)
+    captions = pq.read_table(folder / "captions.parquet").to_pylist()
+    assert {(c["clip_id"], c["kind"]) for c in captions} == {
+        (i, kind) for i in kept for kind in ("short", "medium", "long", "label")
+    }
+    assert {p.name for p in (folder / "sheets").iterdir()} == {f"{r['bucket']}.jpg" for r in rows}
+    assert verify(catalog).faults == []
+
+
+def test_the_same_again_is_the_same_version_and_other_settings_make_another(catalog):
+    first, _ = publish(catalog)
+    before = {p: p.read_bytes() for p in (Path(catalog.storage.url) / first["folder"]).rglob("*") if p.is_file()}
+    again, outcome = publish(catalog)
+    assert outcome.did_nothing
+    assert again == first
+    other, _ = publish(catalog, "publish.video.fps=5", "publish.video.frames=9", "publish.video.size=64")
+    assert other["version"] == 2
+    for row in index_of(catalog, other):
+        assert (row["n_frames"], row["fps"], min(row["width"], row["height"])) == (9, pytest.approx(5), 64)
+        assert row["method"] == "encode"
+    assert {p: p.read_bytes() for p in before} == before
+    back, outcome = publish(catalog)
+    assert (back["version"], outcome.did_nothing) == (1, True)
+    found = read_table(catalog, "datasets").to_pylist()
+    assert [(r["name"], r["version"], r["clips"], r["uri"]) for r in found] == [
+        ("set", 1, 6, "datasets/set/v1"), ("set", 2, 6, "datasets/set/v2"),
+    ]  # fmt: skip
+    shutil.rmtree(Path(catalog.storage.url) / "datasets" / "set" / "v2")
+    assert publish(catalog, "publish.video.fps=5", "publish.video.frames=9", "publish.video.size=64")[0]["version"] == 2
+
+
+def test_clips_that_are_too_short_are_left_out_and_said(catalog):
+    made, _ = publish(catalog, "publish.video.frames=30", name="long")
+    assert made["clips"] == 6
+    with pytest.raises(BadInput, match="none of the kept clips"):
+        publish(catalog, "publish.video.frames=31", name="longer")
+    rows = [r for r in read_table(catalog, "runs").to_pylist() if r["flow"] == "publish"]
+    assert "failed" in {r["status"] for r in rows}
+    assert [v["name"] for v in versions(catalog.storage)] == ["long"]
+
+
+@pytest.mark.parametrize("at", ["before_move", "after_move", "take"])
+def test_a_stop_on_the_way_leaves_no_half_version(catalog, monkeypatch, at):
+    class Killed(BaseException):
+        pass
+
+    def die(*args: object) -> None:
+        raise Killed
+
+    if at == "take":
+        monkeypatch.setattr(publish_folder.LocalFolder, "take", die)
+    else:
+        monkeypatch.setattr(publish_folder, "crash_point", lambda name: die() if name == at else None)
+    with pytest.raises(Killed):
+        publish(catalog)
+    assert len(versions(catalog.storage)) == (at == "after_move")
+    monkeypatch.undo()
+    made, _ = publish(catalog)
+    assert made["version"] == 1
+    assert [v["version"] for v in versions(catalog.storage, "set")] == [1]
+    assert len(index_of(catalog, made)) == 6
+
+
+def test_shards_are_the_same_bytes_every_time_and_hold_what_the_index_says(catalog):
+    made, _ = publish(catalog, "publish.webdataset=true", "publish.shard_mb=0.02", "publish.val_share=0.3")
+    folder = Path(catalog.storage.url) / made["folder"]
+    shards = sorted((folder / "shards").rglob("*.tar"))
+    assert len(shards) > 2
+    rows = {r["clip_id"]: r for r in index_of(catalog, made)}
+    seen = set()
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            assert {(m.mtime, m.uid, m.uname) for m in tar} == {(0, 0, "")}
+            for member in (m for m in tar.getnames() if m.endswith(".json")):
+                clip = member.removesuffix(".json")
+                seen.add(clip)
+                assert json.load(tar.extractfile(member))["split"] == rows[clip]["split"] == shard.parent.name
+                assert tar.extractfile(f"{clip}.mp4").read() == (folder / rows[clip]["uri"]).read_bytes()
+                assert tar.extractfile(f"{clip}.txt").read().decode() == rows[clip]["caption"]
+    assert seen == {i for i, r in rows.items() if r["split"] != "excluded"}
+
+
+def test_lance_holds_the_videos_or_names_the_extra(catalog, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "lance", None)
+        with pytest.raises(BadInput, match=r"rushes\[lance\]"):
+            load_publication("set", "publish", {}, ["publish.lance=true"])
+    lance = pytest.importorskip("lance", reason="pylance is not installed")
+    made, _ = publish(catalog, "publish.lance=true")
+    folder = Path(catalog.storage.url) / made["folder"]
+    rows = lance.dataset(str(folder / "lance")).to_table().to_pylist()
+    assert len(rows) == 6
+    assert all(r["video"] == (folder / r["uri"]).read_bytes() for r in rows)
+
+
+def test_no_version_of_a_curation_that_is_not_whole(catalog, base, tmp_path):
+    for name in ("../x", "a/b", ""):
+        with pytest.raises(BadInput, match="cannot name a dataset"):
+            load_publication(name, "publish", {}, [])
+    with pytest.raises(BadInput, match=r"publish\.caption"):
+        load_publication("x", "publish", {}, ["publish.caption=lang"])
+    with pytest.raises(BadInput, match="size is even"):
+        load_publication("x", "publish", {}, ["publish.video.size=7"])
+    short, _ = curate(tmp_path / "short", base[0], until="clips", limit=1)
+    with pytest.raises(BadInput, match="without --until"):
+        publish(short)
+    none, _ = curate(tmp_path / "short", base[0], "select.luma.min=255", limit=1)
+    with pytest.raises(BadInput, match="keeps no clip"):
+        publish(none)
+
+
+def test_a_source_that_is_gone_or_changed_costs_its_clips_only(base, tmp_path):
+    folder = tmp_path / "footage"
+    shutil.copytree(base[0], folder)
+    catalog, _ = curate(tmp_path / "store", folder)
+    (folder / "s2.mp4").unlink()
+    (folder / "s3.mp4").write_bytes(b"another file")
+    made, outcome = publish(catalog)
+    assert made["clips"] == 4
+    assert outcome.counts["cut"].failed == 2
+    card = (Path(catalog.storage.url) / made["folder"] / "README.md").read_text()
+    assert "2 kept clips could not be cut" in card
+
+
+def test_the_card_escapes_what_came_with_the_footage(catalog):
+    made, _ = publish(catalog)
+    card = (Path(catalog.storage.url) / made["folder"] / "README.md").read_text()
+    assert "a &lt;b&gt;\\|\\*label\\*" in card
+    assert "<b>" not in card
+    assert cell("x\n| <script>") == "x \\| &lt;script&gt;"
+    assert "| sources listed | 6 |" in card
+    assert "duplicate" in card
+
+
+def test_a_clip_is_traced_from_its_source_into_the_dataset(catalog):
+    made, _ = publish(catalog)
+    row = index_of(catalog, made)[0]
+    found = lineage(catalog, row["clip_id"])
+    assert found.run["flow"] == "curate"
+    assert any(link.row.get("uri") == row["source_uri"] for link in found.above)
+    assert any(link.name == "cut" and link.row["sha256"] == row["sha256"] for link in found.below)
+
+
+# -- splits and buckets ----------------------------------------------------------------------------------------------
+
+
+def splits(clips: dict[str, tuple[str, list[str]]], share: float = 0.3, salt: str = "x") -> dict[str, str]:
+    """clip -> (its source, the sources of its copies) to clip -> split."""
+    values = ", ".join(f"('{c}', '{s}', {copies!r}::VARCHAR[])" for c, (s, copies) in clips.items())
+    rows = f"(VALUES {values}) t(c, source_id, copy_sources)"
+    return dict(connect().sql(f"SELECT c, {split_of(share, salt)} FROM {rows}").fetchall())
+
+
+def test_no_source_is_on_two_sides_and_more_sources_move_nothing():
+    few = {f"c{i}": (f"s{i // 5}", []) for i in range(500)}
+    found = splits(few)
+    sides = {}
+    for clip, (source, _) in few.items():
+        sides.setdefault(source, set()).add(found[clip])
+    assert {len(s) for s in sides.values()} == {1}
+    assert 0.2 < np.mean([f == "val" for f in found.values()]) < 0.4
+    more = splits({**few, **{f"d{i}": (f"t{i // 5}", []) for i in range(500)}})
+    assert {c: more[c] for c in few} == found
+
+
+def test_a_link_across_the_split_is_excluded_from_train():
+    found = splits({f"c{i}": (f"s{i}", []) for i in range(60)})
+    train, val = (next(c for c in found if found[c] == side) for side in ("train", "val"))
+    a, b = f"s{train[1:]}", f"s{val[1:]}"
+    linked = splits({train: (a, [a, b]), val: (b, [a, b])})
+    assert linked == {train: "excluded", val: "val"}
+    assert splits({train: (a, [a])}) == {train: "train"}
+
+
+def test_a_linked_clip_in_a_store_is_excluded(catalog):
+    """The copy of s1 was rejected as the worse one; where its source falls on the side of val, s1 cannot train."""
+    rows = {Path(r["uri"]).name: r["source_id"] for r in read_table(catalog, "sources").to_pylist()}
+    pair = {rows["s1.mp4"], rows["copy.mkv"]}
+    clips = [r for r in read_table(catalog, "verdicts").to_pylist() if r["duplicate_group"]]
+    assert len(clips) == 2
+    kept = next(r["source_id"] for r in index_of(catalog, publish(catalog)[0]) if r["source_id"] in pair)
+    (other,) = pair - {kept}
+    apart = [s for s in "abcdefghijk" if splits({i: (i, []) for i in pair}, 0.5, s) == {kept: "train", other: "val"}]
+    made, _ = publish(catalog, "publish.val_share=0.5", f"publish.salt={apart[0]}")
+    assert [r["split"] for r in index_of(catalog, made) if r["source_id"] == kept] == ["excluded"]
+
+
+def test_buckets_say_what_a_clip_is():
+    columns = bucket_columns(BucketConfig())
+    rows = "(VALUES (1920, 1080, 240, 23.976, 0.5), (608, 1080, 49, 29.97, 0.03), (100, 100, 5, 7, NULL))"
+    parts = ", ".join(f"{e} AS {n}" for n, e in columns.items())
+    query = f"SELECT bucket FROM (SELECT {parts} FROM {rows} t(width, height, n_frames, fps, motion))"
+    found = connect().sql(query).fetchall()
+    assert [b for (b,) in found] == [
+        "1080p_16x9_f161_24fps_high", "540p_9x16_f49_30fps_medium", "0p_1x1_f1_8fps_unknown",
+    ]  # fmt: skip
+    for wrong in ({"sides": (720, 360)}, {"aspects": ("wide",)}, {"motion": (0.1,)}):
+        with pytest.raises(BadInput, match="buckets"):
+            BucketConfig(**wrong)
+
+
+def test_a_version_on_an_object_store_counts_once_its_manifest_is_there():
+    storage = Storage("memory://publish-test")
+    ref = storage.put_media(b"clip", ".mp4")
+    folder = new_folder(storage, "set")
+    folder.take(ref["uri"], "clips/a.mp4")
+    assert versions(storage) == []
+    retry = new_folder(storage, "set")
+    assert not storage.exists("datasets/set/v1/clips/a.mp4")
+    retry.take(ref["uri"], "clips/a.mp4")
+    Path(retry.folder("lance")).mkdir()
+    (Path(retry.folder("lance")) / "x").write_bytes(b"1")
+    ending = {"README.md": b"# set", publish_folder.MANIFEST: b'{"name": "set", "version": 1, "fingerprint": "f"}'}
+    assert retry.commit(lambda number: ending) == 1
+    retry.discard()
+    assert storage.read("datasets/set/v1/clips/a.mp4") == b"clip"
+    assert storage.read("datasets/set/v1/lance/x") == b"1"
+    assert [v["uri"] for v in versions(storage)] == ["datasets/set/v1"]
+    with pytest.raises(BadInput, match="in the meantime"):
+        retry.commit(lambda number: ending)
