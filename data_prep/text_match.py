@@ -6,7 +6,7 @@ this is done again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +50,11 @@ class TextMatch(Job):
         vectors = tables["vectors"].select(["clip_id", "clip_vector"]).to_pylist()
         spoken = self._spoken(sorted({said[s] for s in source.values() if said.get(s)}))
         rows = []
+        given, own = _width(r["clip_vector"] for r in vectors), _width(spoken.values())
+        if given and own and given != own:
+            raise BadInput(
+                f"steps.text_match.clip gives {own} numbers, steps.vectors.clip {given}: give the same model"
+            )
         for row in sorted(vectors, key=lambda r: str(r["clip_id"])):
             text = said.get(source[row["clip_id"]], "")
             value = float(np.dot(row["clip_vector"], spoken[text])) if text and row["clip_vector"] else None
@@ -68,6 +73,10 @@ class TextMatch(Job):
         towers = TwoTowers(c.clip, c.revision, "steps.text_match.clip", c.device, self.workspace.threads)
         parts = [towers.texts(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
         return dict(zip(texts, np.concatenate(parts), strict=True))
+
+
+def _width(vectors: Iterable[Sequence[float] | np.ndarray | None]) -> int:
+    return next((len(v) for v in vectors if v is not None), 0)
 
 
 def _words(source: dict[str, str]) -> str:

@@ -7,12 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from data_prep.aesthetic import Aesthetic, one_layer
 from data_prep.clip_model import TwoTowers
+from data_prep.text_match import TextMatch
 from data_prep.watermark import Watermark
 from flows.curate import load_curation
 from flows.session import execute, open_catalog
@@ -122,6 +124,16 @@ def test_a_head_that_is_none_is_refused(tmp_path):
     torch.save({"conv.weight": torch.ones(1, 2, 3)}, tmp_path / "x.pth")
     with pytest.raises(BadInput, match="no chain of linear layers"):
         one_layer(tmp_path / "x.pth")
+
+
+def test_words_and_pictures_of_different_models_are_not_compared(weights, workspace):
+    tables = {
+        "vectors": pa.table({"clip_id": ["c"], "clip_vector": [[0.5, 0.5]]}),
+        "clips": pa.table({"clip_id": ["c"], "source_id": ["s"]}),
+        "sources": pa.table({"id": ["s"], "caption": [""], "label": ["DogRuns"]}),
+    }
+    with pytest.raises(BadInput, match="gives 16 numbers, steps.vectors.clip 2"):
+        TextMatch(TextMatch.Config(clip=str(weights["clip"])), workspace).run(tables)
 
 
 def test_a_label_that_the_classifier_lacks_is_named(weights, workspace):
