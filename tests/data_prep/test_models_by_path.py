@@ -132,7 +132,7 @@ def test_words_and_pictures_of_different_models_are_not_compared(weights, worksp
         "clips": pa.table({"clip_id": ["c"], "source_id": ["s"]}),
         "sources": pa.table({"id": ["s"], "caption": [""], "label": ["DogRuns"]}),
     }
-    with pytest.raises(BadInput, match="gives 16 numbers, steps.vectors.clip 2"):
+    with pytest.raises(BadInput, match=r"gives 16 numbers, steps\.vectors\.clip 2"):
         TextMatch(TextMatch.Config(clip=str(weights["clip"])), workspace).run(tables)
 
 
