@@ -1,13 +1,17 @@
 """A published dataset as a source of training clips: an index in Parquet, and the videos that it names.
 
-Columns of the index: `uri` (relative to the dataset's folder), `caption`; further ones are not looked at. Frames are
-picked by their time stamps, so that a variable frame rate stays what it is.
+Columns of the index: `uri` (relative to the dataset's folder), `caption`, and, where the dataset is split, `split`;
+further ones are not looked at. Frames are picked by their time stamps, so that a variable frame rate stays what it is.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from stages.training.data import Frames
 from stages.training.settings import Bucket
 
 TRIES = 20
+HELD = {"val": "heldout", "validation": "heldout", "test": "heldout"}
+"""What indexes call clips that are held out."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,9 @@ class PublishedClips:
     """Clips of a published dataset, cut to a bucket's shape, length and rate.
 
     folder: the dataset's; index: its Parquet file or folder of parts, relative to it. columns: other names of `uri`
-    and `caption`. holdout: every so many-th clip (by its place in the index) is left out of `train` and makes up
-    `heldout`; 0 for none. Raises BadInput where the index or a column is missing, or nothing is left.
+    and `caption`. split: `train`, `heldout` or `any`. As the index has it (`val` is held out, clips of other words are
+    in neither); with holdout, every so many-th clip, by its place in the index, is held out instead, and without either
+    none is. Raises BadInput where the index or a column is missing, or nothing is left.
     """
 
     def __init__(
@@ -50,7 +57,8 @@ class PublishedClips:
             raise BadInput(f"data.args.index: there is no {path}")
         names = {"uri": "uri", "caption": "caption", **(columns or {})}
         rows = _read(path, list(names.values()))
-        part = [r for i, r in enumerate(rows) if split == "any" or (split == "heldout") == _held(i, holdout)]
+        sides = [_held(i, holdout) if holdout else r.get("split", "train") for i, r in enumerate(rows)]
+        part = [r for r, side in zip(rows, sides, strict=True) if split in ("any", HELD.get(side, side))]
         self.rows = [(str(r[names["uri"]]), str(r[names["caption"]] or "")) for r in part]
         if not self.rows:
             raise BadInput(f"{path} has no clips in the split {split!r} with holdout {holdout}")
@@ -84,6 +92,7 @@ class PublishedClips:
 
 def _read(path: Path, columns: list[str]) -> list[dict[str, Any]]:
     known = pq.ParquetDataset(path).schema.names
+    columns = [*columns, *(["split"] if "split" in known else [])]
     for name in columns:
         if name not in known:
             raise BadInput(f"{path} has no column {name!r}; it has {', '.join(known)}")
@@ -91,8 +100,8 @@ def _read(path: Path, columns: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _held(row: int, every: int) -> bool:
-    return bool(every) and row % every == every - 1
+def _held(row: int, every: int) -> str:
+    return "heldout" if row % every == every - 1 else "train"
 
 
 def read_clip(path: Path, bucket: Bucket, where: float) -> Frames:
@@ -100,34 +109,62 @@ def read_clip(path: Path, bucket: Bucket, where: float) -> Frames:
 
     Cut from the middle to the bucket's aspect, then scaled. Raises BadMedia for a video that is broken or too short.
     """
-    times, frames = _decode(path)
+    base, stamps = time_stamps(path)
+    times = [float(t * base) for t in stamps]
     need = ((bucket.crop_frames or bucket.frames) - 1) / bucket.fps
     span = times[-1] - times[0]
     if span + 1e-6 < need:
         raise BadMedia(f"{path.name} lasts {span:.2f} s, {need:.2f} s are wanted")
     start = times[0] + where * (span - need)
     moments = start + np.arange(bucket.crop_frames or bucket.frames) / bucket.fps
-    chosen = [max(0, bisect_right(times, t + 1e-6) - 1) for t in moments]
-    return np.stack([_fit(frames[i], bucket) for i in chosen])
+    chosen = [stamps[max(0, bisect_right(times, t + 1e-6) - 1)] for t in moments]
+    found = _decode(path, set(chosen), bucket)
+    return np.stack([found[stamp] for stamp in chosen])
 
 
-def _decode(path: Path) -> tuple[list[float], list[Frames]]:
+@lru_cache(maxsize=4096)
+def time_stamps(path: Path) -> tuple[Fraction, tuple[int, ...]]:
+    """The time base of a video, in seconds, and when each of its frames is shown, in order. Decodes nothing where the
+    packets say it. Raises BadMedia."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stamps = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
+        base = stream.time_base
+    if None in stamps or len(set(stamps)) != len(stamps):
+        with _opened(path) as container:
+            stamps = [f.pts for f in container.decode(video=0) if f.pts is not None]
+    if not stamps or base is None:
+        raise BadMedia(f"{path.name} has no frames")
+    return base, tuple(sorted(set(stamps)))
+
+
+def _decode(path: Path, wanted: set[int], bucket: Bucket) -> dict[int, Frames]:
+    """The frames shown at these time stamps, from the keyframe before the first on, in the bucket's size."""
+    found: dict[int, Frames] = {}
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        container.seek(min(wanted), stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts in wanted:
+                found[frame.pts] = _fit(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False), bucket)
+                if len(found) == len(wanted):
+                    return found
+    raise BadMedia(f"{path.name} lacks {len(wanted) - len(found)} of the frames that it announces")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A video's container; what is wrong with it is BadMedia."""
     import av
     from av.error import FFmpegError
 
-    times: list[float] = []
-    frames: list[Frames] = []
     try:
         with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                if frame.time is not None:
-                    times.append(float(frame.time))
-                    frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+            if not container.streams.video:
+                raise BadMedia(f"{path.name} has no video in it")
+            yield container
     except (FFmpegError, OSError, IndexError) as error:
         raise BadMedia(f"{path.name} is not a readable video: {error}") from None
-    if not frames:
-        raise BadMedia(f"{path.name} has no frames")
-    return times, frames
 
 
 def _fit(frame: Frames, bucket: Bucket) -> Frames:

@@ -11,8 +11,8 @@ import pytest
 from data_prep.world_clips import WorldClips
 from data_prep.world_scene import default_world
 from stages.core.errors import BadInput
-from stages.core.media import BadMedia, write_video
-from stages.training.clips import PublishedClips, read_clip
+from stages.core.media import BadMedia, read_frames, write_video
+from stages.training.clips import PublishedClips, read_clip, time_stamps
 from stages.training.data import PixelBatches, augmented, bucket_at, clip_seed, load_source, stream
 from stages.training.settings import Bucket, Data, Phase, load_settings
 
@@ -90,6 +90,9 @@ def test_sources_outside_our_packages_and_wrong_arguments_are_refused():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_of_the_recipe_is_sound(path):
     settings = load_settings(path)
+    if path.stem == "published":  # its source is a folder that only its user knows
+        assert settings.data.use == "stages.training.clips:PublishedClips"
+        return
     assert settings.stage == path.stem
     assert load_source(settings.data.use, settings.data.args).identity.startswith("world:train")
 
@@ -120,6 +123,28 @@ def test_published_clips_are_cut_by_time_and_shape(tmp_path):
         read_clip(tmp_path / "0.mp4", Bucket(width=32, height=32, frames=33, fps=6), 0.0)
 
 
+@pytest.mark.parametrize("where", [0.0, 0.37, 1.0])
+def test_frames_are_those_of_a_decoder_that_reads_all(tmp_path, where):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 1, 1, 3), np.uint8).repeat(32, 1).repeat(32, 2)
+    (tmp_path / "a.mp4").write_bytes(write_video(frames, 10))
+    decoded = read_frames(tmp_path / "a.mp4")
+    found = read_clip(tmp_path / "a.mp4", Bucket(width=32, height=32, frames=5, fps=5), where)
+    first = int(where * (39 - 8) + 1e-6)
+    np.testing.assert_array_equal(found, decoded[first : first + 9 : 2])
+
+
+def test_the_datasets_own_split_holds_clips_out(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    index = published(tmp_path) / "index.parquet"
+    split = pa.array(["train", "val", "excluded", "train"])
+    pq.write_table(pq.read_table(index).append_column("split", split), index)
+    found = {s: [c for _, c in PublishedClips(str(tmp_path), split=s).rows] for s in ("train", "heldout", "any")}
+    assert found == {"train": ["clip 0", "clip 3"], "heldout": ["clip 1"], "any": [f"clip {i}" for i in range(4)]}
+    assert [c for _, c in PublishedClips(str(tmp_path), split="heldout", holdout=4).rows] == ["clip 3"]
+
+
 def test_a_published_index_is_checked(tmp_path):
     folder = published(tmp_path, 1)
     with pytest.raises(BadInput, match="no column 'text'"):
@@ -127,5 +152,6 @@ def test_a_published_index_is_checked(tmp_path):
     with pytest.raises(BadInput, match="outside"):
         PublishedClips(str(folder)).path("../secret.mp4")
     (folder / "0.mp4").write_bytes(b"broken")
+    time_stamps.cache_clear()
     with pytest.raises(BadInput, match="in a row"):
         PublishedClips(str(folder)).clip(0, BUCKET)
