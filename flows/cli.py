@@ -151,7 +151,8 @@ def report(store: str, run_id: str, out: str | None) -> int:
 @click.option("--out", metavar="FILE", help="Write to FILE.{parquet,csv,jsonl} instead of the terminal.")
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
-    """Show a table: runs, takes, artifacts, videos, sources, cuts, clips, scores, verdicts, captions."""
+    """Show a table: runs, takes, artifacts, videos, sources, cuts, clips, scores, verdicts, captions,
+    datasets, judgements, checkpoints."""
     from flows.show import show_table
 
     return show_table(name, store, run_id, everything, Path(out) if out else None)
