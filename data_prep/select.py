@@ -35,7 +35,7 @@ SOURCE_METRICS = {
 SOURCE_COLUMNS = (
     "display_width", "display_height", "width", "height", "bitrate", "fps", "interlaced", "is_vfr", "has_audio",
 )  # fmt: skip
-KEYS = ("id", "clip_id", "source_id", "status", "start_s", "end_s", "n_frames")
+KEYS = ("id", "clip_id", "source_id", "status")
 CLIP_METRICS = {"duration_s": "end_s - start_s", "n_frames": "n_frames"}
 OPERATORS = {"min": ">=", "max": "<=", "exclude": "not in"}
 
@@ -78,7 +78,9 @@ class Select(Job):
 
     def columns(self, table: str) -> tuple[str, ...]:
         """What identifies a clip, what the metrics of sources are made of, and the scores that have a threshold."""
-        return (*KEYS, *SOURCE_COLUMNS, *self.config.thresholds)
+        wanted = {m for m, limits in self.config.thresholds.items() if limits}
+        span = ("start_s", "end_s") if "duration_s" in wanted else ()
+        return (*KEYS, *SOURCE_COLUMNS, *span, *wanted)
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, `sources` and any number of tables with a clip_id column and a column per metric."""
@@ -105,6 +107,7 @@ def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.T
     for name, table in tables.items():
         sql.register(name, table)
     scores = [n for n in tables if n not in ("clips", "sources")]
+    wanted = list(wanted)
     columns, holders = ["k.clip_id"], set[str]()
     for metric in wanted:
         holder = next((n for n in scores if metric in tables[n].column_names), None)
@@ -112,10 +115,10 @@ def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.T
         expression = f't_{holder}."{metric}"' if holder else f"k.m_{metric}"
         columns.append(f'{expression} AS "{metric}"')
     per_source = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in SOURCE_METRICS.items())
-    per_clip = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in CLIP_METRICS.items())
+    per_clip = "".join(f", {sql_} AS m_{name}" for name, sql_ in CLIP_METRICS.items() if name in wanted)
     joins = " ".join(f'LEFT JOIN "{n}" t_{n} ON t_{n}.clip_id = k.clip_id' for n in scores if n in holders)
     return sql.sql(
-        f"""SELECT {", ".join(columns)} FROM (SELECT clip_id, s.*, {per_clip} FROM clips JOIN
+        f"""SELECT {", ".join(columns)} FROM (SELECT clip_id, s.*{per_clip} FROM clips JOIN
               (SELECT id AS source_id, {per_source} FROM sources WHERE status = 'ok') s USING (source_id)) k {joins}"""
     ).to_arrow_table()
 
@@ -159,15 +162,16 @@ def gather(failures: list[Failure], n: int) -> tuple[pa.Array, np.ndarray]:
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=n) if n else np.zeros(0, np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    which = pa.array(np.repeat(np.arange(len(failures), dtype=np.int16), [len(f.rows) for f in failures])[order])
 
-    def repeated(pick: str) -> pa.Array:
-        parts = [pa.repeat(pa.scalar(getattr(f, pick), pa.string()), len(f.rows)) for f in failures]
-        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+    def picked(name: str) -> pa.Array:
+        words = pa.array([getattr(f, name) for f in failures], pa.string())
+        return pa.DictionaryArray.from_arrays(which, words).cast(pa.string())  # quicker than taking text by its place
 
     values = pa.concat_arrays([f.values for f in failures]) if failures else pa.array([], pa.string())
     step = pa.repeat(pa.scalar("select"), len(rows))
     struct = pa.StructArray.from_arrays(
-        [step, repeated("metric"), values, repeated("op"), repeated("threshold")],
+        [step, picked("metric"), values.take(pa.array(order)), picked("op"), picked("threshold")],
         fields=[REASON.field(i) for i in range(REASON.num_fields)],
     )
-    return pa.ListArray.from_arrays(offsets, struct.take(pa.array(order))), counts > 0
+    return pa.ListArray.from_arrays(offsets, struct), counts > 0
