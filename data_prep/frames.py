@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
 
 from stages.core.measures.bars import Bars, bars
 from stages.core.measures.blockiness import blockiness
@@ -91,6 +92,7 @@ class FrameMeter:
         self.bars: list[Bars] = []
         self._most_thumbnails, self._picture_gap = most_thumbnails, 1 / rates.thumbnails
         self._frame, self._first_pts = 0, 0
+        self._scaler = VideoReformatter()
         self._before: np.ndarray | None = None
         self._flow: tuple[int, float, np.ndarray] | None = None
         self._next_detail = self._next_picture = 0.0
@@ -118,7 +120,7 @@ class FrameMeter:
         if self._frame == 0:
             self._first_pts = pts
         now = (pts - self._first_pts) * self.time_base
-        small = frame.reformat(*self.size, format="yuv420p", interpolation="FAST_BILINEAR", threads=1)
+        small = self._scaler.reformat(frame, *self.size, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
         y, u, v = (upright(plane, self.turn) for plane in planes(small))
         luma, contrast, black = brightness(y, limited=small.color_range != 2)
         change = None if self._before is None else cv2.norm(y, self._before, cv2.NORM_L1) / y.size
@@ -150,7 +152,7 @@ class FrameMeter:
         before, self._flow = self._flow, (self._frame, now, small)
         if before is None or now - before[1] > 1.0:
             return {}
-        return {"flow_from": before[0], **asdict(motion(before[2], small, now - before[1]))}
+        return {"flow_from": before[0], **vars(motion(before[2], small, now - before[1]))}
 
     def _detail_row(self, frame: Any, y: np.ndarray) -> dict[str, Any]:
         grey = frame.reformat(*self.sharp_size, format="gray", interpolation="AREA", threads=1)

@@ -13,6 +13,7 @@ from stages.core.measures.mixing import (
     F32,
     fit_ramp,
     mixture,
+    progress,
     spread_of,
     switched_share,
     unlikeness,
@@ -371,7 +372,7 @@ def _course(frames: F32, a: int, b: int, at: slice, kind: str) -> npt.NDArray[np
     """How far frames `at` have got from frame a to frame b: 0 to 1 in between."""
     if kind == "wipe":
         return switched_share(frames[a], frames[b], frames[at])
-    return mixture(frames[a], frames[b], frames[at]).alpha
+    return progress(frames[a], frames[b], frames[at])
 
 
 def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: GradualRules) -> Gradual | None:

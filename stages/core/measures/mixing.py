@@ -47,6 +47,12 @@ def mixture(a: F32, b: F32, between: F32) -> Mixture:
     )
 
 
+def progress(a: F32, b: F32, between: F32) -> F64:
+    """`mixture(a, b, between).alpha` by itself: how far each frame [k, d] has got from a (0) to b (1)."""
+    step = (b - a).astype(np.float64)
+    return np.asarray((between.astype(np.float64) @ step - a @ step) / (float(step @ step) + 1e-3))
+
+
 def switched_share(a: F32, b: F32, between: F32) -> F64:
     """The share of cells nearer to b than to a, for each frame of `between` [k, d]: a wipe's course, float64 [k].
 
@@ -66,7 +72,8 @@ def fit_ramp(values: F64) -> tuple[int, int, float]:
     stride = max(1, n // 24)
     starts, ends = np.arange(0, n - 1, stride), np.arange(1, n, stride)
     while True:
-        pairs = np.array([(a, b) for a in starts for b in ends if b > a])
+        i, j = np.nonzero(ends[None, :] > starts[:, None])
+        pairs = np.stack([starts[i], ends[j]], axis=1)
         errors = _ramp_errors(values, pairs)
         best = int(np.argmin(errors))
         low, high = int(pairs[best, 0]), int(pairs[best, 1])
@@ -78,13 +85,18 @@ def fit_ramp(values: F64) -> tuple[int, int, float]:
 
 
 def _ramp_errors(values: F64, pairs: npt.NDArray[np.int_]) -> F64:
-    t = np.arange(len(values), dtype=np.float64)
-    ramps = np.clip((t - pairs[:, :1]) / (pairs[:, 1:] - pairs[:, :1]), 0, 1)
-    ramps -= ramps.mean(1, keepdims=True)
+    """The rms error of the best ramp at each pair of knots [m, 2], from running sums: no ramp is drawn."""
+    n, first, last = len(values), pairs[:, 0], pairs[:, 1]
+    length = (last - first).astype(np.float64)
     centred = values - values.mean()
-    slope = (ramps @ centred) / np.maximum((ramps * ramps).sum(1), 1e-9)
-    left = centred @ centred - slope * (ramps @ centred)
-    return np.asarray(np.sqrt(np.maximum(left, 0) / len(values)))
+    sums = np.concatenate([[0.0], np.cumsum(centred)])
+    moments = np.concatenate([[0.0], np.cumsum(centred * np.arange(n))])
+    level = (length - 1) / 2 + (n - last)
+    square = (length - 1) * (2 * length - 1) / (6 * length) + (n - last)
+    rising = (moments[last] - moments[first]) - first * (sums[last] - sums[first])
+    product = rising / length + (sums[n] - sums[last])
+    left = centred @ centred - product**2 / np.maximum(square - level**2 / n, 1e-9)
+    return np.asarray(np.sqrt(np.maximum(left, 0) / n))
 
 
 def unlikeness(a: F32, b: F32) -> F64:
@@ -109,10 +121,16 @@ def unlikeness_after_shift(a: F32, b: F32, reach: tuple[int, int] = (5, 8)) -> f
     Near 0 where a camera pan leads from one to the other.
     """
     rows, columns = a.shape
-    best = 2.0
-    for dy in range(-min(reach[0], rows // 3), min(reach[0], rows // 3) + 1):
-        for dx in range(-min(reach[1], columns // 3), min(reach[1], columns // 3) + 1):
-            one = a[max(0, dy) : rows + min(0, dy), max(0, dx) : columns + min(0, dx)]
-            two = b[max(0, -dy) : rows + min(0, -dy), max(0, -dx) : columns + min(0, -dx)]
-            best = min(best, float(unlikeness(one.reshape(1, -1), two.reshape(1, -1))[0]))
-    return best
+    down, across = (np.arange(-min(r, n // 3), min(r, n // 3) + 1) for r, n in zip(reach, a.shape, strict=True))
+    one, two = (np.stack([np.ones_like(p), p, p * p]) for p in (q.astype(np.float64) - q.mean() for q in (a, b)))
+    size = (2 * rows, 2 * columns)  # so that nothing wraps round
+    spectra = np.fft.rfft2(one, size), np.conj(np.fft.rfft2(two, size))
+
+    def overlap(i: int, j: int) -> F64:
+        """The sum of products over what overlaps, for every shift: float64 [shifts down, shifts across]."""
+        return np.asarray(np.fft.irfft2(spectra[0][i] * spectra[1][j], size)[np.ix_(down, across)])
+
+    count = np.rint(overlap(0, 0))
+    left, right = overlap(1, 0) / count, overlap(0, 1) / count
+    power = (overlap(2, 0) / count - left**2 + 4.0) * (overlap(0, 2) / count - right**2 + 4.0)
+    return float((1.0 - (overlap(1, 1) / count - left * right + 4.0) / np.sqrt(power)).min())
