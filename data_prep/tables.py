@@ -66,6 +66,16 @@ def _with_source(survey: Survey, name: str, columns: str, order: str, where: str
     )
 
 
+def signals(survey: Survey) -> pa.Table:
+    """One row per decoded source: where its frame-level signals lie in the store, as Parquet (a row a frame)."""
+    rows, known = _need(survey, "analyse", "signals"), _need(survey, "sources", "signals")
+    return survey.query(
+        f"""SELECT s.id AS source_id, s.uri, r.uri AS signals_uri, r.sha256 AS signals_sha256, r.n_frames,
+        r.duration_s, r.truncated, r.broken_packets, r.decode_note, r.pictures_uri
+        FROM {rows} r JOIN {known} s ON s.id = r.unit_id ORDER BY s.position"""
+    )
+
+
 def cuts(survey: Survey) -> pa.Table:
     """One row per transition; frames count from 0 in presentation order."""
     columns = (
@@ -114,6 +124,7 @@ def captions(survey: Survey) -> pa.Table:
 
 curation_tables: dict[str, View] = {
     "sources": sources,
+    "signals": signals,
     "cuts": cuts,
     "clips": clips,
     "scores": scores,

@@ -70,6 +70,12 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 @click.option("--config", default="curate", metavar="FILE", help="The curation's config.")
 @click.option("--until", metavar="STEP", default="", help="Stop after this step.")
 @click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
+@click.option(
+    "--keep-signals",
+    is_flag=True,
+    expose_value=False,
+    help="Keep frame-level signals, to tune cuts without decoding: done in any case, see `table signals`.",
+)
 @DRY_RUN
 @LIMIT
 @EXECUTOR
@@ -151,7 +157,7 @@ def report(store: str, run_id: str, out: str | None) -> int:
 @click.option("--out", metavar="FILE", help="Write to FILE.{parquet,csv,jsonl} instead of the terminal.")
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
-    """Show a table: runs, takes, artifacts, videos, sources, cuts, clips, scores, verdicts, captions,
+    """Show a table: runs, takes, artifacts, videos, sources, signals, cuts, clips, scores, verdicts, captions,
     datasets, judgements, checkpoints."""
     from flows.show import show_table
 
