@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.render import TAKES, RenderConfig, chain, expand, on_top, resolve
+from flows.render import TAKES, RenderConfig, chain, expand, in_order, more_stages, on_top, resolve, with_images
 from stages.core.catalog import Catalog
 from stages.core.config import find_config, read_yaml
 from stages.core.errors import BadInput
@@ -65,7 +65,7 @@ class Evaluation:
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan; keeps the clips as the roots of the store's next run."""
-        clips = [c for part in (JUDGED, REFERENCE) for c in self._part(part)]
+        clips = with_images(catalog, [c for part in (JUDGED, REFERENCE) for c in self._part(part)])
         roots = catalog.put_roots(clips, CLIPS, digest("clips", [dict(c) for c in clips]))
         nodes, refs = self._chain({k: v for k, v in self.steps.items() if k != "compare"})
         phases = [Phase("takes", ROOT_UNITS, tuple(nodes), f"part = '{JUDGED}'")]
@@ -109,6 +109,9 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
         raise BadInput("the cascade has no step `decode`, so there are no videos to judge")
     settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
     takes = expand(settings, str(path))
+    if wanted := more_stages(settings, steps, takes):
+        _, steps = resolve(EvaluateConfig, layers, {"world": WORLD, "steps": {**own, **wanted["steps"]}})
+        steps = in_order(steps)
     check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
     clips = [{**t, "path": "", "sha256": "", "part": JUDGED} for t in takes]
     cascade = {n: r for n, r in steps.items() if n not in last}
@@ -185,6 +188,9 @@ def _clip(config: EvaluateConfig, position: int, path: Path, caption: str, part:
         "seed": 0,
         "tags": [],
         "prompt_id": digest("clip", content, caption, part),
+        "image": "",
+        "image_sha256": "",
+        "image_uri": "",
         "path": str(path.resolve()),
         "sha256": content,
         "part": part,

@@ -18,8 +18,10 @@ from stages.core.catalog import Catalog
 from stages.core.config import ROOT, find_config, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.media import BadMedia, read_picture
 from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
 from stages.core.step import Row, StepRef
+from stages.core.weights import file_digest
 
 FLOW = "render"
 TAKES = pa.schema(
@@ -32,20 +34,31 @@ TAKES = pa.schema(
         ("seed", pa.int64()),
         ("tags", pa.list_(pa.string())),
         ("prompt_id", pa.string()),
+        ("image", pa.string()),
+        ("image_sha256", pa.string()),
+        ("image_uri", pa.string()),
     ]
 )
+FIRST_FRAME = {
+    "use": "stages.condition:FirstFrame",
+    "model": "${model}",
+    **{name: f"${{steps.base.{name}}}" for name in ("width", "height", "fps")},
+}
+EXTEND = {"use": "stages.extend:Extend", "model": "${model}", "sampling": "${steps.base.sampling}"}
 EMBEDDED = ROOT / "stages" / "pretrained" / "untrained"
-PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags")
+PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image")
 
 
 @dataclass
 class RenderConfig(FlowConfig):
     """A campaign.
 
-    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seeds`, `tags`
+    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seeds`, `tags`, `image`
     prompts_file     one prompt a line (.txt), or one such mapping a line (.jsonl), after those of `prompts`
     seeds            how many takes of each prompt, or the list of their seeds
     seed             added to every seed of a count: another number gives other takes
+    image            a picture that clips begin with; prompts may name their own
+    longer           how many times the length that base makes at once: 3 goes on twice from the end of what is there
     cascade, model   names below configs/cascades and configs/models, or files; `model` may be a mapping
     """
 
@@ -56,6 +69,8 @@ class RenderConfig(FlowConfig):
     seed: int = 0
     negative_prompt: str = ""
     tags: list[str] = field(default_factory=list)
+    image: str = ""
+    longer: int = 1
     cascade: str = "tiny"
     model: Any = None
 
@@ -66,8 +81,37 @@ C = TypeVar("C", bound=RenderConfig)
 def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
     layers: list[tuple[str, Any]] = [(str(path), read_yaml(find_config(path, "campaigns"))) for path in files]
-    config, steps = resolve(RenderConfig, [*layers, *on_top(values, overrides)])
-    return Campaign(config, steps, tuple(expand(config, str(files[0]) if files else "the command line")))
+    layers += on_top(values, overrides)
+    config, steps = resolve(RenderConfig, layers)
+    takes = expand(config, str(files[0]) if files else "the command line")
+    if wanted := more_stages(config, steps, takes):
+        config, steps = resolve(RenderConfig, layers, wanted)
+    return Campaign(config, in_order(steps), tuple(takes))
+
+
+def more_stages(config: RenderConfig, steps: Mapping[str, StepRef], takes: Sequence[Row]) -> dict[str, Any]:
+    """The stages that a campaign needs beyond its cascade: for first frames, and for clips longer than base's.
+
+    Raises BadInput where the cascade has no `text` and `base` to put them between.
+    """
+    if config.longer < 1:
+        raise BadInput(f"longer counts from 1, it is {config.longer}")
+    found: dict[str, Any] = {}
+    if any(t["image"] for t in takes):
+        found |= {"condition": {**FIRST_FRAME, "after": ["text"]}, "base": {"after": ["condition", "text"]}}
+    if config.longer > 1:
+        found |= {"extend": {**EXTEND, "times": config.longer, "after": ["base", "text"]}}
+    if found and not {"text", "base"} <= set(steps):
+        raise BadInput("image and longer need a cascade with the steps `text` and `base`")
+    return {"steps": found} if found else {}
+
+
+def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
+    """The steps with `condition` before `base`, and `extend` behind it."""
+    names = [n for n in steps if n not in ("condition", "extend")]
+    place = names.index("base") if "base" in names else 0
+    names[place : place + 1] = [n for n in ("condition", *names[place : place + 1], "extend") if n in steps]
+    return {n: steps[n] for n in names}
 
 
 def on_top(values: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -126,10 +170,18 @@ class Campaign:
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan of this campaign; keeps the takes as the roots of the store's next run."""
-        takes = list(self.takes[: self.config.limit] if self.config.limit else self.takes)
+        takes = with_images(catalog, self.takes[: self.config.limit] if self.config.limit else self.takes)
         roots = catalog.put_roots(takes, TAKES, digest([{k: v for k, v in t.items()} for t in takes]))
         nodes, refs = chain(self.steps)
         return Plan(FLOW, roots, (Phase("takes", ROOT_UNITS, tuple(nodes)),), refs)
+
+
+def with_images(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
+    """The takes, with the pictures that they begin with kept in the store."""
+    kept: dict[str, str] = {}
+    for path, sha in {(t["image"], t["image_sha256"]) for t in takes if t["image"]}:
+        kept[sha] = catalog.storage.put_media(Path(path).read_bytes(), Path(path).suffix.lower())["uri"]
+    return [{**t, "image_uri": kept.get(t["image_sha256"], "")} for t in takes]
 
 
 def chain(steps: Mapping[str, StepRef]) -> tuple[list[Node], dict[str, StepRef]]:
@@ -188,18 +240,35 @@ def _takes_of(config: RenderConfig, place: str, entry: Any) -> list[Row]:
     prompt, negative = prompt.strip(), negative.strip()
     seeds = parse_seeds(given.get("seeds", config.seeds), config.seed, place)
     tags = [str(t) for t in given.get("tags", config.tags)]
-    return [_take(config.name, prompt, negative, seed, tags) for seed in seeds]
+    image = find_image(given.get("image", config.image), place)
+    return [_take(config.name, prompt, negative, seed, tags, image) for seed in seeds]
 
 
-def _take(campaign: str, prompt: str, negative: str, seed: int, tags: list[str]) -> Row:
+def find_image(name: Any, place: str) -> tuple[str, str]:
+    """Path and SHA-256 of a picture, ("", "") for none. Raises BadInput for what is none."""
+    if not name:
+        return "", ""
+    path = Path(str(name)).expanduser()
+    try:
+        read_picture(path.read_bytes(), 16, 16)
+    except (OSError, BadMedia) as error:
+        raise BadInput(f"{place}: image {path}: {getattr(error, 'strerror', None) or error}") from None
+    return str(path.resolve()), file_digest(path)
+
+
+def _take(campaign: str, prompt: str, negative: str, seed: int, tags: list[str], image: tuple[str, str]) -> Row:
+    own = [image[1]] if image[1] else []  # a take without an image keeps the identity that it always had
     return {
-        "id": digest("take", campaign, prompt, negative, seed),
+        "id": digest("take", campaign, prompt, negative, seed, *own),
         "campaign": campaign,
         "prompt": prompt,
         "negative_prompt": negative,
         "seed": seed,
         "tags": tags,
-        "prompt_id": digest("prompt", prompt, negative),
+        "prompt_id": digest("prompt", prompt, negative, *own),
+        "image": image[0],
+        "image_sha256": image[1],
+        "image_uri": "",
     }
 
 

@@ -55,7 +55,7 @@ class Base(Step):
         """Image to video and continuation: the latent of an earlier stage named `condition`, if there is one, comes
         first in the clip."""
         given = row.get("condition")
-        if not given:
+        if not given or not given.get("uri"):
             return [], spec
         video, _ = get_latent(self.workspace, given, spec.vae_id)
         return [Condition(video=video)], replace(spec, parents=(*spec.parents, given["sha256"]))

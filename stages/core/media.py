@@ -134,3 +134,22 @@ def write_jpeg(frame: Frames, quality: int = 90) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=quality, optimize=False)
     return buffer.getvalue()
+
+
+def read_picture(data: bytes, width: int, height: int) -> Frames:
+    """A picture as RGB [height, width, 3], cut from its middle to that shape and scaled. Raises BadMedia."""
+    import cv2
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as found:
+            picture = np.asarray(ImageOps.exif_transpose(found).convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise BadMedia(f"not a readable picture: {reason}") from None
+    scale = max(width / picture.shape[1], height / picture.shape[0])
+    cut_w, cut_h = max(1, round(width / scale)), max(1, round(height / scale))
+    x, y = (picture.shape[1] - cut_w) // 2, (picture.shape[0] - cut_h) // 2
+    cut = np.ascontiguousarray(picture[y : y + cut_h, x : x + cut_w])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(cut, (width, height), interpolation=method), dtype=np.uint8)

@@ -1,0 +1,74 @@
+"""Clips longer than the base makes at once: further windows, each of which starts from the end of what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from stages.core.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
+from stages.core.checkpoint import ModelConfig
+from stages.core.errors import BadInput
+from stages.core.identity import stage_seed
+from stages.core.latents import LatentSpec
+from stages.core.step import Resources, Row, Step
+from stages.families import Condition, Sampling, load_family
+
+
+class Extend(Step):
+    """Loads the denoiser and the VAE.
+
+    The end of a clip is decoded and encoded again, because the first latent frame of a window stands for one frame and
+    those behind it for several; a window's latents then go on exactly where those before them end.
+    """
+
+    reads = ("text", "latent")
+    writes = LATENT
+    seeded = True
+    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae")}
+    resources = Resources(cpus=0.5)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """times: how many times the base's length. overlap: latent frames that a window is given; more keep motion
+        better and make less at a time."""
+
+        model: ModelConfig = field(default_factory=ModelConfig)
+        sampling: Sampling = field(default_factory=Sampling)
+        times: int = 3
+        overlap: int = 2
+
+        def __post_init__(self) -> None:
+            if self.times < 2 or self.overlap < 1:
+                raise BadInput(f"extend: times counts from 2 and overlap from 1, not {self.times} and {self.overlap}")
+
+    def setup(self) -> None:
+        """Load denoiser and VAE."""
+        family = load_family(self.config.model.family)
+        self.denoiser, self.codec = family.denoiser(self.config.model), family.codec(self.config.model)
+
+    def process(self, row: Row) -> Row:
+        """One latent of `times` the time that its parent covers."""
+        parent = parent_latent(row)
+        video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
+        if self.config.overlap >= spec.grid[0]:
+            raise BadInput(f"extend.overlap is {self.config.overlap}; a window has {spec.grid[0]} latent frames")
+        text = get_text(self.workspace, row["text"], spec.family)
+        wanted, number = (spec.grid[0] - 1) * self.config.times + 1, 0
+        while video.shape[1] < wanted:
+            number += 1
+            seed = stage_seed(row["seed"], f"extend{number}")
+            window = self.denoiser.generate(
+                text, replace(spec, seed=seed), self.config.sampling, self._end(video, spec)
+            )
+            video = np.concatenate([video, window[:, self.config.overlap :]], axis=1)
+        longer = replace(spec, stage="extend", n_frames=(wanted - 1) * spec.temporal_ratio + 1)
+        made = replace(longer, parents=(parent["sha256"], row["text"]["sha256"]))
+        return put_latent(self.workspace, np.ascontiguousarray(video[:, :wanted]), made)
+
+    def _end(self, video: Any, spec: LatentSpec) -> list[Condition]:
+        """The last frames of a clip as the condition of the next window."""
+        frames = self.codec.decode(np.ascontiguousarray(video[:, -spec.grid[0] :]), spec.decode)
+        kept = (self.config.overlap - 1) * spec.temporal_ratio + 1
+        return [Condition(video=self.codec.encode(frames[-kept:]))]

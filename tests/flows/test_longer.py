@@ -1,0 +1,94 @@
+"""Image to video and clips longer than one window: what a campaign says, and what comes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from flows.cli import main
+from flows.render import load_campaign
+from stages.core.media import BadMedia, read_picture
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "first.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)).save(path)
+    return path
+
+
+def load(campaign_file: Path, *overrides: str, **values):
+    return load_campaign([campaign_file], values, overrides)
+
+
+def test_stages_are_added_only_where_they_are_asked_for(campaign_file, picture):
+    plain = ["text", "base", "spatial", "temporal", "refine", "decode"]
+    assert list(load(campaign_file).steps) == plain
+    assert list(load(campaign_file, "longer=3").steps) == ["text", "base", "extend", *plain[2:]]
+    both = load(campaign_file, "longer=3", f"image={picture}")
+    assert list(both.steps) == ["text", "condition", "base", "extend", *plain[2:]]
+    assert both.steps["condition"].config.width == both.steps["base"].config.width == 64
+    assert both.steps["extend"].config.sampling == both.steps["base"].config.sampling
+
+
+def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(campaign_file, picture):
+    before = load(campaign_file).takes
+    mixed = load(campaign_file, prompts=[before[0]["prompt"], {"prompt": before[0]["prompt"], "image": str(picture)}])
+    assert mixed.takes[0]["id"] == before[0]["id"]
+    assert len({t["id"] for t in mixed.takes}) == 4
+    assert len({t["prompt_id"] for t in mixed.takes}) == 2
+
+
+def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_path):
+    prompts = [{"prompt": "a red circle", "image": str(picture)}, "a blue square"]
+    path = tmp_path / "longer.yaml"
+    path.write_text(campaign_file.read_text() + "\nlonger: 3\n")
+    words = ["render", path, "--store", tmp_path / "store", "--executor", "local", "seeds=1", f"prompts={prompts}"]
+    run = CliRunner().invoke(main, [str(w) for w in words])
+    assert run.exit_code == 0, run.output
+    out = tmp_path / "artifacts.jsonl"
+    CliRunner().invoke(main, ["table", "artifacts", "--store", str(tmp_path / "store"), "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {r["status"] for r in rows} == {"ok"}
+    frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("condition", "base", "extend", "decode")}
+    assert frames == {"condition": [1, 0], "base": [9, 9], "extend": [25, 25], "decode": [49, 49]}
+    _begins_with_its_condition(tmp_path / "store", rows)
+    assert "nothing was to do" in CliRunner().invoke(main, [str(w) for w in words]).output
+
+
+def _begins_with_its_condition(store: Path, rows: list[dict]) -> None:
+    from stages.core.latents import unpack
+
+    latents = {r["stage"]: unpack((store / r["uri"]).read_bytes())[0] for r in rows[:4] if r["stage"] != "text"}
+    np.testing.assert_allclose(latents["base"][:, :1], latents["condition"], atol=1e-4)
+    np.testing.assert_array_equal(latents["extend"][:, : latents["base"].shape[1]], latents["base"])
+    assert latents["extend"].shape[1] == 3 * (latents["base"].shape[1] - 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("image=nowhere.png", "nowhere.png"),
+        ("image=README.md", "not a readable picture"),
+        ("longer=0", "counts from 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(campaign_file, tmp_path, override, said):
+    words = ["render", str(campaign_file), override, "--store", str(tmp_path / "store")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_pictures_are_cut_from_their_middle(picture):
+    found = read_picture(picture.read_bytes(), 48, 48)
+    np.testing.assert_array_equal(found, np.asarray(Image.open(picture))[:, 24:72])
+    assert read_picture(picture.read_bytes(), 32, 64).shape == (64, 32, 3)
+    with pytest.raises(BadMedia):
+        read_picture(b"no picture", 8, 8)
