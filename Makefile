@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 MODELS := .venv/.models
 
-.PHONY: demo test check soak bench setup models serve clean
+.PHONY: demo test check soak bench setup models serve train clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ soak: $(MODELS)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
+
+# The recipe of the embedded checkpoint, below runs/; stopped, it goes on where it was. ON='device=cuda data.scale=16' for a GPU.
+train: $(STAMP)
+	@for stage in vae spatial temporal base distill; do $(BIN)/python -m stages.training $$stage $(ON) || exit 1; done
 
 serve: $(STAMP)
 	@$(BIN)/rushes serve

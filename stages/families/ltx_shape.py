@@ -37,7 +37,7 @@ class Shape:
     text_heads: int = 4
     max_tokens: int = 64
     width: int = 192
-    heads: int = 6
+    heads: int = 3
     layers: int = 6
     upsampler_width: int = 64
     upsampler_blocks: int = 1

@@ -1,6 +1,6 @@
 """How good a checkpoint's VAE and upsamplers are, in dB of PSNR, on clips that training never saw.
 
-    python -m stages.training.quality FOLDER [--clips 32] [--seed 0] [--out FILE.json]
+    python -m stages.training.quality FOLDER [--clips 32] [--seed 0] [--out FILE.json] [--sheet FILE.png]
 
 Super-resolution is judged through the VAE, over the pixels that moving shapes sweep, pooled over all clips, against
 what costs nothing: bicubic enlargement, and blending of neighbouring frames. `ceiling` is decode(encode(truth)).
@@ -23,6 +23,7 @@ import torch
 from stages.core.errors import BadInput
 from stages.training.data import Frames, Source, clip_seed, load_source, to_video
 from stages.training.models import decode, denormalise, encode, load_part, normalise
+from stages.training.pictures import write_sheet
 from stages.training.settings import Bucket
 from stages.training.tasks import to_frames
 
@@ -170,6 +171,14 @@ def measure(folder: Path, source: Source, base: Bucket = BASE, n: int = 32, seed
     return found
 
 
+def draw(folder: Path, source: Source, path: Path, base: Bucket = BASE, n: int = 4, seed: int = 0) -> Path:
+    """A contact sheet of the first clips: the truth, and below it what the VAE makes of it, in both sizes."""
+    vae = load_part(folder, "vae")
+    final = replace(base, width=base.width * 2, height=base.height * 2, frames=base.frames * 2 - 1, fps=base.fps * 2)
+    clips = [c for bucket in (base, final) for c in clips_of(source, bucket, n, seed)]
+    return write_sheet([row for c in clips for row in (c, reconstruct(vae, c))], path)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure a checkpoint's VAE and upsamplers on held-out clips.")
@@ -178,10 +187,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source", default="data_prep.world_clips:WorldClips")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--sheet", type=Path)
     given = parser.parse_args()
     if given.clips < 1:
         raise BadInput("--clips is a number from 1 up")
-    found = measure(given.folder, load_source(given.source, {"split": "heldout"}), n=given.clips, seed=given.seed)
+    source = load_source(given.source, {"split": "heldout"})
+    found = measure(given.folder, source, n=given.clips, seed=given.seed)
+    if given.sheet:
+        draw(given.folder, source, given.sheet, seed=given.seed)
     text = json.dumps(found, indent=1)
     if given.out:
         given.out.write_text(text + "\n")

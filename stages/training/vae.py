@@ -69,9 +69,9 @@ class VaeTask(Task):
 
     def samples(self) -> list[Frames]:
         """The truth, and below it what the VAE makes of it."""
-        shown = []
+        shown, longest = [], max(self.buckets, key=lambda b: b.crop_frames or b.frames)
         for number in range(4):
-            video, _ = self.example(number, self.buckets[-1])
+            video, _ = self.example(number, longest)
             made = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
             shown += [to_frames(video[0]), to_frames(made[0])]
         return shown
