@@ -83,6 +83,7 @@ def curate_command(
 ) -> int:
     """Run a curation."""
     from flows.curate import as_plain, load_curation
+    from flows.throughput import throughput_table
 
     sources, overrides = split_words(words)
     values = infra(executor, limit=limit, retry_errors=retry_errors, until=until)
@@ -94,7 +95,10 @@ def curate_command(
     plain = as_plain(curation.config, curation.steps)
     if dry_run:
         return say_plan(catalog, plan, curation.config, plain)
-    return run_and_say(catalog, plan, curation.config, plain, scope=", ".join(sources)).exit_status
+    outcome = run_and_say(catalog, plan, curation.config, plain, scope=", ".join(sources))
+    if not outcome.did_nothing and (table := throughput_table(catalog, outcome.run_id)) is not None:
+        console.print(table)
+    return outcome.exit_status
 
 
 def say_plan(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any]) -> int:

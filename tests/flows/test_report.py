@@ -15,6 +15,7 @@ from flows.report import build_report, report_command
 from flows.report_data import BINS, grid, near_threshold, read_scored, spread
 from flows.session import open_catalog
 from flows.tables import read_table
+from flows.throughput import throughput
 from stages.core.catalog import Catalog
 from stages.core.errors import BadInput
 from stages.core.runs import find_run
@@ -117,6 +118,19 @@ def test_a_run_without_verdicts_is_refused(catalog, tmp_path):
     short, _ = curate(store, footage, "clips.min_s=0.5", until="scores")
     with pytest.raises(BadInput, match="no verdicts"):
         build_report(short)
+
+
+def test_a_run_says_how_fast_each_step_was(catalog):
+    record = find_run(catalog, "curate")
+    found = {r["step"]: r for r in throughput(record.survey(catalog), record.row["run_id"])}
+    assert list(found)[:4] == ["ingest", "analyse", "cuts", "clips"]
+    assert (found["analyse"]["rows"], found["analyse"]["frames"]) == (6, 120)
+    assert found["analyse"]["footage_s"] == pytest.approx(8)
+    for row in found.values():
+        assert row["frames_per_core_second"] * row["core_seconds"] == pytest.approx(row["frames"])
+        assert row["hours_per_hour"] * row["seconds"] == pytest.approx(row["footage_s"])
+    assert found["caption"]["rows"] == sum(v["status"] == "kept" for v in read_table(catalog, "verdicts").to_pylist())
+    assert throughput(record.survey(catalog), "another") == []
 
 
 LIMITS = st.floats(-1e3, 1e3).map(lambda v: round(v, 3))
