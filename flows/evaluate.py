@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from stages.core.identity import digest
 from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
 from stages.core.runs import find_run
 from stages.core.step import Row, StepRef
-from stages.core.weights import file_digest
+from stages.core.weights import cache_folder, file_digest
 from stages.judge import ATTRIBUTES, WORLD, load_vocabulary
 
 FLOW, JUDGE = "evaluate", "judge"
@@ -36,6 +37,7 @@ COMPARING = {
     "compare": {"use": "data_prep.compare_sets:CompareSets"},
 }
 FEATURES = ("motion", "pictures")
+FIRST_FRAME_SIDE = 256
 
 
 @dataclass
@@ -43,12 +45,14 @@ class EvaluateConfig(RenderConfig):
     """An evaluation: a campaign whose videos are judged.
 
     heldout    so many of the combinations that the world holds out from training are prompts too, in its order
+    first_frames  whether these begin with the first frame of a true clip of theirs, as a picture given to the model
     world      the file that says what words mean and look like
     videos     a folder of videos to judge in place of rendering; `captions` is the CSV file that says what each shows
     reference  a folder of videos that the judged ones are compared with, as two sets: FVD and FID
     """
 
     heldout: int = 0
+    first_frames: bool = False
     world: str = WORLD
     videos: str = ""
     captions: str = ""
@@ -139,15 +143,35 @@ def _compared(evaluation: Evaluation) -> Evaluation:
     return dataclasses.replace(evaluation, clips=(*evaluation.clips, *others))
 
 
-def heldout_prompts(config: EvaluateConfig) -> list[str]:
-    """The first prompts that the world holds out. Raises BadInput where it has fewer."""
+def heldout_prompts(config: EvaluateConfig) -> list[Any]:
+    """The first prompts that the world holds out, with their first frames if asked for. Raises BadInput where it has
+    fewer."""
     if config.heldout < 0:
         raise BadInput(f"heldout is a number of prompts from 0, not {config.heldout}")
     rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
     if config.heldout > len(rows):
         raise BadInput(f"heldout: {config.world} holds out {len(rows)} combinations, fewer than {config.heldout}")
     words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in rows[: config.heldout])
-    return ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
+    prompts = ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
+    if not config.first_frames:
+        return prompts
+    return [{"prompt": p, "image": str(first_frame(p, i, config.world))} for i, p in enumerate(prompts)]
+
+
+def first_frame(prompt: str, seed: int, world: str) -> Path:
+    """The first frame of a clip of the world that shows a prompt, 256x256, as a file in the user's cache."""
+    import cv2
+
+    from data_prep.world import load_world, render, scene_from_prompt
+
+    scene = scene_from_prompt(prompt, seed, load_world(Path(world).expanduser()))
+    frame = render(scene, FIRST_FRAME_SIDE, FIRST_FRAME_SIDE, 1, 16)[0]
+    data = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
+    path = cache_folder() / "first-frames" / f"{hashlib.sha256(data).hexdigest()}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return path
 
 
 def check_prompts(placed: Sequence[tuple[str, str]], world: str) -> None:

@@ -66,6 +66,8 @@ def say_report(found: Mapping[str, Any], path: Path) -> None:
     for name, share in found["accuracy"].items():
         table.add_row(name, _share(share), _share(found["quarters"].get(name)) if name != "all" else "")
     Console(highlight=False, stderr=console.stderr).print(table)
+    if first := found.get("first_frame"):
+        console.print(f"first frames: {first['psnr']:.1f} dB, the worst {first['least']:.1f} dB")
     for name, about in found.get("distances", {}).items():
         console.print(f"{name}: {about['refused'] or format(found[name], '.2f')}")
     console.print(f"figures in {path}", soft_wrap=True)

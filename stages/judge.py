@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from stages.core.config import CONFIGS, read_yaml
 from stages.core.errors import BadInput
+from stages.core.media import read_picture
 from stages.core.step import PermanentError, Resources, Row, Step
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class Judge(Step):
     The video is the one that `decode` made, or, for footage from elsewhere, the file at `path`.
     """
 
-    reads = ("prompt", "decode", "path")
+    reads = ("prompt", "decode", "path", "image_uri")
     writes = pa.schema(
         [
             *_WORDS,
@@ -42,6 +44,7 @@ class Judge(Step):
             ("same_object", pa.bool_()),
             ("n_frames", pa.int64()),
             ("fps", pa.float64()),
+            ("first_frame_psnr", pa.float64()),
         ]
     )
     weights: ClassVar = {"world": ()}
@@ -67,7 +70,15 @@ class Judge(Step):
         wanted = parse_prompt(str(row["prompt"] or ""), self.vocabulary)
         verdict = judge(frames, fps, wanted, self.vocabulary)
         return {**as_row(verdict), **{f"wanted_{a}": getattr(wanted, a) for a in ATTRIBUTES},
-                "n_frames": len(frames), "fps": fps}  # fmt: skip
+                "n_frames": len(frames), "fps": fps, "first_frame_psnr": self._first_frame(row, frames)}  # fmt: skip
+
+    def _first_frame(self, row: Row, frames: Any) -> float | None:
+        """PSNR, in dB, of the first frame against the picture that the clip was to begin with; None without one."""
+        if not row.get("image_uri"):
+            return None
+        wanted = read_picture(self.workspace.read(row["image_uri"]), frames.shape[2], frames.shape[1])
+        error = ((frames[0].astype("float64") - wanted) ** 2).mean()
+        return float(10 * math.log10(255**2 / max(error, 1e-5)))
 
     def _video(self, row: Row) -> bytes:
         if row.get("decode"):
@@ -144,6 +155,7 @@ def report(rows: list[Row]) -> dict[str, Any]:
     quarters     per attribute, the share of quarters in which it is right, and `same_object`, the share of clips whose
                  quarters all show one object of one colour and shape
     changes      in how many clips the object changed its colour, shape or size unasked, or vanished
+    first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB
     """
     from stages.core.measures.world_judge import accuracy, confusions
 
@@ -155,7 +167,12 @@ def report(rows: list[Row]) -> dict[str, Any]:
         "confusions": confusions((_attributes(r, "wanted_"), v) for r, v in zip(rows, verdicts, strict=True)),
         "quarters": _quarters(rows, verdicts),
         "changes": {name: changes.count(name) for name in ("colour", "shape", "vanished", "resized")},
+        **_first_frames([r["first_frame_psnr"] for r in rows if r["first_frame_psnr"] is not None]),
     }
+
+
+def _first_frames(found: list[float]) -> dict[str, Any]:
+    return {"first_frame": {"psnr": sum(found) / len(found), "least": min(found), "n": len(found)}} if found else {}
 
 
 def _quarters(rows: list[Row], verdicts: list[Verdict]) -> dict[str, float | None]:

@@ -56,7 +56,8 @@ def world(path: Path) -> None:
 def evaluate(path: Path) -> None:
     from flows.evaluate import load_evaluation
 
-    assert len(load_evaluation(path, {}, []).clips) == 400
+    wanted = 400 if path.stem == "evaluate" else 50
+    assert len(load_evaluation(path, {}, []).clips) == wanted
 
 
 def publish(path: Path) -> None:

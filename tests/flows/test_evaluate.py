@@ -116,6 +116,27 @@ def test_the_config_that_comes_along_is_the_whole_world_held_out():
     assert len({c["prompt"] for c in evaluation.clips}) == 200
 
 
+def test_first_frames_are_given_and_measured(config_file, tmp_path):
+    from stages.core.step import Workspace
+    from stages.core.storage import Storage
+    from stages.judge import Judge, report
+
+    clips = load_evaluation(config_file, {"first_frames": True}, ["seeds=1"]).clips
+    assert [Path(c["image"]).read_bytes()[1:4] for c in clips] == [b"PNG"] * 2
+    storage = Storage(str(tmp_path / "store"))
+    judge = Judge(Judge.Config(), Workspace(storage))
+    judge.setup()
+    rows = []
+    for i, clip in enumerate(clips):  # the clips that the first frames are from
+        video = storage.put_media(write_video(render(scene_from_prompt(clip["prompt"], i), 256, 256, 17, 8), 8), ".mp4")
+        image = storage.put_media(Path(clip["image"]).read_bytes(), ".png")
+        rows.append(judge.process({"prompt": clip["prompt"], "decode": video, "image_uri": image["uri"]}))
+    found = report(rows)
+    assert found["first_frame"]["n"] == 2
+    assert found["first_frame"]["least"] > 30
+    assert found["accuracy"]["all"] == 1
+
+
 @pytest.mark.soak
 def test_two_sets_are_compared(videos, tmp_path):
     folder, captions = videos
