@@ -15,7 +15,7 @@ from stages.core.plan import Node, Plan
 from stages.core.runs import runs_table
 from stages.core.step import Row
 
-PREFIX = "promoted:"
+PREFIX, SHORTEST = "promoted:", 6
 
 
 def resolve_promoted(layer: Any) -> Any:
@@ -37,7 +37,8 @@ def _replaced(value: Any) -> Any:
 
 
 def find_promoted(location: str) -> str:
-    """The folder on this machine of the checkpoint behind `promoted:NAME@STORE`. Raises BadInput."""
+    """The folder on this machine of the checkpoint behind `promoted:NAME@STORE`; its id will do for the name. Raises
+    BadInput."""
     from flows.session import existing_catalog
     from stages.train import fetch
 
@@ -45,12 +46,18 @@ def find_promoted(location: str) -> str:
     if not name or not store:
         raise BadInput(f"{location!r} must read promoted:NAME@STORE")
     catalog = existing_catalog(store)
-    names = promotions(catalog)
-    if name not in names:
+    known = list_checkpoints(catalog)
+    found = [c for c in known if name in c["promoted"]] or [c for c in known if _begins(c["id"], name)]
+    if len(found) != 1:
+        names = sorted({n for c in known for n in c["promoted"]})
         hint = nearest(name, names) if names else "none is promoted there"
         raise BadInput(f"{location}: no checkpoint of {store} has the name {name!r} ({hint})")
-    checkpoint = next(c for c in list_checkpoints(catalog) if c["id"] == names[name])
-    return str(fetch(catalog.storage, checkpoint))
+    return str(fetch(catalog.storage, found[0]))
+
+
+def _begins(mark: str, name: str) -> bool:
+    """Whether this is an id or its beginning, as people copy it from a table."""
+    return len(name) >= SHORTEST and mark.startswith(name)
 
 
 def promotions(catalog: Catalog) -> dict[str, str]:

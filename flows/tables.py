@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from data_prep.tables import curation_tables
 from stages.core.catalog import Catalog, connect
-from stages.core.config import nearest
+from stages.core.config import load_class, nearest
 from stages.core.errors import BadInput
-from stages.core.runs import find_run, runs_table
+from stages.core.runs import RunRecord, find_run, runs_table
 from stages.core.survey import Survey
 
 View = Callable[[Survey], pa.Table]
@@ -34,16 +34,22 @@ def _artifact_sql(survey: Survey, name: str) -> str:
         FROM "p_takes" WHERE "{name}".id IS NOT NULL"""
 
 
+def stages_of(survey: Survey) -> list[str]:
+    """The nodes that make files out of takes; an evaluation has others behind them, which only look."""
+    nodes = survey.plan.phases[0].nodes
+    return [n.name for n in nodes if "uri" in load_class(n.use, n.name).writes.names]
+
+
 def artifacts(survey: Survey) -> pa.Table:
     """One row per take and stage: what was made, where, by which worker, when, at what cost."""
-    names = [n.name for n in survey.plan.phases[0].nodes]
+    names = stages_of(survey)
     union = " UNION ALL ".join(f"SELECT *, {i} AS nth FROM ({_artifact_sql(survey, n)})" for i, n in enumerate(names))
     return survey.query(f"SELECT * EXCLUDE (position, nth) FROM ({union}) ORDER BY position, nth")
 
 
 def takes(survey: Survey) -> pa.Table:
     """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed."""
-    names = [n.name for n in survey.plan.phases[0].nodes]
+    names = stages_of(survey)
     last = names[-1]
     bad = " ".join(
         f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN {{'status': "{n}".status, 'reasons': "{n}".reasons,
@@ -64,7 +70,7 @@ def takes(survey: Survey) -> pa.Table:
 
 def videos(survey: Survey) -> pa.Table:
     """One row per take that reached the last stage."""
-    last = survey.plan.phases[0].nodes[-1].name
+    last = stages_of(survey)[-1]
     return survey.query(
         f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
         a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
@@ -106,8 +112,17 @@ def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: boo
         raise BadInput(f"there is no table {name!r}; {nearest(name, ['runs', 'checkpoints', 'datasets', *TABLES])}")
     flow, view = TABLES[name]
     if not everything:
-        return view(find_run(catalog, flow, run_id).survey(catalog))
+        return view(_run(catalog, flow, run_id).survey(catalog))
     return _all_runs(catalog, flow, view)
+
+
+def _run(catalog: Catalog, flow: str, run_id: str) -> RunRecord:
+    """The latest run of a flow, or the one that is named: what an evaluation has rendered is shown by its run's id."""
+    if run_id and flow == "render":
+        record = find_run(catalog, "", run_id)
+        if record.plan.flow == "evaluate":
+            return record
+    return find_run(catalog, flow, run_id)
 
 
 def _all_runs(catalog: Catalog, flow: str, view: View) -> pa.Table:

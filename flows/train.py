@@ -109,6 +109,8 @@ def load_training(config: str | Path, overrides: Sequence[str], values: Mapping[
     flow, _ = merge(TrainFlowConfig, [*_parts(layers, True), ("the command line", dict(values or {}))])
     training, _ = merge(TrainConfig, _parts(layers, False))
     _check(flow)
+    if limit := flow.budget.wall_seconds:
+        training = dataclasses.replace(training, stop_after_s=min(limit, training.stop_after_s or limit))
     out = str(Path(training.out).expanduser().resolve()) if "out" in given else ""
     return TrainingRun(flow, training, flow.name or training.stage, out)
 

@@ -69,7 +69,9 @@ def told(catalog: Catalog, run_id: str) -> list[str]:
     root = catalog.storage.url.rstrip("/")
     lines = [f"checkpoint {checkpoint['id']}: {checkpoint['steps']} steps of {checkpoint['stage']}"]
     lines += ["  " + ", ".join(f"{f['name']} {f['value']:.3f}" for f in figures)] if figures else []
-    lines.append(f"use it with model.checkpoint={root}/{checkpoint['folder']}")
+    local = catalog.storage.local_root is not None
+    place = f"{root}/{checkpoint['folder']}" if local else f"promoted:{checkpoint['id'][:12]}@{root}"
+    lines.append(f"use it with model.checkpoint={place}")
     if any(n.name == "promote" for n in survey.plan.nodes):
         row = survey.table("promote").to_pylist()[0]
         name = f"promoted:{row['name']}@{root}"

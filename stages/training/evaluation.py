@@ -30,7 +30,7 @@ def evaluate(folder: Path, config: TrainConfig, clips: int, seed: int = 0) -> Fi
     spatial, temporal  psnr over swept pixels, `plain` of bicubic or blending, their difference `gain`, `ceiling`. dB
     base               shares of sampled clips in which the judge finds what the caption names: colour, ..., all
     """
-    source = heldout(config)
+    source = heldout(config) if clips else None
     if source is None or config.model.lora.rank:
         return {}
     buckets = [replace(b, crop=0, crop_frames=0, sigma_max=1.0) for b in config.data.curriculum[-1].buckets]

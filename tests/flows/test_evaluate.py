@@ -13,7 +13,10 @@ from click.testing import CliRunner, Result
 from data_prep.world import render, scene_from_prompt
 from flows.cli import main
 from flows.evaluate import load_evaluation
+from flows.session import existing_catalog
+from flows.tables import read_table
 from stages.core.media import write_video
+from stages.core.runs import runs_table
 
 ATTRIBUTES = {"colour", "shape", "motion", "background"}
 
@@ -76,6 +79,10 @@ def test_every_take_is_judged(figures, store, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [len(r["quarters"]) for r in rows] == [4] * 4
     assert all(set(r["named"]) == ATTRIBUTES for r in rows)
+    (run,) = runs_table(existing_catalog(str(store))).to_pylist()
+    videos = read_table(existing_catalog(str(store)), "videos", run_id=run["run_id"]).to_pylist()
+    assert [(v["prompt"], v["seed"]) for v in videos] == [(r["prompt"], r["seed"]) for r in rows]
+    assert all((store / v["uri"]).is_file() for v in videos)
 
 
 def test_an_unchanged_evaluation_does_nothing_and_says_the_same(figures, config_file, store, tmp_path):

@@ -82,6 +82,20 @@ def test_a_promoted_name_stands_for_the_folder(store):
     assert checkpoint(store)["folder"] in result.output
 
 
+def test_a_checkpoint_of_a_remote_store_is_fetched(training_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = f"memory://{tmp_path.name}"
+    result = rushes("train", training_file, "--store", store, "clips=0", "promote=far", "max_steps=1")
+    assert result.exit_code == 0, result.output
+    row = list_checkpoints(existing_catalog(store))[0]
+    folder = Path(find_promoted(f"promoted:far@{store}"))
+    assert folder.is_relative_to(tmp_path)
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
+        f["path"] for f in row["files"]
+    }
+    assert find_promoted(f"promoted:{row['id'][:12]}@{store}") == str(folder)
+
+
 def test_what_is_trained_from_a_checkpoint_names_it_as_parent(store, training_file):
     overrides = [f"model.checkpoint=promoted:small@{store}", "max_steps=1", "clips=1"]
     result = rushes("train", training_file, "--store", store, *overrides, "promote=better", "at_least={psnr: 90}")
