@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from data_prep.publish_folder import new_folder, versions
 from flows.publish import load_publication
 from flows.tables import read_table
 from stages.core.catalog import Catalog, connect
+from stages.core.crash import POINTS
 from stages.core.errors import BadInput
 from stages.core.lineage import lineage
 from stages.core.storage import Storage
@@ -296,3 +301,24 @@ def test_a_version_on_an_object_store_counts_once_its_manifest_is_there():
     assert [v["uri"] for v in versions(storage)] == ["datasets/set/v1"]
     with pytest.raises(BadInput, match="in the meantime"):
         retry.commit(lambda number: ending)
+
+
+@pytest.mark.soak
+def test_kills_at_any_point_leave_what_an_undisturbed_run_leaves(base, done, tmp_path):
+    """SIGKILL at every named point and several times over; the last kill is followed by a whole run."""
+    store = shutil.copytree(base[1], tmp_path / "store")
+    catalog = Catalog(Storage(str(store)))
+    command = [sys.executable, "-m", "flows.cli", "publish", "set", "--store", str(store), "infra.executor=local"]
+    points = [f"{point}:{times}" for times in (1, 3, 5, 7, 9) for point in POINTS if point != "before_delete"]
+    killed = 0
+    for point in points:
+        done_at = subprocess.run(command, env={**os.environ, "RUSHES_CRASH": point}, capture_output=True)
+        killed += done_at.returncode == -signal.SIGKILL
+        for version in versions(catalog.storage):
+            assert len(index_of(catalog, {"folder": version["uri"]})) == 6
+    assert killed >= 10
+    made, _ = publish(catalog)
+    assert made["version"] == 1
+    assert [v["version"] for v in versions(catalog.storage)] == [1]
+    assert index_of(catalog, made) == index_of(*done)
+    assert verify(catalog).faults == []
