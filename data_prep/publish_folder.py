@@ -10,6 +10,8 @@ they take no room twice. On an object store clips are copied within the store, a
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import re
@@ -18,6 +20,8 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from stages.core.crash import crash_point
 from stages.core.errors import BadInput
@@ -46,6 +50,27 @@ def versions(storage: Storage, name: str = "") -> list[Row]:
             if re.fullmatch(r"v[1-9]\d*", folder) and storage.exists(f"{uri}/{MANIFEST}"):
                 found.append({**json.loads(storage.read(f"{uri}/{MANIFEST}")), "uri": uri})
     return sorted(found, key=lambda row: (row["name"], row["version"]))
+
+
+def faults(storage: Storage) -> list[str]:
+    """What is wrong with the datasets of a store: a clip that is missing, or has another hash than its index says."""
+    found = []
+    for version in versions(storage):
+        try:
+            index = pq.read_table(
+                io.BytesIO(storage.read(f"{version['uri']}/index.parquet")), columns=["uri", "sha256"]
+            )
+        except (FileNotFoundError, ValueError) as error:
+            found.append(f"{version['uri']}: its index does not read: {error}")
+            continue
+        for row in index.to_pylist():
+            try:
+                same = hashlib.sha256(storage.read(f"{version['uri']}/{row['uri']}")).hexdigest() == row["sha256"]
+            except FileNotFoundError:
+                found.append(f"{version['uri']}: its clip {row['uri']} is missing")
+            else:
+                found += [] if same else [f"{version['uri']}: {row['uri']} does not have the hash it should"]
+    return found
 
 
 def _folders(storage: Storage, path: str) -> list[str]:

@@ -148,10 +148,12 @@ def show_lineage(what: str, store: str) -> int:
 
 def verify_store(store: str, repair: bool) -> int:
     """Report on a store; exit status 1 where a part or a row's file is damaged."""
+    from data_prep.publish_folder import faults
     from stages.core.upkeep import verify
 
     catalog = existing_catalog(store)
     report = verify(catalog)
+    report.faults += faults(catalog.storage)
     for line in report_lines(report):
         console.print(line, markup=False, soft_wrap=True)
     if repair:

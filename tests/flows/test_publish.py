@@ -22,6 +22,7 @@ from data_prep.cutting import difference, small_grey
 from data_prep.publish_card import cell
 from data_prep.publish_folder import new_folder, versions
 from flows.publish import load_publication
+from flows.show import verify_store
 from flows.tables import read_table
 from stages.core.catalog import Catalog, connect
 from stages.core.crash import POINTS
@@ -213,6 +214,19 @@ def test_the_card_escapes_what_came_with_the_footage(done):
     assert cell("x\n| <script>") == "x \\| &lt;script&gt;"
     assert "| sources listed | 6 |" in card
     assert "duplicate" in card
+
+
+def test_a_damaged_dataset_is_a_fault(catalog, capsys):
+    row, _ = publish(catalog)
+    first, second = (Path(catalog.storage.url) / row["folder"] / r["uri"] for r in index_of(catalog, row)[:2])
+    assert verify_store(catalog.storage.url, repair=False) == 0
+    first.unlink()
+    second.unlink()
+    second.write_bytes(b"another")
+    assert verify_store(catalog.storage.url, repair=False) == 1
+    said = capsys.readouterr().out
+    assert f"{first.name} is missing" in said
+    assert f"{second.name} does not have the hash" in said
 
 
 def test_a_clip_is_traced_from_its_source_into_the_dataset(done):
