@@ -15,6 +15,7 @@ from flows.cli import main
 from flows.promoted import find_promoted, list_checkpoints, promotions
 from flows.session import existing_catalog
 from flows.train import load_training
+from stages.train import own
 from stages.training.state import list_states
 
 
@@ -154,11 +155,10 @@ def test_bad_input_is_one_sentence(store, training_file, words, said):
 
 
 def test_a_folder_that_belongs_to_another_training_is_refused(store, training_file, tmp_path):
-    out = f"out={tmp_path / 'mine'}"
-    assert rushes("train", training_file, "--store", store, "clips=1", out, "max_steps=2").exit_code == 0
-    result = rushes("train", training_file, "--store", store, "clips=1", out, "seed=9")
+    own(tmp_path / "mine", "another")
+    result = rushes("train", training_file, "--store", store, "clips=1", f"out={tmp_path / 'mine'}", "seed=9")
     assert result.exit_code == 2, result.output
-    assert "belongs to the training" in result.output
+    assert "belongs to the training another" in result.output
 
 
 def test_only_what_changes_the_outcome_makes_another_training(training_file, tmp_path):
