@@ -160,14 +160,14 @@ def _write_step(sql: Any, store: Path, node: Node, sources: int, parts: int = 8)
         sql.execute(f"COPY ({query}) TO '{folder}/part-{part:032x}.parquet' (COMPRESSION zstd)")
 
 
-def jobs(catalog: Catalog, plan: Plan, only: tuple[str, ...] = ()) -> tuple[Run, float]:
-    """Do the jobs of a plan that are still to do; seconds for those named."""
+def jobs(catalog: Catalog, plan: Plan) -> tuple[Run, dict[str, float]]:
+    """Do the jobs of a plan that are still to do; the seconds of each."""
     run = Run(catalog, LocalExecutor(catalog.storage), plan)
-    spent = 0.0
+    spent = {}
     for node in (n for n in plan.nodes if n.job):
         clock = time.perf_counter()
         run.do_job(node)
-        spent += time.perf_counter() - clock if node.name in only else 0.0
+        spent[node.name] = time.perf_counter() - clock
     return run, spent
 
 
@@ -205,9 +205,11 @@ def measure(what: str, folder: str) -> dict[str, Any]:
 
         plan = planned(catalog, root, words)
         clock, cpu = time.perf_counter(), time.process_time()
-        _, seconds = jobs(catalog, plan, ("select", "dedup"))
+        _, spent = jobs(catalog, plan)
+        seconds = spent["select"] + spent["dedup"]
         if what == "reselect_whole":
             seconds = time.perf_counter() - clock
+        extra["select_seconds"] = round(spent["select"], 3)
     return {
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu,
@@ -241,6 +243,8 @@ def main() -> None:
                 "seconds": round(statistics.median(r["seconds"] for r in runs), 3),
                 "cpu_seconds": round(statistics.median(r["cpu_seconds"] for r in runs), 3),
                 "peak_mb": round(max(r["peak_mb"] for r in runs)),
+                "load": round(os.getloadavg()[0], 1),
+                **({"select_seconds": runs[0]["select_seconds"]} if "select_seconds" in runs[0] else {}),
                 **({"limit_seconds": limit} if limit else {}),
             }
             print(json.dumps(figure), flush=True)
