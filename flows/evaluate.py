@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -14,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from flows.clip_list import clip_row, read_captions
 from flows.render import TAKES, RenderConfig, chain, expand, in_order, more_stages, on_top, resolve, with_images
 from stages.core.catalog import Catalog
 from stages.core.config import find_config, read_yaml
@@ -22,14 +22,13 @@ from stages.core.identity import digest
 from stages.core.plan import ROOT_UNITS, Node, Phase, Plan, make_node
 from stages.core.runs import find_run
 from stages.core.step import Row, StepRef
-from stages.core.weights import cache_folder, file_digest
+from stages.core.weights import cache_folder
 from stages.judge import ATTRIBUTES, WORLD, load_vocabulary
 
 FLOW, JUDGE = "evaluate", "judge"
 CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
 JUDGED, REFERENCE = "judged", "reference"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
-FILE_COLUMNS, CAPTION_COLUMNS = ("file", "video", "path", "uri", "name", "filename"), ("caption", "prompt", "text")
 JUDGING = {JUDGE: {"use": "stages.judge:Judge", "world": "${world}", "after": ["decode"]}}
 COMPARING = {
     "motion": {"use": "data_prep.set_features:MotionFeatures", "after": ["decode"]},
@@ -139,7 +138,7 @@ def _compared(evaluation: Evaluation) -> Evaluation:
             f"reference: FVD and FID mean little below {wanted} videos in each set; there are {counts[0]} to judge and "
             f"{counts[1]} in {folder}"
         )
-    others = [_clip(config, i, path, "", REFERENCE) for i, path in enumerate(paths)]
+    others = [clip_row(config.name, i, path, "", REFERENCE) for i, path in enumerate(paths)]
     return dataclasses.replace(evaluation, clips=(*evaluation.clips, *others))
 
 
@@ -186,9 +185,6 @@ def check_prompts(placed: Sequence[tuple[str, str]], world: str) -> None:
             raise BadInput(f"{place}: {bad}" if prompt not in place else str(bad)) from None
 
 
-# -- videos that are there -------------------------------------------------------------------------------------------
-
-
 def list_clips(config: EvaluateConfig) -> list[Row]:
     """One row per captioned video. Raises BadInput naming the file and line that is wrong."""
     folder = Path(config.videos).expanduser()
@@ -198,67 +194,7 @@ def list_clips(config: EvaluateConfig) -> list[Row]:
         raise BadInput("videos need `captions` (--captions FILE.csv): which file shows what")
     named = read_captions(Path(config.captions).expanduser(), folder)
     check_prompts([(place, caption) for place, _, caption in named], config.world)
-    return [_clip(config, i, path, caption, JUDGED) for i, (_, path, caption) in enumerate(named)]
-
-
-def _clip(config: EvaluateConfig, position: int, path: Path, caption: str, part: str) -> Row:
-    content = file_digest(path)
-    return {
-        "id": digest("clip", content, caption, part),
-        "position": position,
-        "campaign": config.name,
-        "prompt": caption,
-        "negative_prompt": "",
-        "seed": 0,
-        "tags": [],
-        "prompt_id": digest("clip", content, caption, part),
-        "image": "",
-        "image_sha256": "",
-        "image_uri": "",
-        "path": str(path.resolve()),
-        "sha256": content,
-        "part": part,
-    }
-
-
-def read_captions(table: Path, folder: Path) -> list[tuple[str, Path, str]]:
-    """(place, video, caption) of every line of a CSV file: columns `file` and `caption`, or no header and these two.
-
-    Raises BadInput for a file that cannot be read, a missing column, or a video that is not in the folder.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if any(cell.strip() for cell in line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"captions {table} cannot be read: {error}") from None
-    if not lines:
-        raise BadInput(f"captions {table} is empty")
-    columns, first = _columns(table, lines[0], folder)
-    return [_captioned(table, n, line, columns, folder) for n, line in enumerate(lines[first:], first + 1)]
-
-
-def _columns(table: Path, header: list[str], folder: Path) -> tuple[tuple[int, int], int]:
-    """Where file and caption stand, and the first line that holds some."""
-    if len(header) >= 2 and (folder / header[0].strip()).is_file():
-        return (0, 1), 0
-    names = [name.strip().lower() for name in header]
-    found = [next((names.index(n) for n in known if n in names), -1) for known in (FILE_COLUMNS, CAPTION_COLUMNS)]
-    if -1 in found:
-        raise BadInput(f"captions {table} needs the columns `file` and `caption`; it has {', '.join(header)}")
-    return (found[0], found[1]), 1
-
-
-def _captioned(
-    table: Path, number: int, line: list[str], columns: tuple[int, int], folder: Path
-) -> tuple[str, Path, str]:
-    place = f"{table}, line {number}"
-    if len(line) <= max(columns):
-        raise BadInput(f"{place} has {len(line)} columns; both file and caption are needed")
-    name = line[columns[0]].strip()
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
-        raise BadInput(f"{place}: there is no video {name!r} in {folder}")
-    return place, path, line[columns[1]].strip()
+    return [clip_row(config.name, i, path, caption, JUDGED) for i, (_, path, caption) in enumerate(named)]
 
 
 # -- what came of it -------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def find_promoted(location: str) -> str:
     """The folder on this machine of the checkpoint behind `promoted:NAME@STORE`; its id will do for the name. Raises
     BadInput."""
     from flows.session import existing_catalog
-    from stages.train import fetch
+    from stages.core.checkpoint_store import fetch
 
     name, _, store = location.removeprefix(PREFIX).partition("@")
     if not name or not store:

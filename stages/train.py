@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,16 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
+from stages.core.checkpoint_store import CHECKPOINTS, fetch, keep, own
 from stages.core.errors import BadInput, Stopped
 from stages.core.identity import digest
 from stages.core.step import Job, Row
-from stages.core.storage import Storage
-from stages.core.weights import cache_folder, weights_digest
+from stages.core.weights import weights_digest
 
 if TYPE_CHECKING:
     from stages.training.settings import TrainConfig
 
-CHECKPOINTS, WORK, OWNER = "checkpoints", "training", "training-id"
+WORK = "training"
 AGAIN = "run the same command again to go on"
 REQUEST = pa.schema(
     [
@@ -268,46 +267,6 @@ class Promote(Job):
             "reason": "; ".join(short),
         }
         return pa.Table.from_pylist([row], self.writes)
-
-
-# -- folders ---------------------------------------------------------------------------------------------------------
-
-
-def own(folder: Path, training: str) -> Path:
-    """Make a run's folder, or take it up again. Raises BadInput where it belongs to another training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / OWNER
-    if mark.exists() and (found := mark.read_text().strip()) != training:
-        raise BadInput(f"out: {folder} belongs to the training {found[:12]}; give another folder, or remove that one")
-    mark.write_text(f"{training}\n")
-    return folder
-
-
-def keep(storage: Storage, model: Path, target: str) -> list[Row]:
-    """Copy a checkpoint folder into the store; what its files are."""
-    found = []
-    for path in sorted(p for p in model.rglob("*") if p.is_file()):
-        data, name = path.read_bytes(), path.relative_to(model).as_posix()
-        storage.write(f"{target}/{name}", data)
-        sha = hashlib.sha256(data).hexdigest()
-        found.append({"path": name, "uri": f"{target}/{name}", "sha256": sha, "size": len(data)})
-    return found
-
-
-def fetch(storage: Storage, checkpoint: Row) -> Path:
-    """A checkpoint of the store as a folder on this machine: where it lies, or a copy in this user's cache."""
-    local: Path | None = storage.local_path(checkpoint["folder"])
-    if local is not None:
-        return local
-    target = Path(cache_folder() / CHECKPOINTS / str(checkpoint["digest"]))
-    for file in checkpoint["files"]:
-        path = (target / file["path"]).resolve()
-        if not path.is_relative_to(target.resolve()):
-            raise BadInput(f"checkpoint {checkpoint['id']}: {file['path']!r} lies outside its folder")
-        if not path.exists() or path.stat().st_size != file["size"]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(storage.read(file["uri"]))
-    return target
 
 
 def _only(table: pa.Table) -> Row:

@@ -15,7 +15,7 @@ from flows.cli import main
 from flows.promoted import find_promoted, list_checkpoints, promotions
 from flows.session import existing_catalog
 from flows.train import load_training
-from stages.train import own
+from stages.core.checkpoint_store import own
 from stages.training.state import list_states
 
 
