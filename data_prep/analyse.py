@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.ingest import EVERY_CORE
 from stages.core.errors import BadInput
 from stages.core.step import ARTIFACT, PermanentError, Resources, Row, Step
 
@@ -40,7 +41,7 @@ class Analyse(Step):
             ("decode_note", pa.string()),
         ]
     )
-    resources = Resources(batch_rows=1)
+    resources = Resources(batch_rows=1, workers=EVERY_CORE, time_limit_s=7500)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -49,7 +50,8 @@ class Analyse(Step):
         flow_hz, detail_hz, pictures_hz  how often flow, details and pictures are taken
         pictures                         the most pictures of one source; beyond it their spacing doubles
         max_errors                       broken packets after which the pass ends with what it has
-        time_limit_s                     the longest that one source may take, 0: no limit; no part of the identity
+        time_limit_s                     the longest that one source may take, 0: no limit; no part of the identity.
+                                         Past `resources.time_limit_s` a hanging worker is ended: raise both
         """
 
         flow_hz: float = 10.0

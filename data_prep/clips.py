@@ -82,7 +82,7 @@ def shots_of(cuts: Row | None, n_frames: int) -> Any:
     return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), first, end)
 
 
-def _row(source_id: str, span: Any, seconds: list[float]) -> Row:
+def _row(source_id: str, span: Any, seconds: Any) -> Row:
     clip_id = digest("clip", source_id, span.start_pts, span.end_pts)
     return {
         "id": clip_id,
@@ -93,8 +93,8 @@ def _row(source_id: str, span: Any, seconds: list[float]) -> Row:
         "n_frames": span.end_frame - span.start_frame,
         "start_pts": span.start_pts,
         "end_pts": span.end_pts,
-        "start_s": seconds[span.start_frame],
-        "end_s": seconds[span.end_frame],
+        "start_s": float(seconds[span.start_frame]),
+        "end_s": float(seconds[span.end_frame]),
         "boundary_in": span.boundary_in,
         "boundary_out": span.boundary_out,
     }

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from stages.core.config import nearest, structured
@@ -66,24 +68,27 @@ def cut_rows(source_id: str, shots: Any, table: pa.Table) -> list[Row]:
     return [_row(source_id, times, *t) for t in [*found, *(t for t in trims if t[2] > t[1])]]
 
 
-def frame_times(table: pa.Table) -> tuple[list[int], list[float]]:
-    """When each frame starts, in pts and in seconds; the last entry is when the last one ends."""
-    pts, seconds = table.column("pts").to_pylist(), table.column("time_s").to_pylist()
+Times = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
+def frame_times(table: pa.Table) -> Times:
+    """When each frame starts, in pts and in seconds [n + 1]; the last entry is when the last one ends."""
+    pts, seconds = (np.asarray(table.column(name)) for name in ("pts", "time_s"))
     steps = (pts[-1] - pts[-2], seconds[-1] - seconds[-2]) if len(pts) > 1 else (1, 0.0)
-    return [*pts, pts[-1] + steps[0]], [*seconds, seconds[-1] + steps[1]]
+    return np.append(pts, pts[-1] + steps[0]), np.append(seconds, seconds[-1] + steps[1])
 
 
-def _row(source_id: str, times: tuple[list[int], list[float]], kind: str, first: int, last: int, score: float) -> Row:
+def _row(source_id: str, times: Times, kind: str, first: int, last: int, score: float) -> Row:
     pts, seconds = times
     return {
         "source_id": source_id,
         "kind": kind,
         "first_frame": first,
         "last_frame": last,
-        "start_pts": pts[first],
-        "end_pts": pts[last],
-        "start_s": seconds[first],
-        "end_s": seconds[last],
+        "start_pts": int(pts[first]),
+        "end_pts": int(pts[last]),
+        "start_s": float(seconds[first]),
+        "end_s": float(seconds[last]),
         "score": score,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -77,6 +78,10 @@ class Workspace:
     def put(self, data: bytes, suffix: str) -> Row:
         """Keep a file under the name of its content; the answer fills the columns `uri`, `sha256`, `size`."""
         return self.storage.put_media(data, suffix)
+
+    def put_file(self, path: Path, suffix: str) -> Row:
+        """`put` for what lies in a local file, which may be larger than memory."""
+        return self.storage.put_media_file(path, suffix)
 
     def read(self, uri: str) -> bytes:
         """The bytes of a file that a row's `uri` names."""
