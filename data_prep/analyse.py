@@ -77,7 +77,7 @@ class Analyse(Step):
             with open_media(path, self.config.time_limit_s) as container:
                 signals = decode_signals(
                     container,
-                    self._config(),
+                    self.signal_config(self.config),
                     stream_index=row["stream_index"],
                     time_limit_s=self.config.time_limit_s,
                 )
@@ -97,12 +97,13 @@ class Analyse(Step):
             "decode_note": signals.decode_error or "",
         }
 
-    def _config(self) -> Any:
+    @staticmethod
+    def signal_config(config: Config) -> Any:
+        """The `data_prep.signals.SignalConfig` that these settings mean."""
         from data_prep.signals import Rates, SignalConfig
 
-        c = self.config
-        rates = Rates(flow=c.flow_hz, detail=c.detail_hz, thumbnails=c.pictures_hz)
-        return SignalConfig(rates=rates, thumbnails=c.pictures, max_errors=c.max_errors)
+        rates = Rates(flow=config.flow_hz, detail=config.detail_hz, thumbnails=config.pictures_hz)
+        return SignalConfig(rates=rates, thumbnails=config.pictures, max_errors=config.max_errors)
 
 
 def pack_pictures(pictures: Any) -> bytes:

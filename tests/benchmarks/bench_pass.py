@@ -37,11 +37,12 @@ def bare(path: str) -> int:
 
 
 def whole(path: str) -> int:
-    """The pass, and the cuts from it."""
+    """The pass as curation does it, and the cuts from it."""
+    from data_prep.analyse import Analyse
     from data_prep.shots import find_shots
     from data_prep.signals import decode_signals
 
-    signals = decode_signals(path)
+    signals = decode_signals(path, Analyse.signal_config(Analyse.Config()))
     find_shots(signals.table)
     return len(signals.table)
 
