@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@$(BIN)/rushes demo
 
 test: $(MODELS)
-	$(BIN)/python -m pytest -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .
