@@ -101,6 +101,7 @@ def assert_ran_on_workers(store: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_ray_killed_and_run_again_gives_the_same_bytes(campaign_file, undisturbed, tmp_path):
     """Killed after its fourth commit, then run to its end with two workers where there was one."""
     store = tmp_path / "store"
