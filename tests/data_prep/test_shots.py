@@ -147,7 +147,7 @@ class TestLongSources:
         for seed in range(62, 67):
             made.mixed(scene(seed, 70), 12, "dissolve")
             made.cut(scene(seed + 20, 50))
-        path = encode(made.frames, tmp_path / "x.mp4", options={"crf": "20", "preset": "veryfast"})
+        path = encode(made.frames, tmp_path / "x.mp4", options={"crf": "18", "preset": "veryfast"})
         table = decode_signals(path).table
         whole = find_shots(table)
         monkeypatch.setattr("data_prep.shots._CORE", 90)
