@@ -169,7 +169,10 @@ def spread(scored: Scored, metric: str) -> Row | None:
 
 
 def grid(low: float, high: float, limits: Sequence[float]) -> tuple[float, float]:
-    """Start and width of BINS bins over [low, high] and the limits, with every limit (two at the most) on an edge."""
+    """Start and width of BINS bins over [low, high] and the limits, with every limit (two at the most) on an edge.
+
+    Limits that lie closer together than a bin make narrow bins, and the limits stand in the middle of them.
+    """
     low, high = min(low, *limits) if limits else low, max(high, *limits) if limits else high
     span = (high - low) or abs(low) or 1.0
     low, high = low - 0.04 * span, high + 0.04 * span
@@ -178,7 +181,10 @@ def grid(low: float, high: float, limits: Sequence[float]) -> tuple[float, float
         step = (limits[1] - limits[0]) / max(1, math.floor((limits[1] - limits[0]) / step))
     if not limits:
         return low, step
-    return limits[0] - math.ceil((limits[0] - low) / step) * step, step
+    below, across = math.ceil((limits[0] - low) / step), round((limits[-1] - limits[0]) / step)
+    if below + across > BINS:
+        below = (BINS - across) // 2
+    return limits[0] - below * step, step
 
 
 def _tidy(value: float, step: float) -> float:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.report import build_report, report_command
@@ -137,6 +137,8 @@ LIMITS = st.floats(-1e3, 1e3).map(lambda v: round(v, 3))
 
 
 @given(LIMITS, st.floats(1e-3, 1e3), st.lists(LIMITS, max_size=2, unique=True))
+@example(0.0, 619.0, [0.0, 0.25])
+@example(-500.0, 1000.0, [0.0, 0.25])
 def test_every_threshold_lies_on_an_edge(low, width, limits):
     limits = sorted(limits)
     if len(limits) == 2 and limits[1] - limits[0] < 1e-3:
