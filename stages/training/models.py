@@ -171,11 +171,15 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return pixels
 
 
-def set_statistics(vae: Any, videos: Sequence[torch.Tensor]) -> None:
-    """Measure mean and spread of every latent channel over videos [1, 3, F, H, W] and keep them in the VAE."""
+def set_statistics(vae: Any, videos: Sequence[torch.Tensor], *, shared: bool = False) -> None:
+    """Measure mean and spread of every latent channel over videos [1, 3, F, H, W] and keep them in the VAE.
+
+    shared: one spread for all channels, so that those that carry more stay stronger.
+    """
     with torch.no_grad():
         flat = [vae.encode(v).latent_dist.mode().float().movedim(1, 0).flatten(1).cpu() for v in videos]
     joined = torch.cat(flat, dim=1)
     std = joined.std(dim=1).clamp(min=1e-4)
+    std = std.square().mean().sqrt().expand_as(std) if shared else std
     vae.latents_mean.copy_(joined.mean(dim=1))
     vae.latents_std.copy_(std)

@@ -153,6 +153,8 @@ class Reconstruction:
     norm: squared latents beyond a spread of 1; kl: divergence of the posterior. noise: standard deviation of what is
     added to the posterior mean while training, in place of sampling it. start_clips: clips to which new weights are
     fitted by least squares before the first step (`vae_start`); 0: training starts from the weights as they are.
+    whiten: how far that start brings the latents' channels to one spread, 0 to 1. Below 1 the strong ones, which
+    carry layout and colour, stand out of the noise first when a denoiser samples, and weigh more in its loss.
     """
 
     charbonnier: float = 1.0
@@ -165,6 +167,7 @@ class Reconstruction:
     kl: float = 0.0
     noise: float = 0.03
     start_clips: int = 0
+    whiten: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

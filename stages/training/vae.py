@@ -33,8 +33,9 @@ class VaeTask(Task):
         if not (place / "vae").is_dir():
             vae = load_part(self.start, "vae")
             clips = [b for b in self.buckets if b.frames > 1]
-            numbers = range(self.config.reconstruction.start_clips)
-            start_linear(vae, [self.example(2000 + i, clips[i % len(clips)])[0] for i in numbers])
+            weights = self.config.reconstruction
+            numbers = range(weights.start_clips)
+            start_linear(vae, [self.example(2000 + i, clips[i % len(clips)])[0] for i in numbers], weights.whiten)
             building = place.with_name(f".fitted-{os.getpid()}")
             vae.save_pretrained(building / "vae", safe_serialization=True)
             os.replace(building, place)
@@ -78,9 +79,10 @@ class VaeTask(Task):
 
     def finish(self) -> None:
         """Measure the latents' mean and spread, which travel with the weights."""
+        weights = self.config.reconstruction
         whole = [b for b in self.buckets if not b.crop] or self.buckets
         videos = [self.example(1000 + i, whole[i % len(whole)])[0] for i in range(STATISTICS_CLIPS)]
-        set_statistics(self.vae, videos)
+        set_statistics(self.vae, videos, shared=weights.start_clips > 0 and weights.whiten < 1)
 
 
 def to_video_tensor(frames: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -21,21 +21,25 @@ Videos = Sequence[Tensor]
 Basis = tuple[Tensor, Tensor, Tensor]
 Map = Callable[[Tensor], Tensor]
 CONSTANTS = 2
-HEADROOM = 30.0
+HEADROOM = 100.0
 """Energy of the constant channels over that of the values."""
 SOFT = 1e-4
 """Ridge of the least squares, as a share of the inputs' mean energy."""
 GAIN, LAST_GAIN = 3.0, 20.0
 """How far what a level keeps stands above the averages that its block adds on its own."""
 LOG_VARIANCE = -6.0
-ROWS = 30_000
+WHITEN = 0.5
+"""How far a decoder's inner channels are brought to one spread: with less, steps that barely move the strong ones
+throw the weak ones, which hold the edges, about."""
+ROWS = 200_000
 """Most positions that a layer is fitted to."""
 
 
-def start_linear(vae: Any, videos: Videos) -> None:
+def start_linear(vae: Any, videos: Videos, whiten: float = 1.0) -> None:
     """Set the weights of an LTX VAE with the residual blocks of 0.9.5 from videos [1, 3, F, H, W] in -1..1.
 
-    Raises BadInput for a VAE of another build.
+    whiten: how far the latents' channels are brought to one spread, 0 (as the pixels have it) to 1. Raises BadInput
+    for a VAE of another build.
     """
     _check(vae)
     with torch.no_grad():
@@ -43,7 +47,7 @@ def start_linear(vae: Any, videos: Videos) -> None:
             if hasattr(module, "conv2") and hasattr(module, "norm2"):
                 nn.init.zeros_(module.conv2.conv.weight)
                 nn.init.zeros_(module.conv2.conv.bias)
-        _start_encoder(vae.encoder, videos, _ratios(vae))
+        _start_encoder(vae.encoder, videos, _ratios(vae), whiten)
         _start_decoder(vae, videos)
 
 
@@ -86,10 +90,11 @@ def _rows(found: Tensor) -> Tensor:
     return found.movedim(1, -1).flatten(0, -2)
 
 
-def project(found: Tensor, basis: Basis) -> Tensor:
-    """Coefficients [1, n, F, H, W] of maps [1, D, F, H, W], each with a spread of 1."""
+def project(found: Tensor, basis: Basis, whiten: float = 1.0) -> Tensor:
+    """Coefficients [1, n, F, H, W] of maps [1, D, F, H, W] with spreads of power 1 - whiten, whose mean square is 1."""
     mean, axes, spreads = basis
-    return ((found.movedim(1, -1) - mean) @ (axes / spreads[:, None]).T).movedim(-1, 1)
+    scale = spreads**whiten * spreads.pow(2 - 2 * whiten).mean().sqrt()
+    return ((found.movedim(1, -1) - mean) @ (axes / scale[:, None]).T).movedim(-1, 1)
 
 
 def _set_pointwise(conv: Any, matrix: Tensor, bias: Tensor) -> None:
@@ -121,7 +126,7 @@ def _paired(matrix: Tensor, offset: Tensor, channels: int) -> tuple[Tensor, Tens
     return full, bias
 
 
-def _start_encoder(encoder: Any, videos: Videos, ratios: tuple[int, int]) -> None:
+def _start_encoder(encoder: Any, videos: Videos, ratios: tuple[int, int], whiten: float) -> None:
     """Keep the strongest components at every level; the last layer maps them to those of whole blocks."""
     _, axes, _ = basis = components((_patched(encoder, v) for v in videos), encoder.conv_in.conv.out_channels)
     _set_pointwise(encoder.conv_in, axes, -axes @ basis[0])
@@ -135,7 +140,7 @@ def _start_encoder(encoder: Any, videos: Videos, ratios: tuple[int, int]) -> Non
         gain = LAST_GAIN if last else GAIN
         _set_pointwise(conv, matrix * gain, bias * gain)
     basis = components((blocks(v, ratios) for v in videos), encoder.conv_out.conv.out_channels - 1)
-    pairs = ((_last_features(encoder, v), project(blocks(v, ratios), basis)) for v in videos)
+    pairs = ((_last_features(encoder, v), project(blocks(v, ratios), basis, whiten)) for v in videos)
     _fit(encoder.conv_out, pairs, len(videos))
     encoder.conv_out.conv.bias[-1] = LOG_VARIANCE
 
@@ -182,18 +187,12 @@ def _start_decoder(vae: Any, videos: Videos) -> None:
 def _wanted(videos: Videos, size: tuple[int, int], channels: int, last: bool) -> Map:
     """What a level's channels are to hold of blocks of this size: components; before the last layer, in pairs."""
     basis = components((blocks(v, size) for v in videos), _signed(channels) if last else channels)
-    return _paired_map(basis, channels) if last else lambda found: _energetic(found, basis)
-
-
-def _energetic(found: Tensor, basis: Basis) -> Tensor:
-    """Coefficients that keep their relative spreads; the strongest has 1."""
-    mean, axes, spreads = basis
-    return ((found.movedim(1, -1) - mean) @ (axes / spreads[0]).T).movedim(-1, 1)
+    return _paired_map(basis, channels) if last else lambda found: project(found, basis, WHITEN)
 
 
 def _paired_map(basis: Basis, channels: int) -> Map:
     def wanted(found: Tensor) -> Tensor:
-        values = _energetic(found, basis) * len(basis[1]) ** 0.5
+        values = project(found, basis, WHITEN)
         shape = (1, channels - 2 * values.shape[1], *values.shape[2:])
         return torch.cat([values, -values, values.new_full(shape, _constant(len(basis[1])))], dim=1)
 

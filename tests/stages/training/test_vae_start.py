@@ -38,6 +38,22 @@ def test_components_have_unit_spread_and_do_not_correlate():
     assert torch.allclose(torch.cov(made), torch.eye(4), atol=0.02)
 
 
+def test_components_keep_so_much_of_their_relative_spreads_as_is_asked():
+    generator = torch.Generator().manual_seed(0)
+    found = torch.randn(1, 2, 4, 32, 32, generator=generator) * torch.tensor([16.0, 1.0]).view(1, 2, 1, 1, 1)
+    spreads = project(found, components(iter([found]), 2), 0.5).flatten(2)[0].std(dim=1)
+    assert float(spreads[0] / spreads[1]) == pytest.approx(4, rel=0.05)
+    assert float(spreads.square().mean()) == pytest.approx(1, rel=0.02)
+
+
+def test_channels_that_were_not_whitened_keep_one_common_scale(settings):
+    from stages.training.loop import Trainer
+
+    config = settings("vae", max_steps=1, reconstruction={"start_clips": 4, "whiten": 0.5})
+    std = load_part(Trainer(config).run().model, "vae").latents_std
+    assert float(std.min()) == float(std.max()) > 0
+
+
 def test_start_reconstructs_unseen_clips_before_any_training(start):
     vae, seen = load_part(start, "vae"), [to_video(c)[None] for c in clips(12)]
     unseen = clips(4, "heldout")
