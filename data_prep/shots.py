@@ -14,7 +14,9 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from data_prep.gradual import GradualRules, find_fades, find_mixtures
+from data_prep.fades import find_fades
+from data_prep.gradual import GradualRules
+from data_prep.mixtures import find_mixtures
 from stages.core.measures.mixing import mixture, unlikeness
 from stages.core.measures.signature import LUMA, SIZE, U8, Novelty, cut_distance, picture_cells, plane_weights
 
