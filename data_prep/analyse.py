@@ -22,6 +22,7 @@ class Analyse(Step):
 
     version = 2
     reads = ("uri", "bytes", "stream_index")
+    heft = "bytes"
     writes = pa.schema(
         [
             *ARTIFACT,

@@ -205,7 +205,9 @@ class Run:
         return made
 
     def _results(self, ref: StepRef, work: Sequence[Work]) -> Iterator[Row]:
-        return self.executor.map(ref, work, self.stop) if work else iter(())
+        heft = getattr(load_class(ref.use, ref.name), "heft", "")  # jobs have none
+        ordered = sorted(work, key=lambda w: -(w.row.get(heft) or 0)) if heft else work
+        return self.executor.map(ref, ordered, self.stop) if work else iter(())
 
     def _commit(self, node: Node, rows: Sequence[Row], schema: pa.Schema) -> None:
         self.catalog.commit(node.name, node.fingerprint, rows, schema)

@@ -112,6 +112,8 @@ class Step:
     writes    the columns of an output row; enforced when it is committed
     fan_out   whether an output row is {"rows": [...]}, each of them with the columns of `writes`
     seeded    whether the take's seed enters the row's identity and arrives as row["seed"]
+    heft      the input column (a number) that tells how long a row takes, where rows differ widely: the longest are
+              handed out first, so that none of them is left running alone at the end
     resources the defaults of what a worker asks for; `resources:` in a config entry replaces single fields
     weights   config fields that hold a checkpoint folder or file -> the parts below it that this step loads (() for
               all). The content of these enters the step's identity, the path does not.
@@ -122,6 +124,7 @@ class Step:
     writes: ClassVar[pa.Schema] = pa.schema([])
     fan_out: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
+    heft: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources()
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 

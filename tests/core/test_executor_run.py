@@ -130,6 +130,20 @@ def test_rows_are_committed_in_parts_not_one_by_one(local):
     assert len(local.parts("words", plan.node("words").fingerprint)) == 2
 
 
+def test_the_longest_rows_are_handed_out_first(local, monkeypatch):
+    monkeypatch.setattr(toys.Words, "heft", "seed")
+    plan, given = toys.toy_plan(local, [("short", 1), ("longest", 9), ("long", 5)]), []
+
+    class Notes(LocalExecutor):
+        def map(self, ref, work, stop):
+            given.extend(w.row["text"] for w in work)
+            return super().map(ref, work, stop)
+
+    run = Run(local, Notes(local.storage), plan)
+    run.do(plan.node("words"), Survey(local, plan).items(plan.phases[0]))
+    assert given == ["longest", "long", "short"]
+
+
 def test_what_came_back_before_an_exception_is_kept(local):
     plan = toys.toy_plan(local, TAKES)
 
