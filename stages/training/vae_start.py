@@ -31,8 +31,10 @@ LOG_VARIANCE = -6.0
 WHITEN = 0.5
 """How far a decoder's inner channels are brought to one spread: with less, steps that barely move the strong ones
 throw the weak ones, which hold the edges, about."""
+ENCODER_CLIPS, ENCODER_ROWS = 40, 30_000
+"""What the encoder is fitted to: its components settle early, while the decoder gains from every further clip."""
 ROWS = 200_000
-"""Most positions that a layer is fitted to."""
+"""Most positions that a layer of the decoder is fitted to."""
 
 
 def start_linear(vae: Any, videos: Videos, whiten: float = 1.0) -> None:
@@ -47,7 +49,7 @@ def start_linear(vae: Any, videos: Videos, whiten: float = 1.0) -> None:
             if hasattr(module, "conv2") and hasattr(module, "norm2"):
                 nn.init.zeros_(module.conv2.conv.weight)
                 nn.init.zeros_(module.conv2.conv.bias)
-        _start_encoder(vae.encoder, videos, _ratios(vae), whiten)
+        _start_encoder(vae.encoder, videos[:ENCODER_CLIPS], _ratios(vae), whiten)
         _start_decoder(vae, videos)
 
 
@@ -141,7 +143,7 @@ def _start_encoder(encoder: Any, videos: Videos, ratios: tuple[int, int], whiten
         _set_pointwise(conv, matrix * gain, bias * gain)
     basis = components((blocks(v, ratios) for v in videos), encoder.conv_out.conv.out_channels - 1)
     pairs = ((_last_features(encoder, v), project(blocks(v, ratios), basis, whiten)) for v in videos)
-    _fit(encoder.conv_out, pairs, len(videos))
+    _fit(encoder.conv_out, pairs, len(videos), ENCODER_ROWS)
     encoder.conv_out.conv.bias[-1] = LOG_VARIANCE
 
 
@@ -222,14 +224,15 @@ def _final_features(decoder: Any, latent: Tensor) -> Tensor:
     return decoder.conv_act(decoder.norm_out(h.movedim(1, -1)).movedim(-1, 1))
 
 
-def _fit(conv: Any, pairs: Iterator[tuple[Tensor, Tensor]], n: int) -> None:
-    """Weights and bias of a 3x3x3 convolution by least squares over n pairs of its input and its output."""
+def _fit(conv: Any, pairs: Iterator[tuple[Tensor, Tensor]], n: int, most: int = ROWS) -> None:
+    """Weights and bias of a 3x3x3 convolution by least squares over n pairs of its input and its output, of which at
+    most so many positions are taken."""
     sums: list[Tensor] = []
     live = torch.zeros(0, dtype=torch.bool)
     for number, (given, wanted) in enumerate(pairs):
         live = live if len(live) else given.flatten(2).std(dim=2)[0] > 0
         generator = torch.Generator().manual_seed(number)
-        picked = torch.randperm(wanted[0, 0].numel(), generator=generator)[: max(1, ROWS // n)]
+        picked = torch.randperm(wanted[0, 0].numel(), generator=generator)[: max(1, most // n)]
         rows, values = _windows(conv, given[:, live])[picked].double(), _rows(wanted)[picked].double()
         found = [rows.T @ rows, rows.T @ values]
         sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
