@@ -28,6 +28,7 @@ class UpsampleTask(Task):
         self.adopt({self.name: load_part(self.start, self.name)}, {"vae": load_part(vae_folder, "vae")})
         if len(config.data.curriculum) != 1 or len(self.buckets) != 2:
             raise BadInput("an upsampler's data.curriculum has one phase with two buckets: the lower, then the higher")
+        self.gains = channel_gains(self.frozen["vae"], encode(self.frozen["vae"], self.example(0, self.buckets[0])[0]))
         self.cache: LatentCache | None = None
         if config.data.cache:
             vae_id = latents_digest(self.frozen["vae"])
@@ -68,7 +69,7 @@ class UpsampleTask(Task):
         low, high = self.pair(batch)
         amount = settings.input_noise * torch.rand(len(low), 1, 1, 1, 1, generator=generator, device=low.device)
         made = self.upsample(low + amount * torch.randn(low.shape, generator=generator, device=low.device))
-        loss = settings.latent * charbonnier(made - high)
+        loss = settings.latent * charbonnier((made - high) * self.gains.to(made.device))
         if settings.pixels:
             with torch.no_grad():
                 truth = decode(self.frozen["vae"], high)
@@ -84,6 +85,21 @@ class UpsampleTask(Task):
             low, high = (encode(vae, self.example(number, b)[0]) for b in self.buckets)
             shown += [to_frames(decode(vae, z)[0]) for z in (high, self.upsample(low))]
         return shown
+
+
+def channel_gains(vae: Any, latents: torch.Tensor, size: float = 0.1) -> torch.Tensor:
+    """How much each channel of normalised latents [1, C, F, H, W] moves the pixels, [1, C, 1, 1, 1], mean square 1.
+
+    An error of the latents counts by it, so that the weak channels of fine texture do not outweigh those of layout.
+    """
+    with torch.no_grad():
+        plain, moved = decode(vae, latents).float(), []
+        for channel in range(latents.shape[1]):
+            changed = latents.clone()
+            changed[:, channel] += size
+            moved.append((decode(vae, changed).float() - plain).square().mean().sqrt())
+    gains = torch.stack(moved).view(1, -1, 1, 1, 1)
+    return gains / gains.square().mean().sqrt().clamp(min=1e-8)
 
 
 class _PairBatches(PixelBatches):

@@ -71,6 +71,20 @@ def test_upsamplers_learn(settings, stage, high):
     falls(settings(stage, [LOW, high], max_steps=16, upsampling=upsampling))
 
 
+def test_an_error_of_a_latent_counts_as_much_as_it_moves_the_pixels(start):
+    from stages.training.models import load_part
+    from stages.training.upsample import channel_gains
+
+    vae = load_part(start, "vae")
+    with torch.no_grad():
+        vae.decoder.conv_in.conv.weight[:, 0] *= 0
+        vae.decoder.conv_in.conv.weight[:, 1] *= 3
+    gains = channel_gains(vae, torch.zeros(1, 8, 2, 2, 2)).flatten()
+    assert float(gains[0]) == 0
+    assert float(gains[1]) == float(gains.max())
+    assert float(gains.square().mean()) == pytest.approx(1, rel=1e-4)
+
+
 def test_distillation_learns_as_lora_and_the_file_opens(settings, start):
     lora = {"rank": 4, "targets": ["to_q", "to_v", "net.0.proj", "proj_out"]}
     config = settings(
