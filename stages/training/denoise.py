@@ -15,7 +15,7 @@ from stages.training.cache import LatentBatches, LatentCache
 from stages.training.data import Batch, Frames, PixelBatches
 from stages.training.denoisers import Geometry, Keyframe, predict
 from stages.training.models import decode, denoiser_name, encode, latents_digest, load_part
-from stages.training.objectives import draw_clean, draw_levels, make_objective, weighted_error
+from stages.training.objectives import draw_clean, draw_levels, make_objective, noise_grid, weighted_error
 from stages.training.settings import Bucket, TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.vae import to_video_tensor
@@ -160,9 +160,8 @@ class DenoiseTask(Task):
         video, caption = self.example(number, bucket)
         x = torch.randn(encode(self.frozen["vae"], video).shape, generator=self.generator(number), device=self.device)
         text, mask = self.embed([caption, ""])
-        sigmas = torch.linspace(1, 0, steps + 1)
-        for now, after in pairwise(sigmas):
-            x = x + float(after - now) * guided(self, x, float(now), text, mask, bucket, guidance)
+        for now, after in pairwise(noise_grid(steps, self.config.objective.shift)):
+            x = x + (after - now) * guided(self, x, now, text, mask, bucket, guidance)
         return to_frames(decode(self.frozen["vae"], x)[0])
 
 

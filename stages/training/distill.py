@@ -7,6 +7,7 @@ student learns the mean velocity. Sample the student with `timesteps`: student_t
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from stages.training.data import Batch
 from stages.training.denoise import DenoiseTask
 from stages.training.denoisers import predict
 from stages.training.models import load_part
-from stages.training.objectives import weighted_error
+from stages.training.objectives import noise_grid, weighted_error
 from stages.training.settings import Bucket, Distillation, TrainConfig
 from stages.training.tasks import Metrics
 
@@ -30,6 +31,8 @@ class DistillTask(DenoiseTask):
         super().__init__(config, folder)
         if config.objective.kind != "flow":
             raise BadInput("distill wants objective.kind=flow: intervals are steps of rectified flow")
+        self.grid = noise_grid(config.distillation.teacher_steps, config.objective.shift)
+        self.stride = config.distillation.teacher_steps // config.distillation.steps
         self.frozen["teacher"] = load_part(self.start, self.name).requires_grad_(False).eval()
 
     def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
@@ -45,7 +48,7 @@ class DistillTask(DenoiseTask):
         free = (~given).float()
         states, velocities = self.walk(start, free, (text, mask), (plain_text, plain_mask), bucket)
         n = settings.steps
-        levels = torch.linspace(1, 0, n + 1, device=clean.device)[:n].repeat_interleave(len(clean))
+        levels = torch.tensor(self.grid[: -1 : self.stride], device=clean.device).repeat_interleave(len(clean))
         predicted = predict(
             self.trained[self.name],
             states,
@@ -62,15 +65,13 @@ class DistillTask(DenoiseTask):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's guided way from noise [B, C, F, H, W]: its states where an interval of the student begins, and
         its mean velocities there, interval after interval [steps * B, ...]. free [B, F] is 0 for frames given clean."""
-        settings = self.config.distillation
-        stride = settings.teacher_steps // settings.steps
         states, velocities, x = [], [], start
-        for interval in range(settings.steps):
+        for first in range(0, self.config.distillation.teacher_steps, self.stride):
+            levels = self.grid[first : first + self.stride + 1]
             states.append(x)
-            for i in range(interval * stride, (interval + 1) * stride):
-                sigma = 1 - i / settings.teacher_steps
-                x = x - self.velocity(x, sigma, free, text, plain, bucket) / settings.teacher_steps
-            velocities.append((states[-1] - x) * settings.steps)
+            for now, after in pairwise(levels):
+                x = x + (after - now) * self.velocity(x, now, free, text, plain, bucket)
+            velocities.append((states[-1] - x) / (levels[0] - levels[-1]))
         return torch.cat(states), torch.cat(velocities)
 
     def velocity(
@@ -88,6 +89,6 @@ class DistillTask(DenoiseTask):
         return guided * free[:, None, :, None, None]
 
 
-def student_timesteps(settings: Distillation) -> list[float]:
+def student_timesteps(settings: Distillation, shift: float = 1.0) -> list[float]:
     """The timesteps that the student is sampled at, 1000 downwards; the step to 0 is the last one's."""
-    return [1000 * (1 - i / settings.steps) for i in range(settings.steps)]
+    return [1000 * level for level in noise_grid(settings.steps, shift)[:-1]]

@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 
+from stages.families import Sampling
 from stages.training.settings import Objective
 
 TRAIN_STEPS = 1000
@@ -38,6 +39,12 @@ def draw_levels(settings: Objective, n: int, sigma_max: float, generator: torch.
     ).to(device)
     choice = torch.rand(n, generator=generator, device=device) < settings.uniform
     return torch.where(choice, flat, shaped) * sigma_max
+
+
+def noise_grid(steps: int, shift: float) -> list[float]:
+    """The levels, 1 to 0, between which so many sampling steps go: those of a cascade with `schedule: linear` and this
+    shift, which above 1 puts more of them near noise (arXiv 2403.03206, section 5.3.2)."""
+    return [*(t / TRAIN_STEPS for t in Sampling(steps=steps, schedule="linear", shift=shift).levels()), 0.0]
 
 
 class Flow:

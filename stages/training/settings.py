@@ -120,7 +120,8 @@ class Objective:
     that are uniform all the same, so that both ends are seen. min_snr: gamma of min-SNR weighting (arXiv 2303.09556),
     0 for none; not for flow. caption_dropout: share of captions left out, for guidance. condition: share of clips
     with clean first frames, condition_last: share of batches with a clean last frame as well.
-    condition_noise: noise on clean frames, 0 to 1.
+    condition_noise: noise on clean frames, 0 to 1. shift: how far the schedule of samples, evaluation and distillation
+    leans towards noise (1: even), to be repeated as the cascade's `sampling.shift`.
     """
 
     kind: str = "flow"
@@ -133,6 +134,7 @@ class Objective:
     condition: float = 0.0
     condition_last: float = 0.0
     condition_noise: float = 0.0
+    shift: float = 1.0
     max_tokens: int = 64
 
     def __post_init__(self) -> None:
@@ -142,6 +144,8 @@ class Objective:
         ):
             if value not in known:
                 raise BadInput(f"objective.{name} is {value!r}; {nearest(value, known)}")
+        if self.shift <= 0:
+            raise BadInput("objective.shift is a factor above 0")
         if self.min_snr and self.kind == "flow":
             raise BadInput("objective.min_snr weights epsilon and v; flow matching is weighted by its timesteps")
 

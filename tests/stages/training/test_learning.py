@@ -85,6 +85,18 @@ def test_an_error_of_a_latent_counts_as_much_as_it_moves_the_pixels(start):
     assert float(gains.square().mean()) == pytest.approx(1, rel=1e-4)
 
 
+def test_a_student_is_sampled_where_its_intervals_begin():
+    from stages.training.distill import student_timesteps
+    from stages.training.objectives import noise_grid
+    from stages.training.settings import Distillation
+
+    settings = Distillation(steps=3, teacher_steps=12)
+    teacher = noise_grid(12, 4.0)
+    assert (teacher[0], teacher[-1], len(teacher)) == (1, 0, 13)
+    assert student_timesteps(settings, 4.0) == pytest.approx([1000 * t for t in teacher[:-1:4]])
+    assert student_timesteps(settings) == pytest.approx([1000, 2000 / 3, 1000 / 3])
+
+
 def test_distillation_learns_as_lora_and_the_file_opens(settings, start):
     lora = {"rank": 4, "targets": ["to_q", "to_v", "net.0.proj", "proj_out"]}
     config = settings(
