@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -146,8 +145,7 @@ def test_an_ambiguous_beginning_is_refused(local):
 
 
 LOOK = """
-import sys, time
-clock = time.perf_counter()
+import sys
 from stages.core import config
 config.PACKAGES = (*config.PACKAGES, "tests.")
 from stages.core.catalog import Catalog
@@ -166,7 +164,6 @@ def test_looking_loads_nothing_heavy(local):
     plan = toy_plan(local, TAKES)
     run_all(local, plan)
     row = Survey(local, plan).table("mark").to_pylist()[0]
-    clock = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", LOOK, local.storage.url, row["id"]],
         capture_output=True,
@@ -175,4 +172,3 @@ def test_looking_loads_nothing_heavy(local):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1] == "[]"
-    assert time.perf_counter() - clock < 20  # about one second on a machine that is idle
