@@ -178,11 +178,14 @@ class Reconstruction:
 class Upsampling:
     """How an upsampler learns. latent, pixels: weights of the losses before and after decoding (0: not decoded).
     input_noise: largest standard deviation of noise added to the low latent, since at work it comes from a denoiser.
+    start_clips: clips to which new weights are fitted by least squares before the first step (`upsample_start`); 0:
+    training starts from the weights as they are.
     """
 
     latent: float = 1.0
     pixels: float = 0.0
     input_noise: float = 0.0
+    start_clips: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from stages.training.data import Batch, Frames, PixelBatches, batch_size, clip_s
 from stages.training.models import decode, denormalise, encode, latents_digest, load_part, normalise
 from stages.training.settings import TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
+from stages.training.upsample_start import start_linear
 from stages.training.vae import charbonnier, to_video_tensor
 
 
@@ -25,14 +27,33 @@ class UpsampleTask(Task):
         super().__init__(config, folder)
         self.name = f"{config.stage}_upsampler"
         vae_folder = Path(config.model.vae).expanduser() if config.model.vae else self.start
-        self.adopt({self.name: load_part(self.start, self.name)}, {"vae": load_part(vae_folder, "vae")})
         if len(config.data.curriculum) != 1 or len(self.buckets) != 2:
             raise BadInput("an upsampler's data.curriculum has one phase with two buckets: the lower, then the higher")
+        vae = load_part(vae_folder, "vae")
+        fitted = config.upsampling.start_clips and self._fitted(vae)
+        self.adopt({self.name: load_part(fitted or self.start, self.name)}, {"vae": vae})
         self.gains = channel_gains(self.frozen["vae"], encode(self.frozen["vae"], self.example(0, self.buckets[0])[0]))
         self.cache: LatentCache | None = None
         if config.data.cache:
             vae_id = latents_digest(self.frozen["vae"])
             self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
+
+    def _fitted(self, vae: Any) -> Path:
+        """The folder with the upsampler of a linear start, which is made once and kept beside the run."""
+        place = self.folder / "fitted"
+        if not (place / self.name).is_dir():
+            model = load_part(self.start, self.name)
+            pairs = [self._latents_of(vae, 2000 + i) for i in range(self.config.upsampling.start_clips)]
+            start_linear(model, pairs)
+            building = place.with_name(f".fitted-{os.getpid()}")
+            model.save_pretrained(building / self.name, safe_serialization=True)
+            os.replace(building, place)
+        return place
+
+    def _latents_of(self, vae: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both latents of an example, in VAE space."""
+        low, high = (denormalise(vae, encode(vae, self.example(number, b)[0])) for b in self.buckets)
+        return low, high
 
     def get_ready(self, must_stop: Callable[[], bool]) -> bool:
         """Encode the latents that are kept."""
