@@ -20,12 +20,13 @@ SPACE = "\u2581"  # what Metaspace writes for the blank before a word
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of every part. With the defaults: 16x16x4 compression, 11.9M parameters in all, 23.9 MB in half precision.
+    """Sizes of every part. With the defaults: 16x16x4 compression, 10.8M parameters in all, 21.6 MB in half precision.
 
     Of the VAE, blocks and residual space-to-depth both ways are those of LTX-Video 0.9.5, which learn where the
     plain ones stay at the mean colour. Each decoder block has half the channels of the one before it, the last one a
     share of `vae_last_factor`: what is left there has to carry the edges of a whole patch. Attention heads divide
-    `width`; upsamplers normalise in 32 groups, so their width is a multiple of 32.
+    `width`; upsamplers normalise in 32 groups, so their width is a multiple of 32, and a linear start
+    (`stages.training.upsample_start`) needs two channels of each group for itself.
     """
 
     latent_channels: int = 56
@@ -33,7 +34,7 @@ class Shape:
     vae_encoder: tuple[int, ...] = (48, 64, 128)
     vae_decoder: tuple[int, ...] = (64, 128)
     vae_last_factor: int = 1
-    vae_layers: tuple[int, ...] = (1, 1, 1)
+    vae_layers: tuple[int, ...] = (1, 1, 0)
     text_width: int = 128
     text_layers: int = 3
     text_heads: int = 4
@@ -41,8 +42,8 @@ class Shape:
     width: int = 192
     heads: int = 3
     layers: int = 6
-    upsampler_width: int = 64
-    upsampler_blocks: int = 1
+    upsampler_width: int = 128
+    upsampler_blocks: int = 0
 
 
 def make_tokenizer(words: Sequence[str], max_tokens: int) -> PreTrainedTokenizerFast:
