@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.errors import BadInput
+from stages.training.least_squares import LeastSquares
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 GROUPS = 32
@@ -103,15 +104,10 @@ def _packed(model: Any, high: Tensor) -> Tensor:
 
 def _fit(conv: Any, given: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
     """Weights and bias of a convolution of kernel 3, in two or three dimensions, by least squares."""
-    flat = conv.weight.ndim == 4
-    sums = [torch.zeros(()), torch.zeros(())]
+    flat, found = conv.weight.ndim == 4, LeastSquares()
     for inputs, outputs in zip(given, wanted, strict=True):
-        rows = _windows(inputs, flat).double()
-        values = outputs[0].movedim(0, -1).flatten(0, 2).double()
-        sums = [sums[0] + rows.T @ rows, sums[1] + rows.T @ values]
-    gram, cross = sums
-    gram.diagonal()[:-1] += SOFT * gram.diagonal()[:-1].mean()
-    solved = torch.linalg.solve(gram, cross).T.float()
+        found.add(_windows(inputs, flat), outputs[0].movedim(0, -1).flatten(0, 2))
+    solved = found.solve(SOFT)
     conv.weight.copy_(solved[:, :-1].reshape(conv.weight.shape))
     conv.bias.copy_(solved[:, -1])
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.errors import BadInput
+from stages.training.least_squares import LeastSquares
 
 Videos = Sequence[Tensor]
 Basis = tuple[Tensor, Tensor, Tensor]
@@ -227,18 +228,14 @@ def _final_features(decoder: Any, latent: Tensor) -> Tensor:
 def _fit(conv: Any, pairs: Iterator[tuple[Tensor, Tensor]], n: int, most: int = ROWS) -> None:
     """Weights and bias of a 3x3x3 convolution by least squares over n pairs of its input and its output, of which at
     most so many positions are taken."""
-    sums: list[Tensor] = []
+    sums = LeastSquares()
     live = torch.zeros(0, dtype=torch.bool)
     for number, (given, wanted) in enumerate(pairs):
         live = live if len(live) else given.flatten(2).std(dim=2)[0] > 0
         generator = torch.Generator().manual_seed(number)
         picked = torch.randperm(wanted[0, 0].numel(), generator=generator)[: max(1, most // n)]
-        rows, values = _windows(conv, given[:, live])[picked].double(), _rows(wanted)[picked].double()
-        found = [rows.T @ rows, rows.T @ values]
-        sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-    gram, cross = sums
-    gram.diagonal()[:-1] += SOFT * gram.diagonal()[:-1].mean()  # the last input is the bias's 1
-    _set_fitted(conv.conv, torch.linalg.solve(gram, cross).T.float(), live)
+        sums.add(_windows(conv, given[:, live])[picked], _rows(wanted)[picked])
+    _set_fitted(conv.conv, sums.solve(SOFT), live)
 
 
 def _set_fitted(conv: Any, solved: Tensor, live: Tensor) -> None:
