@@ -96,9 +96,10 @@ class DenoiseTask(Task):
         levels = draw_levels(settings, len(clean), bucket.sigma_max, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noised = self.objective.noise(clean, noise, levels)
-        given = self.given(clean, bucket, generator)
         noisy, timesteps = noised.noisy, noised.timesteps[:, None]
-        if self.gives(bucket):
+        gives = self.gives(bucket, seed)
+        given = self.given(clean, gives, generator)
+        if gives:
             noisy, timesteps = self.with_given(noisy, clean, noised.timesteps, given, generator)
         keyframe = self.keyframe(last, bucket, generator)
         text, mask = self.embed(self.dropped(batch["captions"], seed))
@@ -111,14 +112,16 @@ class DenoiseTask(Task):
         gone = np.random.default_rng([seed, 0xD20]).random(len(captions)) < self.config.objective.caption_dropout
         return ["" if g else c for g, c in zip(gone, captions, strict=True)]
 
-    def gives(self, bucket: Bucket) -> bool:
-        """Whether frames of this bucket's clips may be given clean."""
-        return bucket.conditioned or self.config.objective.condition > 0
+    def gives(self, bucket: Bucket, seed: int) -> bool:
+        """Whether this batch's clips begin with clean frames: all or none, since only then a level for each token is
+        needed, which costs a tenth of a step."""
+        drawn = np.random.default_rng([seed, 0x61E]).random() < self.config.objective.condition
+        return bucket.frames > 1 and (bucket.conditioned or bool(drawn))
 
-    def given(self, clean: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> torch.Tensor:
+    def given(self, clean: torch.Tensor, gives: bool, generator: torch.Generator) -> torch.Tensor:
         """Which latent frames of each clip are given clean: bool [B, F]."""
-        frames = clean.shape[2]
-        counts = draw_clean(self.config.objective, len(clean), frames, bucket.conditioned, generator)
+        n, frames = len(clean), clean.shape[2]
+        counts = draw_clean(n, frames, generator) if gives and frames > 1 else torch.zeros(n, device=clean.device)
         return torch.arange(frames, device=clean.device)[None] < counts[:, None]
 
     def with_given(

@@ -40,7 +40,7 @@ class DistillTask(DenoiseTask):
         settings, generator = self.config.distillation, self.generator(seed)
         bucket = self.buckets[batch["bucket"]]
         clean, _ = self.latents(batch)
-        given = self.given(clean, bucket, generator)
+        given = self.given(clean, self.gives(bucket, seed), generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         start = torch.where(given[:, None, :, None, None], clean, noise)
         text, mask = self.embed(batch["captions"])

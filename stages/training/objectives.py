@@ -84,16 +84,12 @@ def make_objective(settings: Objective) -> Flow | Diffusion:
     return Flow() if settings.kind == "flow" else Diffusion(settings.kind, settings.min_snr)
 
 
-def draw_clean(settings: Objective, n: int, frames: int, forced: bool, generator: torch.Generator) -> torch.Tensor:
-    """How many first latent frames of each clip [n] are given clean: 0, mostly 1, else 2 up to all but one."""
+def draw_clean(n: int, frames: int, generator: torch.Generator) -> torch.Tensor:
+    """How many first latent frames of each clip [n] are given clean: of half of them 1, else 2 up to all but one."""
     device = generator.device
-    if frames < 2 or not (settings.condition or forced):
-        return torch.zeros(n, dtype=torch.long, device=device)
     several = torch.randint(2, max(3, frames), (n,), generator=generator, device=device).clamp(max=frames - 1)
     one = torch.rand(n, generator=generator, device=device) < 0.5
-    count = torch.where(one, torch.ones_like(several), several)
-    chosen = torch.rand(n, generator=generator, device=device) < (1.0 if forced else settings.condition)
-    return torch.where(chosen, count, torch.zeros_like(count))
+    return torch.where(one, torch.ones_like(several), several)
 
 
 def weighted_error(

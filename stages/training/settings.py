@@ -118,8 +118,8 @@ class Objective:
 
     kind: flow, epsilon or v. timesteps: logit_normal or uniform; mean, std of the former; uniform: share of samples
     that are uniform all the same, so that both ends are seen. min_snr: gamma of min-SNR weighting (arXiv 2303.09556),
-    0 for none; not for flow. caption_dropout: share of captions left out, for guidance. condition: share of clips
-    with clean first frames, condition_last: share of batches with a clean last frame as well.
+    0 for none; not for flow. caption_dropout: share of captions left out, for guidance. condition: share of batches
+    with clean first frames, condition_last: with a clean last frame as well.
     condition_noise: noise on clean frames, 0 to 1. shift: how far the schedule of samples, evaluation and distillation
     leans towards noise (1: even), to be repeated as the cascade's `sampling.shift`.
     """
