@@ -33,6 +33,7 @@ class Ranges:
     two_objects: float
     colour_jitter: int
     margin: float
+    off_centre: float
     sizes: Mapping[str, Range]
     grown: Range
     growth: Range
@@ -198,7 +199,8 @@ def _thing(
     pace = _pick(rng, ranges.speeds)
     radius = _radii(rng, ranges, motion, _within(rng, ranges.sizes[size]), small)
     room = _room(aspect, max(radius) * reach(str(what.shape)) + ranges.margin)
-    start, end, capped = _path(rng, motion, room, _within(rng, ranges.speeds[pace]) * seconds)
+    astray = max(room) if small else ranges.off_centre
+    start, end, capped = _path(rng, motion, room, _within(rng, ranges.speeds[pace]) * seconds, astray)
     jitter = rng.integers(-ranges.colour_jitter, ranges.colour_jitter + 1, 3)
     rgb = np.clip(np.add(world.vocabulary.colours[str(what.colour)], jitter), 0, 255)
     spin = _within(rng, ranges.spins[pace]) * (1 if rng.random() < 0.5 else -1)
@@ -229,15 +231,16 @@ def _room(aspect: float, keep: float) -> tuple[float, float]:
 
 
 def _path(
-    rng: np.random.Generator, motion: str, room: tuple[float, float], distance: float
+    rng: np.random.Generator, motion: str, room: tuple[float, float], distance: float, astray: float
 ) -> tuple[tuple[float, float], tuple[float, float], bool]:
-    """Start and end of the way, and whether the frame made it shorter than asked."""
+    """Start and end of the way, and whether the frame made it shorter than asked. Its middle is at most `astray` from
+    the centre along x and y."""
     step = np.array(DIRECTIONS.get(motion, (0, 0)), float)
     free = float(2 * np.abs(step) @ room)
     travel = min(distance, free)
     half = step * travel / 2
-    slack = np.array(room) - np.abs(half)
-    middle = rng.uniform(-1, 1, 2) * np.maximum(slack, 0.0)
+    slack = np.clip(np.array(room) - np.abs(half), 0.0, astray)
+    middle = rng.uniform(-1, 1, 2) * slack
     return _pair_of(middle - half), _pair_of(middle + half), bool(step.any() and travel < distance)
 
 

@@ -153,6 +153,13 @@ def test_objects_stay_within_the_frame(seed: int, aspect: float) -> None:
         assert np.ptp(border, axis=1).max() == 0
 
 
+@given(seed=seeds)
+def test_a_single_object_comes_through_the_middle(seed: int) -> None:
+    for thing in sample_scene(seed, two_objects=False).things:
+        middle = np.add(thing.start, thing.end) / 2
+        assert np.abs(middle).max() <= WORLD.ranges.off_centre + 1e-9
+
+
 def test_motions_fill_the_duration_and_rest_afterwards() -> None:
     scene = scene_from_prompt("a red square moving left on a white background", 4)
     frames = render(scene, 64, 64, 30, 8)
