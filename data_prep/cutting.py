@@ -139,7 +139,7 @@ def source_ends(path: Path, span: Span, every: bool = False) -> Ends:
         found = ends_of(decode_span(path, span), every)
         if found.n_frames == span.n_frames:
             return found
-    except BadMedia:
+    except (BadMedia, OSError):  # the latter from files that cannot be sought in, such as Matroska without an index
         pass
     found = ends_of(count_to_span(path, span), every)
     if found.n_frames != span.n_frames:
@@ -151,8 +151,10 @@ def source_ends(path: Path, span: Span, every: bool = False) -> Ends:
 
 
 def written_ends(path: Path) -> Ends:
-    """The ends of a written clip."""
+    """The ends of a written clip. Raises BadMedia where nothing was written."""
     with open_media(path) as container:
+        if not container.streams.video:
+            raise BadMedia("the written clip has no frames")
         return ends_of(container.decode(container.streams.video[0]))
 
 
