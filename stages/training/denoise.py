@@ -93,7 +93,7 @@ class DenoiseTask(Task):
         """The error of the prediction over all frames that were not given clean."""
         settings, bucket, generator = self.config.objective, self.buckets[batch["bucket"]], self.generator(seed)
         clean, last = self.latents(batch)
-        levels = draw_levels(settings, len(clean), bucket.sigma_max, generator)
+        levels = draw_levels(settings, len(clean), bucket, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noised = self.objective.noise(clean, noise, levels)
         noisy, timesteps = noised.noisy, noised.timesteps[:, None]

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 
 from stages.families import Sampling
-from stages.training.settings import Objective
+from stages.training.settings import Bucket, Objective
 
 TRAIN_STEPS = 1000
 
@@ -28,17 +28,17 @@ class Noised:
     weight: torch.Tensor
 
 
-def draw_levels(settings: Objective, n: int, sigma_max: float, generator: torch.Generator) -> torch.Tensor:
-    """Noise levels [n], 0 to sigma_max; drawn on the generator's device."""
-    device = generator.device
+def draw_levels(settings: Objective, n: int, bucket: Bucket, generator: torch.Generator) -> torch.Tensor:
+    """Noise levels [n], 0 to the bucket's sigma_max; drawn on the generator's device."""
+    device, mean = generator.device, settings.mean if bucket.mean is None else bucket.mean
     flat = torch.rand(n, generator=generator, device=device)
     if settings.timesteps == "uniform":
-        return flat * sigma_max
+        return flat * bucket.sigma_max
     shaped = compute_density_for_timestep_sampling(
-        "logit_normal", n, settings.mean, settings.std, device=str(device), generator=generator
+        "logit_normal", n, mean, settings.std, device=str(device), generator=generator
     ).to(device)
     choice = torch.rand(n, generator=generator, device=device) < settings.uniform
-    return torch.where(choice, flat, shaped) * sigma_max
+    return torch.where(choice, flat, shaped) * bucket.sigma_max
 
 
 def noise_grid(steps: int, shift: float) -> list[float]:

@@ -57,7 +57,8 @@ def _parts(kernel: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The matrices [M, N] of a kernel: large ones of upsampling layers fall apart by rows, where each group makes
     other pixels."""
     flat = kernel.flatten(1)
-    return flat.split(ROWS if kernel.ndim > 2 and len(flat) % ROWS == 0 else len(flat))
+    parts: tuple[torch.Tensor, ...] = flat.split(ROWS if kernel.ndim > 2 and len(flat) % ROWS == 0 else len(flat))
+    return parts
 
 
 def orthogonal(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -22,7 +22,8 @@ class Bucket:
     batch: clips a step and worker; share: how often it comes, against the others. sigma_max: noise levels are drawn
     below it (the low-noise range of a refine pass). lead_s: the clip starts up to so many seconds into its scene.
     conditioned: its first latent frames are always given clean, as in the later windows of a long video.
-    cache: clips of it that are encoded once, where not `data.cache`.
+    cache: clips of it that are encoded once, where not `data.cache`. mean: of its noise levels, where not that of the
+    objective: a picture shows its shape once, a clip in every frame, so that it takes more noise to hide one there.
     """
 
     width: int = 128
@@ -37,6 +38,7 @@ class Bucket:
     lead_s: float = 0.0
     conditioned: bool = False
     cache: int = 0
+    mean: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.frames, self.batch) < 1 or self.fps <= 0 or self.share < 0:

@@ -14,6 +14,9 @@ import torch
 from stages.core.errors import BadInput
 from stages.training.loop import Trainer, read_losses, train
 from stages.training.models import load_part
+from stages.training.objectives import draw_levels
+from stages.training.settings import Bucket, Objective
+from stages.training.tasks import make_task
 
 from .conftest import LOW
 
@@ -83,6 +86,28 @@ def test_an_error_of_a_latent_counts_as_much_as_it_moves_the_pixels(start):
     assert float(gains[0]) == 0
     assert float(gains[1]) == float(gains.max())
     assert float(gains.square().mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_bucket_may_have_levels_of_its_own():
+    settings, draw = Objective(mean=0.0), torch.Generator().manual_seed(0)
+    usual = draw_levels(settings, 4000, Bucket(), draw)
+    noisier = draw_levels(settings, 4000, Bucket(mean=2.0), draw)
+    assert abs(float(usual.mean()) - 0.5) < 0.02
+    assert float(noisier.mean()) > 0.75
+    assert float(draw_levels(settings, 4000, Bucket(mean=2.0, sigma_max=0.5), draw).max()) <= 0.5
+
+
+def test_clean_frames_are_given_to_whole_batches(settings, start):
+    config = settings("base", model={"checkpoint": str(start)}, objective={"condition": 0.3, "max_tokens": 40})
+    task = make_task(config, Path(config.out))
+    clip, still = Bucket(frames=17), Bucket(frames=1)
+    given = [task.gives(clip, seed) for seed in range(400)]
+    assert 0.2 < sum(given) / len(given) < 0.4
+    assert not any(task.gives(still, seed) for seed in range(50))
+    assert task.gives(Bucket(frames=17, conditioned=True), 0)
+    clean = torch.zeros(6, 1, 5, 1, 1)
+    assert bool(task.given(clean, True, torch.Generator().manual_seed(0))[:, 0].all())
+    assert not bool(task.given(clean, False, torch.Generator().manual_seed(0)).any())
 
 
 def test_a_student_is_sampled_where_its_intervals_begin():
