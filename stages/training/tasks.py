@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from stages.core.errors import BadInput
 from stages.training.data import Batch, Frames, all_buckets, clip_seed, load_source, to_video
-from stages.training.models import prepare, start_folder
+from stages.training.models import load_part, prepare, start_folder
 from stages.training.settings import Bucket, TrainConfig
 
 Metrics = dict[str, torch.Tensor]
@@ -29,6 +30,18 @@ class Task(nn.Module):  # type: ignore[misc]
         self.source = load_source(config.data.use, config.data.args)
         self.trained = nn.ModuleDict()
         self.frozen: dict[str, Any] = {}
+
+    def fitted(self, name: str, fit: Callable[[Any], None]) -> Any:
+        """Part `name` of the start with the weights that `fit` sets: made once and kept beside the run, since what is
+        frozen is in no checkpoint."""
+        place = self.folder / "fitted"
+        if not (place / name).is_dir():
+            part = load_part(self.start, name)
+            fit(part)
+            building = place.with_name(f".fitted-{os.getpid()}")
+            part.save_pretrained(building / name, safe_serialization=True)
+            os.replace(building, place)
+        return load_part(place, name)
 
     def adopt(self, trained: Mapping[str, nn.Module], frozen: Mapping[str, Any]) -> None:
         """Take the networks, freeze what is not to be trained, and compile where asked."""

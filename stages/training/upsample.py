@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,25 +29,19 @@ class UpsampleTask(Task):
         if len(config.data.curriculum) != 1 or len(self.buckets) != 2:
             raise BadInput("an upsampler's data.curriculum has one phase with two buckets: the lower, then the higher")
         vae = load_part(vae_folder, "vae")
-        fitted = config.upsampling.start_clips and self._fitted(vae)
-        self.adopt({self.name: load_part(fitted or self.start, self.name)}, {"vae": vae})
+        starts = range(2000, 2000 + config.upsampling.start_clips)
+        self.adopt({self.name: self._start(vae, starts)}, {"vae": vae})
         self.gains = channel_gains(self.frozen["vae"], encode(self.frozen["vae"], self.example(0, self.buckets[0])[0]))
         self.cache: LatentCache | None = None
         if config.data.cache:
             vae_id = latents_digest(self.frozen["vae"])
             self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
 
-    def _fitted(self, vae: Any) -> Path:
-        """The folder with the upsampler of a linear start, which is made once and kept beside the run."""
-        place = self.folder / "fitted"
-        if not (place / self.name).is_dir():
-            model = load_part(self.start, self.name)
-            pairs = [self._latents_of(vae, 2000 + i) for i in range(self.config.upsampling.start_clips)]
-            start_linear(model, pairs)
-            building = place.with_name(f".fitted-{os.getpid()}")
-            model.save_pretrained(building / self.name, safe_serialization=True)
-            os.replace(building, place)
-        return place
+    def _start(self, vae: Any, examples: range) -> Any:
+        """The upsampler as it begins: a linear one, fitted to these examples, where there are any."""
+        if not examples:
+            return load_part(self.start, self.name)
+        return self.fitted(self.name, lambda model: start_linear(model, [self._latents_of(vae, i) for i in examples]))
 
     def _latents_of(self, vae: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Both latents of an example, in VAE space."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,15 @@ class VaeTask(Task):
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         super().__init__(config, folder)
-        vae = self._fitted() if config.reconstruction.start_clips else load_part(self.start, "vae")
+        vae = self.fitted("vae", self._fit) if config.reconstruction.start_clips else load_part(self.start, "vae")
         # Channels last, as the frames come: its norms then copy nothing, and oneDNN is 8 % quicker.
         self.adopt({"vae": vae.to(memory_format=torch.channels_last_3d)}, {})
 
-    def _fitted(self) -> Any:
-        """The VAE of a linear start, which is made once and kept beside the run: frozen parts are in no checkpoint."""
-        place = self.folder / "fitted"
-        if not (place / "vae").is_dir():
-            vae = load_part(self.start, "vae")
-            clips = [b for b in self.buckets if b.frames > 1]
-            weights = self.config.reconstruction
-            numbers = range(weights.start_clips)
-            start_linear(vae, [self.example(2000 + i, clips[i % len(clips)])[0] for i in numbers], weights.whiten)
-            building = place.with_name(f".fitted-{os.getpid()}")
-            vae.save_pretrained(building / "vae", safe_serialization=True)
-            os.replace(building, place)
-        return load_part(place, "vae")
+    def _fit(self, vae: Any) -> None:
+        """The linear start."""
+        weights, clips = self.config.reconstruction, [b for b in self.buckets if b.frames > 1]
+        numbers = range(weights.start_clips)
+        start_linear(vae, [self.example(2000 + i, clips[i % len(clips)])[0] for i in numbers], weights.whiten)
 
     @property
     def vae(self) -> Any:
