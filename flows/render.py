@@ -44,7 +44,12 @@ FIRST_FRAME = {
     "model": "${model}",
     **{name: f"${{steps.base.{name}}}" for name in ("width", "height", "fps")},
 }
-EXTEND = {"use": "stages.extend:Extend", "model": "${model}", "sampling": "${steps.base.sampling}"}
+EXTEND = {
+    "use": "stages.extend:Extend",
+    "model": "${model}",
+    "sampling": "${steps.base.sampling}",
+    "lora": "${oc.select:steps.base.lora,{}}",
+}
 EMBEDDED = ROOT / "stages" / "pretrained" / "untrained"
 PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image")
 

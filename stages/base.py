@@ -10,6 +10,7 @@ from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
 from stages.core.latents import LatentSpec
+from stages.core.lora import LoraConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import Condition, Sampling, load_family
 
@@ -20,7 +21,7 @@ class Base(Step):
     reads = ("text", "condition")
     writes = LATENT
     seeded = True
-    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae")}
+    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Base(Step):
         """width, height in pixels; frames in all; fps of playback; fps_conditioning, told to the model, 0 for fps."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
+        lora: LoraConfig = field(default_factory=LoraConfig)
         sampling: Sampling = field(default_factory=Sampling)
         width: int = 512
         height: int = 320
@@ -42,7 +44,7 @@ class Base(Step):
 
     def setup(self) -> None:
         """Load the denoiser."""
-        self.denoiser = load_family(self.config.model.family).denoiser(self.config.model)
+        self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
         """One take's base latent, from noise drawn with the seed of (take, `base`)."""

@@ -12,6 +12,7 @@ from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
 from stages.core.latents import LatentSpec
+from stages.core.lora import LoraConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import Condition, Sampling, load_family
 
@@ -26,7 +27,7 @@ class Extend(Step):
     reads = ("text", "latent")
     writes = LATENT
     seeded = True
-    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae")}
+    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Extend(Step):
         better and make less at a time."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
+        lora: LoraConfig = field(default_factory=LoraConfig)
         sampling: Sampling = field(default_factory=Sampling)
         times: int = 3
         overlap: int = 2
@@ -46,7 +48,8 @@ class Extend(Step):
     def setup(self) -> None:
         """Load denoiser and VAE."""
         family = load_family(self.config.model.family)
-        self.denoiser, self.codec = family.denoiser(self.config.model), family.codec(self.config.model)
+        self.denoiser = family.denoiser(self.config.model, self.config.lora)
+        self.codec = family.codec(self.config.model)
 
     def process(self, row: Row) -> Row:
         """One latent of `times` the time that its parent covers."""

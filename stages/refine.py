@@ -8,6 +8,7 @@ from typing import ClassVar
 from stages.core.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
 from stages.core.checkpoint import ModelConfig
 from stages.core.identity import stage_seed
+from stages.core.lora import LoraConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import Sampling, load_family
 
@@ -18,7 +19,7 @@ class Refine(Step):
     reads = ("text", "latent")
     writes = LATENT
     seeded = True
-    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae")}
+    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Refine(Step):
         """strength: the share of the schedule's steps that is done, 0 to 1, both excluded."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
+        lora: LoraConfig = field(default_factory=LoraConfig)
         sampling: Sampling = field(default_factory=Sampling)
         strength: float = 0.4
 
@@ -34,7 +36,7 @@ class Refine(Step):
 
     def setup(self) -> None:
         """Load the denoiser."""
-        self.denoiser = load_family(self.config.model.family).denoiser(self.config.model)
+        self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
         """One latent of the same size, refined."""

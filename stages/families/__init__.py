@@ -19,11 +19,13 @@ from stages.core.checkpoint import ModelConfig
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.latents import DecodeRecipe, Floats, LatentSpec, TextEmbeds
+from stages.core.lora import LoraConfig
 
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
 
 SCHEDULES = ("linear_quadratic", "linear")
+NO_LORA = LoraConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,7 @@ class Family(Protocol):
 
     def text(self, model: ModelConfig) -> TextEncoder: ...
 
-    def denoiser(self, model: ModelConfig) -> Denoiser: ...
+    def denoiser(self, model: ModelConfig, lora: LoraConfig = NO_LORA) -> Denoiser: ...
 
     def spatial(self, model: ModelConfig) -> Upsampler: ...
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
+from stages.core.lora import LoraConfig
+from stages.families import NO_LORA
 
 if TYPE_CHECKING:
     from stages.families.ltx_codec import LTXCodec
@@ -67,11 +69,11 @@ class LTX:
 
         return LTXTextEncoder(model)
 
-    def denoiser(self, model: ModelConfig) -> LTXDenoiser:
-        """Transformer and scheduler; of the VAE only its config and its two vectors of latent statistics."""
+    def denoiser(self, model: ModelConfig, lora: LoraConfig = NO_LORA) -> LTXDenoiser:
+        """Transformer, adapter and scheduler; of the VAE only its config and its two vectors of latent statistics."""
         from stages.families.ltx_models import LTXDenoiser
 
-        return LTXDenoiser(model)
+        return LTXDenoiser(model, lora)
 
     def spatial(self, model: ModelConfig) -> LTXUpsampler:
         """The spatial latent upsampler, and the VAE's latent statistics."""

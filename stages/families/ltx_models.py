@@ -19,7 +19,8 @@ from PIL import Image
 from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.latents import BadLatent, Floats, LatentSpec, TextEmbeds
-from stages.families import Condition, Sampling
+from stages.core.lora import LoraConfig
+from stages.families import NO_LORA, Condition, Sampling
 from stages.families.ltx_runtime import Stage, quiet
 from stages.families.ltx_vae import VaeCard
 
@@ -57,7 +58,7 @@ class LTXTextEncoder(Stage):
 class LTXDenoiser(Stage):
     """Transformer and scheduler, through LTXConditionPipeline; base and refine."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, lora: LoraConfig = NO_LORA) -> None:
         super().__init__(model)
         folder = model.folder(("transformer", "scheduler", "vae"))
         self.card = VaeCard(model, self.dtype)
@@ -78,9 +79,11 @@ class LTXDenoiser(Stage):
                 vae=self.card,
                 text_encoder=None,
                 tokenizer=None,
-                transformer=self.place(transformer),
+                transformer=transformer,
             )
         )
+        _adapt(self.pipeline, lora, model.download)
+        self.place(transformer)
 
     def generate(
         self, text: TextEmbeds, spec: LatentSpec, sampling: Sampling, conditions: Sequence[Condition] = ()
@@ -125,6 +128,20 @@ class LTXDenoiser(Stage):
             "negative_prompt_attention_mask": torch.from_numpy(text.negative_mask),
         }
         return {name: tensor[None].to(self.device) for name, tensor in named.items()}
+
+
+def _adapt(pipeline: Any, lora: LoraConfig, download: bool) -> None:
+    """Add an adapter to the weights themselves, so that a pass costs what it cost before. Raises BadInput."""
+    if (path := lora.file(download)) is None:
+        return
+    try:
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, use_safetensors=True, local_files_only=True)
+        if not pipeline.get_list_adapters():  # of a file that names other layers, diffusers loads nothing and is silent
+            raise ValueError("it has no layer of it")
+        pipeline.fuse_lora(lora_scale=lora.scale)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise BadInput(f"lora.path: {path} does not fit this transformer: {str(error).splitlines()[0]}") from None
+    pipeline.unload_lora_weights()
 
 
 def _check_scheduler(scheduler: Any) -> None:

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import save_file
 from torch import nn
 
 from stages.core.config import ROOT
+from stages.core.lora import FILE
 from stages.training.models import lora_tensors
-from stages.training.settings import TrainConfig
+from stages.training.settings import Lora, TrainConfig
 from stages.training.tasks import Task
 
 ABOUT = "training.json"
@@ -32,7 +34,7 @@ def export(task: Task, config: TrainConfig, folder: Path, about: Mapping[str, An
     building = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
     try:
         if config.model.lora.rank:
-            _write_lora(task, building)
+            _write_lora(task, config.model.lora, building)
         else:
             _write_parts(task, config, building)
         earlier = _history(task.start)
@@ -57,10 +59,12 @@ def _write_parts(task: Task, config: TrainConfig, folder: Path) -> None:
             resting(part).save_pretrained(folder / name, safe_serialization=True)
 
 
-def _write_lora(task: Task, folder: Path) -> None:
+def _write_lora(task: Task, lora: Lora, folder: Path) -> None:
     name, part = next(iter(task.trained.items()))
     tensors = {f"{name}.{k}": v.detach().cpu().contiguous() for k, v in lora_tensors(part).items()}
-    save_file(tensors, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
+    about = {"r": lora.rank, "lora_alpha": lora.alpha or lora.rank, "target_modules": list(lora.targets)}
+    notes = {LORA_ADAPTER_METADATA_KEY: json.dumps({f"{name}.{k}": v for k, v in about.items()})}
+    save_file(tensors, folder / FILE, {"format": "pt", **notes})
 
 
 def resting(part: nn.Module) -> Any:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flows.cli import main
 from flows.render import load_campaign
+from stages.core.lora import LoraConfig
 from stages.core.media import BadMedia, read_picture
 
 
@@ -34,6 +35,9 @@ def test_stages_are_added_only_where_they_are_asked_for(campaign_file, picture):
     assert list(both.steps) == ["text", "condition", "base", "extend", *plain[2:]]
     assert both.steps["condition"].config.width == both.steps["base"].config.width == 64
     assert both.steps["extend"].config.sampling == both.steps["base"].config.sampling
+    adapted = load(campaign_file, "longer=3", "base.lora.path=few-steps", "base.lora.scale=0.5").steps
+    assert adapted["extend"].config.lora == adapted["base"].config.lora == LoraConfig(path="few-steps", scale=0.5)
+    assert adapted["refine"].config.lora == LoraConfig()
 
 
 def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(campaign_file, picture):
