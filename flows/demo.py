@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands import curate_command, render_command
-from flows.page import is_trained, stage_costs, write_page
+from flows.page import stage_costs, write_page
 from flows.session import existing_catalog
 from flows.tables import read_table
 from stages.core.catalog import Catalog
 from stages.core.config import ROOT
-from stages.core.runs import find_run
 from stages.core.step import Row
 
 FOOTAGE = ROOT / "data_prep" / "footage"
@@ -23,10 +21,6 @@ CAMPAIGN = "demo"
 PAGE = "demo.html"
 CURATED = (("sources", "status"), ("cuts", "kind"), ("clips", ""), ("verdicts", "status"), ("captions", "kind"))
 """Tables of the curation, each with the column whose values are counted."""
-UNTRAINED = (
-    "The checkpoint is an untrained one, random numbers from a fixed seed: every stage runs for real, "
-    "what the videos show is noise and does not follow the prompts."
-)
 
 console = Console(highlight=False)
 
@@ -57,8 +51,6 @@ def say_what_was_made(catalog: Catalog) -> None:
         chains.setdefault(row["take_id"], []).append(row)
     console.print(_curated(catalog))
     console.print(_rendered(catalog, stage_costs(chains.values())))
-    if not is_trained(json.loads(find_run(catalog, "render").row["config"])):
-        console.print(UNTRAINED, style="yellow")
 
 
 def _curated(catalog: Catalog) -> Table:

@@ -10,7 +10,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.render import EMBEDDED
 from flows.tables import read_table
 from stages.core.catalog import Catalog
 from stages.core.errors import BadInput
@@ -64,18 +63,12 @@ def _render_part(catalog: Catalog) -> dict[str, Any] | None:
     return {
         "run": record.row,
         "campaign": config.get("name", ""),
-        "trained": is_trained(config),
         "checkpoint": (config.get("model") or {}).get("checkpoint", ""),
         "marks": {n.name: n.fingerprint for n in record.plan.nodes},
         "videos": shown,
         "unfinished": [t for t in takes if t["status"] != "ok"],
         "stages": stage_costs(chains.values()),
     }
-
-
-def is_trained(config: dict[str, Any]) -> bool:
-    """Whether a render's checkpoint was trained: the seeded one, and copies under its name, were not."""
-    return Path(str((config.get("model") or {}).get("checkpoint", ""))).name != EMBEDDED.name
 
 
 def stage_costs(chains: Any) -> list[Row]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from flows.promoted import resolve_promoted
 from flows.settings import FlowConfig
 from stages.core.catalog import Catalog
-from stages.core.config import ROOT, find_config, merge, nearest, parse_overrides, read_yaml
+from stages.core.config import find_config, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.media import BadMedia, read_picture
@@ -50,7 +50,6 @@ EXTEND = {
     "sampling": "${steps.base.sampling}",
     "lora": "${oc.select:steps.base.lora,{}}",
 }
-EMBEDDED = ROOT / "stages" / "pretrained" / "untrained"
 PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image")
 
 
@@ -144,16 +143,7 @@ def _with_model(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     names = [v["model"] for _, v in layers if isinstance(v.get("model"), str)]
     path = find_config(names[-1] if names else "tiny", "models")
     model = read_yaml(path)
-    _make_embedded(model.get("checkpoint"))
     return [(str(path), {"model": model}), *((where, _without_name(values)) for where, values in layers)]
-
-
-def _make_embedded(checkpoint: str | None) -> None:
-    """The seeded checkpoint is not shipped but made, by set-up, or here where set-up was only an install."""
-    if checkpoint == str(EMBEDDED) and not EMBEDDED.exists():
-        from stages.families.untrained import build_untrained
-
-        build_untrained(EMBEDDED)
 
 
 def _without_name(values: Any) -> DictConfig:

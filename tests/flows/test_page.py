@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from flows.cli import main
 from flows.demo import say_what_was_made
-from flows.page import is_trained, write_page
+from flows.page import write_page
 from flows.session import existing_catalog
 from tests.data_prep.little import shot, video, write
 
@@ -53,12 +53,6 @@ def test_text_from_outside_is_escaped(page):
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; a red circle &amp; a star" in page
     assert "still &lt;b&gt;.mp4" in page
-
-
-def test_only_the_seeded_checkpoint_is_called_untrained(page):
-    assert "untrained" not in page, "this campaign names another checkpoint"
-    assert not is_trained({"model": {"checkpoint": "somewhere/untrained"}})
-    assert is_trained({"model": {"checkpoint": "somewhere/untrained/better"}})
 
 
 def test_the_table_counts_what_was_made(store, capsys):
