@@ -1,6 +1,6 @@
 """Seconds per stage for one warm take of the embedded cascade, one thread, and the size of the checkpoint.
 
-python -m tests.benchmarks.stage_seconds [CHECKPOINT]
+python -m tests.benchmarks.bench_stages [CHECKPOINT]
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from flows.render import load_campaign
-from stages.core.config import load_class
+from stages.core.config import ROOT, load_class
 from stages.core.step import Row, Workspace
 from stages.core.storage import Storage
-from stages.families.untrained import build_untrained
 
 TAKES = 3
+EMBEDDED = ROOT / "stages" / "pretrained" / "world"
 
 
 def seconds(checkpoint: Path, store: Path) -> dict[str, float]:
@@ -48,7 +48,7 @@ def done_text(done: Row) -> Row:
 def main() -> None:
     """Print one JSON line a figure."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(sys.argv[1]) if len(sys.argv) > 1 else build_untrained(Path(folder) / "untrained")
+        checkpoint = Path(sys.argv[1]) if len(sys.argv) > 1 else EMBEDDED
         each = seconds(checkpoint, Path(folder) / "store")
         size = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file())
     for name, value in each.items():
