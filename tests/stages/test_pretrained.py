@@ -17,7 +17,8 @@ from stages.families.untrained import PARTS
 
 FOLDER = ROOT / "stages" / "pretrained" / "world"
 STAGES = ["vae", "spatial", "temporal", "base"]
-FIGURES = {"colour": 0.9, "shape": 0.8, "motion": 0.8, "background": 0.9, "all": 0.7}
+FIGURES = {"colour": 0.97, "shape": 0.82, "motion": 0.9, "background": 0.97, "all": 0.81}
+"""Some 0.03 below what was measured: other machines round otherwise."""
 
 
 def test_it_travels_and_opens_as_any_diffusers_folder():
