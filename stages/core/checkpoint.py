@@ -66,9 +66,7 @@ class ModelConfig:
 
     def upsampler(self, name: str) -> Path:
         """The folder (or single file) of the `spatial_upsampler` or `temporal_upsampler`. Raises BadInput."""
-        given: str = getattr(self, name)
-        place, _, revision = ("", "", "") if Path(given).exists() else given.partition("@")
-        found = locate(place or given, f"model.{name}", (), revision, self.download)
+        found = locate_pinned(getattr(self, name), f"model.{name}", self.download)
         if (found / "latent_upsampler").is_dir():  # the layout of a saved LTXLatentUpsamplePipeline
             found = found / "latent_upsampler"
         check_part(found, name)
@@ -109,6 +107,12 @@ def locate(location: str, key: str, parts: Sequence[str], revision: str = "", do
         hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
         raise BadInput(f"{key}: {location} is not in the local hub cache ({type(error).__name__}); {hint}") from None
     return Path(found)
+
+
+def locate_pinned(location: str, key: str, download: bool = False) -> Path:
+    """The local path of a folder, file or hub id that carries its revision, `owner/name@revision`. Raises BadInput."""
+    place, _, revision = ("", "", "") if Path(location).exists() else location.partition("@")
+    return locate(place or location, key, (), revision, download)
 
 
 def check_parts(folder: Path, parts: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.core.checkpoint import check_part, locate
+from stages.core.checkpoint import check_part, locate_pinned
 from stages.core.errors import BadInput
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -28,8 +28,7 @@ class LoraConfig:
         """The adapter's tensors on this machine, or None where there is no adapter. Raises BadInput."""
         if not self.path:
             return None
-        place, _, revision = (self.path, "", "") if Path(self.path).exists() else self.path.partition("@")
-        found = locate(place, "lora.path", (), revision, download)
+        found = locate_pinned(self.path, "lora.path", download)
         found = found / FILE if found.is_dir() else found
         if not found.is_file():
             raise BadInput(f"lora.path: there is no {FILE} in {found.parent}; is it a whole checkpoint?")

@@ -81,7 +81,7 @@ def test_content_and_scale_are_identity_and_the_place_is_not(model, adapter, tmp
     assert len({here, fingerprint(ref(model)), *others}) == 4
 
 
-def test_what_is_no_adapter_of_this_model_is_refused(model, checkpoint, checkpoints, adapter, tmp_path):
+def test_what_is_no_adapter_of_this_model_is_refused(model, checkpoint, adapter, tmp_path):
     with pytest.raises(BadInput, match="is it a whole checkpoint"):
         weights(model, LoraConfig(path=str(checkpoint)))
     with pytest.raises(BadInput, match="there is no checkpoint at"):
