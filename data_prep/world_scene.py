@@ -203,7 +203,7 @@ def _thing(
     start, end, capped = _path(rng, motion, room, _within(rng, ranges.speeds[pace]) * seconds, astray)
     jitter = rng.integers(-ranges.colour_jitter, ranges.colour_jitter + 1, 3)
     rgb = np.clip(np.add(world.vocabulary.colours[str(what.colour)], jitter), 0, 255)
-    spin = _within(rng, ranges.spins[pace]) * (1 if rng.random() < 0.5 else -1)
+    spin = _within(rng, ranges.spins[pace])
     thing = Thing(what, _ints(rgb), start, end, radius, spin, size, None if capped else pace)
     return _said(replace(thing, spin=spin if motion == "rotating" else 0.0), motion)
 
