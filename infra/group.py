@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +60,8 @@ def launch(
     running = RunConfig(
         name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)
     )
-    told = {"entry": entry, "settings": settings, "folder": str(folder.resolve()), "packages": list(config.PACKAGES)}
+    told = {"entry": entry, "settings": settings, "folder": str(folder.resolve()), "packages": list(config.PACKAGES),
+            "here": str(Path.cwd())}  # fmt: skip
     with _watched(folder, stop, say):
         try:
             TorchTrainer(_work, train_loop_config=told, scaling_config=scaling, run_config=running).fit()
@@ -115,6 +117,8 @@ def _work(told: dict[str, Any]) -> None:
     import ray.train
 
     config.PACKAGES = tuple(told["packages"])
+    if Path(told["here"]).is_dir():
+        os.chdir(told["here"])  # relative paths in settings mean what they mean to who wrote them
     folder, first = Path(told["folder"]), ray.train.get_context().get_world_rank() == 0
     module, _, name = told["entry"].partition(":")
     if not module.startswith(config.PACKAGES):

@@ -20,18 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import transformers
 from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from stages.core.errors import BadInput
 from stages.core.step import never
 from stages.training.data import stream
 from stages.training.export import export
 from stages.training.optim import lr_factor, make_optimizers, set_lr
+from stages.training.parallel import make_group, whole
 from stages.training.pictures import write_sheet
 from stages.training.progress import Progress, Say
 from stages.training.settings import TrainConfig
@@ -61,18 +60,19 @@ class Trainer:
         self._stop, self._say = stop, say
         self.config = config
         self.began = time.monotonic()
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.folder = Path(config.out)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.device = find_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.task = (task or make_task(config, self.folder)).place(self.device)
+        self.group = make_group(config, self.task, self.device)
+        self.rank, self.world = self.group.rank, self.group.world
         self.params = self.task.parameters_by_name()
         self.optimizers = make_optimizers(list(self.params.items()), config.optim)
         averaged = self.params.values()
-        self.ema = EMAModel(averaged, decay=config.optim.ema, foreach=True) if config.optim.ema else None
+        at_once = not self.group.sharded  # torch does not copy lists of tensors that lie in parts
+        self.ema = EMAModel(averaged, decay=config.optim.ema, foreach=at_once) if config.optim.ema else None
         about = load_state(self.folder, self.params, self.ema, self.optimizers)
         self.step = int(about.get("step", 0))
         self.seconds_before = float(about.get("seconds", 0.0))
@@ -93,22 +93,15 @@ class Trainer:
         if not self.task.get_ready(self.wants_to_stop):
             return Outcome(self.step, False, math.nan, None)
         progress = Progress(self.config, self.folder, self.step, speaks=self.rank == 0, say=self._say)
-        model = self._wrapped()
+        self.task.train()
         with self._signals():
             for batches in self._batches():
-                if self._must_stop():
+                if self.group.any_of(self.wants_to_stop()):
                     break
-                progress.add(self.step, *self._update(model, batches), len_of(batches) * self.world)
+                progress.add(self.step, *self._update(batches), len_of(batches) * self.world)
                 self.step += 1
                 self._after_step(progress)
         return self._leave(progress)
-
-    def _wrapped(self) -> Any:
-        self.task.train()
-        if self.world == 1:
-            return self.task
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.task, device_ids=devices)
 
     def _batches(self) -> Iterator[list[Any]]:
         """The batches of each step that is left."""
@@ -116,7 +109,7 @@ class Trainer:
         found = stream(data, self.step * parts, self.config.max_steps * parts, self.config.data.workers)
         return iter(lambda: [b for _, b in zip(range(parts), found, strict=False)], [])
 
-    def _update(self, model: Any, batches: list[Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
+    def _update(self, batches: list[Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
         """One step of the optimizer over its batches; loss, figures, learning rate."""
         config = self.config
         lr = set_lr(self.optimizers, lr_factor(config.optim, self.step, config.max_steps))
@@ -127,12 +120,12 @@ class Trainer:
             seed = step_seed(config.seed, self.step, self.rank, part)
             torch.manual_seed(seed)  # dropout draws from the global generator
             last = part + 1 == len(batches)
-            with contextlib.nullcontext() if last or self.world == 1 else model.no_sync(), self.task.autocast():
-                loss, metrics = model(batch, seed)
+            with self.group.backward(last), self.task.autocast():
+                loss, metrics = self.group.model(batch, seed)
                 (loss / len(batches)).backward()
             total += loss.detach() / len(batches)
         if config.optim.clip:
-            metrics["norm"] = nn.utils.clip_grad_norm_(self.params.values(), config.optim.clip)
+            metrics["norm"] = whole(nn.utils.clip_grad_norm_(self.params.values(), config.optim.clip))
         for optimizer in self.optimizers:
             optimizer.step()
         if self.ema is not None:
@@ -141,34 +134,25 @@ class Trainer:
 
     def _after_step(self, progress: Progress) -> None:
         config, due = self.config, self.step < self.config.max_steps
-        if config.sample_every and self.step % config.sample_every == 0 and self.rank == 0:
+        if config.sample_every and self.step % config.sample_every == 0 and (self.rank == 0 or self.group.sharded):
             self.draw_samples()
         by_steps = config.save_every_steps and self.step % config.save_every_steps == 0
         by_time = config.save_every_s and progress.since_save() > config.save_every_s
-        if due and (by_steps or by_time):
+        if due and self.group.any_of(bool(by_steps or by_time)):
             self._save(progress)
 
     def _save(self, progress: Progress) -> None:
         progress.flush(self.step, self.seconds)
         progress.saved()
-        if self.rank == 0:
-            about = {"seconds": self.seconds, "stage": self.config.stage, "seed": self.config.seed}
-            save_state(
-                self.folder, self.step, self.params, self.ema, self.optimizers, about, self.config.keep,
-                self.config.compact,
-            )  # fmt: skip
+        about = {"seconds": self.seconds, "stage": self.config.stage, "seed": self.config.seed}
+        save_state(
+            self.folder, self.step, self.params, self.ema, self.optimizers, about, self.config.keep,
+            self.config.compact, writes=self.rank == 0,
+        )  # fmt: skip
 
     def wants_to_stop(self) -> bool:
         """Whether this worker has a reason to save and leave."""
         return self.stopped or self._stop() or time.monotonic() > self.deadline
-
-    def _must_stop(self) -> bool:
-        wants = self.wants_to_stop()
-        if self.world > 1:  # all leave after the same step
-            flag = torch.tensor([float(wants)], device=self.device)
-            dist.all_reduce(flag)
-            wants = bool(flag.item())
-        return wants
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -192,14 +176,19 @@ class Trainer:
     def _leave(self, progress: Progress) -> Outcome:
         self._save(progress)
         finished = self.step >= self.config.max_steps
-        model = None
-        if self.rank == 0:
-            with self.averaged():
-                with torch.no_grad():
-                    self.task.eval().finish()
-                model = export(self.task, self.config, self.folder, self.about())
+        model = self._export()
         progress.say(f"{'finished' if finished else 'stopped'} at step {self.step} of {self.config.max_steps}")
         return Outcome(self.step, finished, progress.last_loss, model)
+
+    def _export(self) -> Path | None:
+        """The averaged weights as a folder, by the first worker."""
+        with self.averaged():
+            task = self.group.whole_task(self.params)
+            if task is None:
+                return None
+            with torch.no_grad():
+                task.eval().finish()
+            return export(task, self.config, self.folder, self.about())
 
     def about(self) -> dict[str, Any]:
         """What goes into training.json beside the weights."""
@@ -234,7 +223,9 @@ class Trainer:
         with torch.no_grad(), self.averaged(), self.task.autocast():
             clips = self.task.samples()
         self.task.train()
-        return write_sheet(clips, self.folder / "samples" / f"{self.step:08d}.png") if clips else None
+        if not clips or self.rank:
+            return None
+        return write_sheet(clips, self.folder / "samples" / f"{self.step:08d}.png")
 
 
 def train(

@@ -241,7 +241,8 @@ class TrainConfig:
     stop_after_s: save and leave after so long (0: never), for slices. save_every_s, save_every_steps: 0 for never.
     keep: how many checkpoints stay. compact: moments of the optimizer rest in half precision; smaller, but a resumed
     run is then no longer bit-exact. sample_every, log_every in steps. dtype: what the networks compute in (bfloat16:
-    autocast). device: auto, cpu, cuda. threads: CPU threads (0: leave them).
+    autocast). device: auto, cpu, cuda. threads: CPU threads (0: leave them). parallel: how several workers share a
+    model, ddp (each has all of it) or fsdp (each keeps a part of every weight: for what one GPU cannot hold).
     """
 
     stage: str = "vae"
@@ -258,6 +259,7 @@ class TrainConfig:
     dtype: str = "float32"
     device: str = "auto"
     threads: int = 1
+    parallel: str = "ddp"
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     objective: Objective = field(default_factory=Objective)
@@ -271,6 +273,7 @@ class TrainConfig:
             ("stage", self.stage, STAGES),
             ("dtype", self.dtype, ("float32", "bfloat16")),
             ("device", self.device, ("auto", "cpu", "cuda")),
+            ("parallel", self.parallel, ("ddp", "fsdp")),
         ):
             if value not in known:
                 raise BadInput(f"{name} is {value!r}; {nearest(value, known)}")

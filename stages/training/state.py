@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stages.core.errors import BadInput
+from stages.training.parallel import collect, like
 
 SHARD_BYTES = 15 << 20  # files of a run stay below 16 MiB, so that they travel
 PREFIX = "state-"
@@ -23,7 +24,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], folder: Path, stem: str) -> None:
-    """Write tensors to `stem-00.safetensors`, ... each of at most SHARD_BYTES (a larger tensor has its own file)."""
+    """Write tensors (on the CPU) to `stem-00.safetensors`, ... of at most SHARD_BYTES; larger ones lie alone."""
     shards: list[Tensors] = [{}]
     room = SHARD_BYTES
     for name, tensor in tensors.items():
@@ -31,7 +32,7 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], folder: Path, stem: str) 
         if size > room and shards[-1]:
             shards.append({})
             room = SHARD_BYTES
-        shards[-1][name] = tensor.detach().cpu().contiguous()
+        shards[-1][name] = tensor
         room -= size
     for i, shard in enumerate(shards):
         save_file(shard, folder / f"{stem}-{i:02d}.safetensors")
@@ -65,7 +66,7 @@ def load_optimizers(
         number, name, moment = key.split("/")
         parameter = params[name]
         # AdamW keeps its count of steps on the CPU.
-        placed = value.to(torch.float32) if value.ndim == 0 else value.to(parameter.device, parameter.dtype)
+        placed = value.to(torch.float32) if value.ndim == 0 else like(value, parameter)
         optimizers[int(number)].state[parameter][moment] = placed
 
 
@@ -78,25 +79,35 @@ def save_state(
     about: Mapping[str, Any],
     keep: int,
     compact: bool,
-) -> Path:
-    """Write `state-STEP` below a run's folder: to a hidden name first, flushed, then renamed. Older ones go after."""
+    writes: bool = True,
+) -> None:
+    """Write `state-STEP` below a run's folder: to a hidden name first, flushed, then renamed. Older ones go after.
+
+    All workers of a run call it, since what lies in parts is gathered; `writes` says which of them writes."""
+    averages = dict(zip(params, ema.shadow_params, strict=True)) if ema is not None else {}
+    moments = optimizer_tensors(optimizers, {id(p): n for n, p in params.items()}, compact)
+    kinds = {"weights": params, "ema": averages, "optimizer": moments}
+    found = {stem: collect(tensors, writes) for stem, tensors in kinds.items()}
+    if not writes:
+        return
+    ema_step = ema.optimization_step if ema is not None else 0
+    _write(folder, step, found, {"step": step, "ema_step": ema_step, **about})
+    for old in list_states(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(folder: Path, step: int, tensors: Mapping[str, Tensors], about: Mapping[str, Any]) -> None:
     target = folder / f"{PREFIX}{step:08d}"
     building = folder / f".{target.name}-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    write_tensors(params, building, "weights")
-    if ema is not None:
-        write_tensors(dict(zip(params, ema.shadow_params, strict=True)), building, "ema")
-    names = {id(p): n for n, p in params.items()}
-    write_tensors(optimizer_tensors(optimizers, names, compact), building, "optimizer")
-    ema_step = ema.optimization_step if ema is not None else 0
-    (building / "state.json").write_text(json.dumps({"step": step, "ema_step": ema_step, **about}, indent=1))
+    for stem, found in tensors.items():
+        if found:
+            write_tensors(found, building, stem)
+    (building / "state.json").write_text(json.dumps(about, indent=1))
     _flush(building)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(building, target)
-    for old in list_states(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def _flush(folder: Path) -> None:
@@ -128,9 +139,9 @@ def load_state(
         raise BadInput(f"{states[-1]} holds other parameters than this config trains: take another `out`")
     with torch.no_grad():
         for name, parameter in params.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(like(weights[name], parameter))
     if ema is not None and (averages := read_tensors(states[-1], "ema")):
-        ema.shadow_params = [averages[n].to(p.device) for n, p in params.items()]
+        ema.shadow_params = [like(averages[n], p) for n, p in params.items()]
         ema.optimization_step = int(about["ema_step"])
     load_optimizers(optimizers, read_tensors(states[-1], "optimizer"), params)
     return about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_workers_are_one_group_speak_and_stop(executors, tmp_path):
         "tests.infra.toys:meet", {"say": "hello"}, {**TWO, "folder": str(tmp_path)},
         lambda: bool(said) and time.monotonic() > began, said.append,
     )  # fmt: skip
-    assert answer == {"world": 2, "sum": 3.0, "stopped": True}
+    assert answer == {"world": 2, "sum": 3.0, "stopped": True, "folder": str(Path.cwd())}
     assert said == ["hello"]
 
 

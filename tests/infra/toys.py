@@ -91,7 +91,7 @@ def meet(settings, stop, say):
     deadline = time.monotonic() + 60
     while not stop() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return {"world": dist.get_world_size(), "sum": float(total), "stopped": stop()}
+    return {"world": dist.get_world_size(), "sum": float(total), "stopped": stop(), "folder": os.getcwd()}
 
 
 def refuse(settings, stop, say):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.core.errors import BadInput
 from stages.training.__main__ import AGAIN, main
 from stages.training.loop import Trainer, read_losses
+from stages.training.parallel import whole
 from stages.training.settings import TrainConfig
 from stages.training.state import list_states, read_tensors
 
@@ -23,19 +25,26 @@ def work(config: TrainConfig, rank: int, meeting: Path, queue) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     trainer = Trainer(config)
     outcome = trainer.run()
-    total = float(sum(p.detach().double().abs().sum() for p in trainer.params.values()))
+    total = float(sum(whole(p.detach()).double().abs().sum() for p in trainer.params.values()))
     queue.put((rank, total, outcome.model is not None, outcome.finished))
     dist.destroy_process_group()
 
 
-def test_two_workers_train_one_model(settings, tmp_path):
-    config, queue = settings("vae", max_steps=3), FORK.Queue()
-    workers = [FORK.Process(target=work, args=(config, r, tmp_path / "meeting", queue)) for r in range(2)]
+def run_two(config: TrainConfig, meeting: Path) -> list:
+    """What two workers say of a run: rank, sum of weights, whether they wrote a model, whether they finished."""
+    queue = FORK.Queue()
+    workers = [FORK.Process(target=work, args=(config, r, meeting, queue)) for r in range(2)]
     for worker in workers:
         worker.start()
     answers = sorted(queue.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join(60)
+    return answers
+
+
+def test_two_workers_train_one_model(settings, tmp_path):
+    config = settings("vae", max_steps=3)
+    answers = run_two(config, tmp_path / "meeting")
     assert answers[0][1] == answers[1][1]
     assert [a[2] for a in answers] == [True, False]
     assert all(a[3] for a in answers)
@@ -54,17 +63,59 @@ def test_two_workers_take_the_mean_of_their_gradients(settings, tmp_path):
         alone.task(alone.task.batches(rank, 2)[0], step_seed(0, 0, rank, 0))[0].backward()
         gradients.append({n: p.grad.clone() for n, p in alone.params.items()})
     optim = {**plain, "betas": [0.0, 0.5]}
-    config, queue = settings("vae", max_steps=1, optim=optim, out=str(tmp_path / "two")), FORK.Queue()
-    workers = [FORK.Process(target=work, args=(config, r, tmp_path / "meeting", queue)) for r in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        queue.get(timeout=120)
-        worker.join(60)
+    run_two(settings("vae", max_steps=1, optim=optim, out=str(tmp_path / "two")), tmp_path / "meeting")
     moments = read_tensors(list_states(tmp_path / "two")[-1], "optimizer")
     for name in alone.params:
         mean = (gradients[0][name] + gradients[1][name]) / 2
         assert torch.allclose(moments[f"0/{name}/exp_avg_sq"], mean.square() / 2, rtol=1e-3, atol=1e-10), name
+
+
+STAGES = {
+    "vae": {},
+    "base": {"sample_every": 2, "model": {"trainable": ["transformer.*"]}, "objective": {"condition": 0.5}},
+    "lora": {"stage": "base", "model": {"lora": {"rank": 2}}},
+}
+
+
+@pytest.mark.parametrize("kind", list(STAGES))
+def test_a_model_in_parts_learns_what_a_whole_one_does(settings, tmp_path, kind):
+    """And goes on from the other's checkpoint, with gradients accumulated, averages, moments and all."""
+    optim = {"name": "adamw", "accumulate": 2, "lr": 1e-3}
+    more = {"stage": kind, **STAGES[kind], "optim": optim}
+    for step, way in [(2, "ddp"), (4, "fsdp")]:
+        config = settings(**more, max_steps=step, parallel=way, out=str(tmp_path / "both"))
+        both = run_two(config, tmp_path / f"meeting-{step}")
+    config = settings(**more, max_steps=4, out=str(tmp_path / "ddp"))
+    assert run_two(config, tmp_path / "meeting")[0][1] == pytest.approx(both[0][1], rel=1e-5)
+    assert [a[2] for a in both] == [True, False]
+    for stem in ("weights", "ema", "optimizer"):
+        found, wanted = (read_tensors(list_states(tmp_path / run)[-1], stem) for run in ("both", "ddp"))
+        assert set(found) == set(wanted) != set()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=2e-2, atol=2e-4, msg=f"{stem} {name}")
+    models = [{p.name: p.stat().st_size for p in (tmp_path / run / "model").rglob("*.safetensors")} for run in
+              ("both", "ddp")]  # fmt: skip
+    assert models[0] == models[1] != {}
+
+
+def test_what_needs_whole_kernels_is_refused_in_parts(settings, tmp_path):
+    config = settings("vae", parallel="fsdp")
+    meeting, context = tmp_path / "meeting", multiprocessing.get_context("fork")
+    workers = [context.Process(target=expect_refusal, args=(config, r, meeting)) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [w.exitcode for w in workers] == [0, 0]
+
+
+def expect_refusal(config: TrainConfig, rank: int, meeting: Path) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    with pytest.raises(BadInput, match=r"optim\.name=adamw"):
+        Trainer(config)
+    dist.destroy_process_group()
 
 
 @pytest.fixture
