@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ class Judge(Step):
     The video is the one that `decode` made, or, for footage from elsewhere, the file at `path`.
     """
 
+    version = 2
     reads = ("prompt", "decode", "path", "image_uri")
     writes = pa.schema(
         [
@@ -45,6 +47,7 @@ class Judge(Step):
             ("n_frames", pa.int64()),
             ("fps", pa.float64()),
             ("first_frame_psnr", pa.float64()),
+            ("sharpness", pa.float64()),
         ]
     )
     weights: ClassVar = {"world": ()}
@@ -70,7 +73,8 @@ class Judge(Step):
         wanted = parse_prompt(str(row["prompt"] or ""), self.vocabulary)
         verdict = judge(frames, fps, wanted, self.vocabulary)
         return {**as_row(verdict), **{f"wanted_{a}": getattr(wanted, a) for a in ATTRIBUTES},
-                "n_frames": len(frames), "fps": fps, "first_frame_psnr": self._first_frame(row, frames)}  # fmt: skip
+                "n_frames": len(frames), "fps": fps, "first_frame_psnr": self._first_frame(row, frames),
+                "sharpness": median_sharpness(frames)}  # fmt: skip
 
     def _first_frame(self, row: Row, frames: Any) -> float | None:
         """PSNR, in dB, of the first frame against the picture that the clip was to begin with; None without one."""
@@ -96,6 +100,17 @@ def read_video(data: bytes) -> tuple[Any, float]:
     if fps <= 0:
         raise BadMedia("the video states no frame rate")
     return frames, fps
+
+
+def median_sharpness(frames: Any) -> float:
+    """The median over frames [F, H, W, 3] of the variance of the Laplacian, at 512 pixels."""
+    import cv2
+    import numpy as np
+
+    from stages.core.measures.sharpness import LONG_SIDE, sharpness, size_at
+
+    size = size_at(frames.shape[2], frames.shape[1], LONG_SIDE)
+    return float(np.median([sharpness(cv2.cvtColor(cv2.resize(f, size), cv2.COLOR_RGB2GRAY)) for f in frames]))
 
 
 def load_vocabulary(path: str) -> Vocabulary:
@@ -155,6 +170,7 @@ def report(rows: list[Row]) -> dict[str, Any]:
     quarters     per attribute, the share of quarters in which it is right, and `same_object`, the share of clips whose
                  quarters all show one object of one colour and shape
     changes      in how many clips the object changed its colour, shape or size unasked, or vanished
+    sharpness    median over clips of the median over frames of the variance of the Laplacian
     first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB
     """
     from stages.core.measures.world_judge import accuracy, confusions
@@ -167,6 +183,7 @@ def report(rows: list[Row]) -> dict[str, Any]:
         "confusions": confusions((_attributes(r, "wanted_"), v) for r, v in zip(rows, verdicts, strict=True)),
         "quarters": _quarters(rows, verdicts),
         "changes": {name: changes.count(name) for name in ("colour", "shape", "vanished", "resized")},
+        "sharpness": median(r["sharpness"] for r in rows) if rows else None,
         **_first_frames([r["first_frame_psnr"] for r in rows if r["first_frame_psnr"] is not None]),
     }
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -104,6 +107,7 @@ def test_videos_are_judged_by_their_captions(videos, tmp_path):
     assert found["accuracy"] == {"colour": 0.75, "shape": 1, "motion": 1, "background": 1, "all": 0.75}
     assert found["confusions"]["colour"]["green"] == {"blue": 1}
     assert found["quarters"]["same_object"] == 1
+    assert found["sharpness"] > 0
 
 
 def test_given_prompts_keep_the_configs_seeds_and_cascade(config_file, tmp_path):
@@ -145,9 +149,18 @@ def test_first_frames_are_given_and_measured(config_file, tmp_path):
 
 
 @pytest.mark.soak
+def test_soft_videos_are_told_from_sharp_ones():
+    from stages.judge import median_sharpness
+
+    frames = render(scene_from_prompt("a red star moving left", 0), 256, 256, 9, 8)
+    soft = np.stack([cv2.GaussianBlur(f, (0, 0), 2) for f in frames])
+    assert 3 * median_sharpness(soft) < median_sharpness(frames)
+    assert median_sharpness(np.full_like(frames, 90)) == 0
+
+
 def test_two_sets_are_compared(videos, tmp_path):
-    folder, captions = videos
-    (folder / "4.mp4").unlink()
+    folder = Path(shutil.copytree(videos[0], tmp_path / "videos", ignore=shutil.ignore_patterns("4.mp4")))
+    captions = folder / "captions.csv"
     captions.write_text("file,caption\n" + "".join(f"{i}.mp4,a red circle\n" for i in range(4)))
     words = [
         "evaluate",
