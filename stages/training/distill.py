@@ -7,19 +7,24 @@ student learns the mean velocity. Sample the student with `timesteps`: student_t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stages.core.errors import BadInput
+from stages.core.identity import digest
 from stages.training.data import Batch
 from stages.training.denoise import DenoiseTask
 from stages.training.denoisers import predict
-from stages.training.models import load_part
+from stages.training.models import latents_digest, load_part, tensors_digest
 from stages.training.objectives import noise_grid, weighted_error
 from stages.training.settings import Bucket, Distillation, TrainConfig
 from stages.training.tasks import Metrics
+from stages.training.walks import TENSORS, Walks
 
 Text = tuple[torch.Tensor, torch.Tensor]
 
@@ -35,30 +40,59 @@ class DistillTask(DenoiseTask):
         self.stride = config.distillation.teacher_steps // config.distillation.steps
         self.frozen["teacher"] = load_part(self.start, self.name).requires_grad_(False).eval()
 
+    def get_ready(self, must_stop: Callable[[], bool]) -> bool:
+        """Encode the latents that are kept, and walk the ways that are."""
+        if not super().get_ready(must_stop):
+            return False
+        kept = self._walks(0, 1)
+        return kept is None or kept.fill(self.way, must_stop)
+
+    def batches(self, rank: int, world: int) -> Any:
+        """Ways where they are kept, else clips."""
+        return self._walks(rank, world) or super().batches(rank, world)
+
+    def _walks(self, rank: int, world: int) -> Walks | None:
+        config, count = self.config, self.config.distillation.kept
+        if not count:
+            return None
+        weights = tensors_digest(self.frozen["teacher"].state_dict()), latents_digest(self.frozen["vae"])
+        settings = config.objective, replace(config.distillation, kept=0), replace(config.data, workers=0)
+        about = digest(*weights, self.source.identity, config.seed, *settings)
+        return Walks(self.folder / f"walks-{about[:12]}", super().batches(0, 1), count, config.seed, rank)
+
     def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
         """The error of the student's velocity over every interval of its grid."""
-        settings, generator = self.config.distillation, self.generator(seed)
-        bucket = self.buckets[batch["bucket"]]
-        clean, _ = self.latents(batch)
-        given = self.given(clean, self.gives(bucket, seed), generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        start = torch.where(given[:, None, :, None, None], clean, noise)
+        way = batch if "velocities" in batch else self.way(batch, seed)
+        states, velocities, free = (way[name].to(self.device) for name in TENSORS)
+        n = self.config.distillation.steps
         text, mask = self.embed(batch["captions"])
-        plain_text, plain_mask = (t.expand(len(clean), *t.shape[1:]) for t in self.embed([""]))
-        free = (~given).float()
-        states, velocities = self.walk(start, free, (text, mask), (plain_text, plain_mask), bucket)
-        n = settings.steps
-        levels = torch.tensor(self.grid[: -1 : self.stride], device=clean.device).repeat_interleave(len(clean))
+        levels = torch.tensor(self.grid[: -1 : self.stride], device=self.device).repeat_interleave(len(free))
         predicted = predict(
             self.trained[self.name],
             states,
             1000 * levels[:, None] * free.repeat(n, 1),
             text.repeat(n, 1, 1),
             mask.repeat(n, 1),
-            self.geometry(bucket),
+            self.geometry(self.buckets[batch["bucket"]]),
         )
         loss = weighted_error(predicted, velocities, torch.ones_like(levels), free.repeat(n, 1))
         return loss, {"error": loss.detach()}
+
+    def way(self, batch: Batch, seed: int) -> Batch:
+        """The teacher's ways for a batch of clips, some of whose frames are given, as `Walks` keeps them."""
+        generator, bucket = self.generator(seed), self.buckets[batch["bucket"]]
+        with torch.no_grad(), self.autocast():
+            clean, _ = self.latents(batch)
+            given = self.given(clean, self.gives(bucket, seed), generator)
+            noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+            start = torch.where(given[:, None, :, None, None], clean, noise)
+            text, plain = self.embed(batch["captions"]), self.embed([""])
+            free = (~given).float()
+            states, velocities = self.walk(
+                start, free, text, tuple(t.expand(len(clean), *t.shape[1:]) for t in plain), bucket
+            )
+        found = {"states": states, "velocities": velocities, "free": free}
+        return {"bucket": batch["bucket"], "captions": batch["captions"], **found}
 
     def walk(
         self, start: torch.Tensor, free: torch.Tensor, text: Text, plain: Text, bucket: Bucket

@@ -267,8 +267,8 @@ def device_name(device: torch.device) -> str:
 
 def len_of(batches: list[Any]) -> int:
     """Clips in a step's batches."""
-    return sum(len(next(iter(b.values()))["latents" if "latents" in b["low"] else "frames"]) if "low" in b
-               else len(b["latents" if "latents" in b else "frames"]) for b in batches)  # fmt: skip
+    found = (b.get("low", b) for b in batches)
+    return sum(len(next(b[name] for name in ("latents", "frames", "free") if name in b)) for b in found)
 
 
 def read_losses(folder: Path) -> list[float]:

@@ -149,11 +149,17 @@ def statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 def latents_digest(vae: Any) -> str:
     """A digest of all that latents depend on: every tensor of the VAE but the decoder's, which may be trained on."""
-    found = hashlib.sha256(f"{vae.config.get('scaling_factor', 1.0)}".encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        if not name.startswith(("decoder.", "post_quant_conv.")):
-            found.update(f"{name} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())  # as it rests
+    decoding = ("decoder.", "post_quant_conv.")
+    encoding = {n: t for n, t in vae.state_dict().items() if not n.startswith(decoding)}
+    return tensors_digest(encoding, f"{vae.config.get('scaling_factor', 1.0)}")
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor], about: str = "") -> str:
+    """A digest of named tensors as they rest, in half precision, and of what else is said about them."""
+    found = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

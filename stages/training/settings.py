@@ -193,15 +193,17 @@ class Upsampling:
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
     """Few steps from many: each of `steps` steps of the student does what several of the teacher's `teacher_steps`
-    do with this guidance, so that guidance is built in."""
+    do with this guidance, so that guidance is built in. kept: batches whose ways the teacher goes once, before the
+    first step, and that are kept beside the run and seen again and again (0: every step has new ones)."""
 
     steps: int = 3
     teacher_steps: int = 12
     guidance: float = 4.0
+    kept: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.teacher_steps % self.steps:
-            raise BadInput("distillation.teacher_steps must be a multiple of its steps")
+        if self.steps < 1 or self.teacher_steps % self.steps or self.kept < 0:
+            raise BadInput("distillation.teacher_steps must be a multiple of its steps, and kept a number from 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,11 +122,39 @@ def test_a_student_is_sampled_where_its_intervals_begin():
     assert student_timesteps(settings) == pytest.approx([1000, 2000 / 3, 1000 / 3])
 
 
+def test_ways_that_are_kept_are_those_that_are_walked(settings, tmp_path):
+    """And walking goes on where it was cut off; every way comes once a round."""
+    from stages.training.data import clip_seed
+    from stages.training.walks import WALK
+
+    config = settings(
+        "distill", model={"lora": {"rank": 2}}, objective={"max_tokens": 40, "condition": 0.5},
+        distillation={"steps": 2, "teacher_steps": 4, "kept": 3}, data={"cache": 4},
+    )  # fmt: skip
+    task = make_task(config, tmp_path / "run")
+    asked: list[int] = []
+    assert not task.get_ready(lambda: len(asked.append(0) or asked) > 2)
+    there = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run").glob("walks-*/*.safetensors")}
+    assert 0 < len(there) < 3
+    assert task.get_ready(lambda: False)
+    kept = task.batches(0, 1)
+    assert {n: t for n, t in there.items() if (kept.folder / n).stat().st_mtime_ns == t} == there
+    lap = [kept[i]["captions"] for i in range(3)]
+    assert sorted(lap) == sorted(kept.batches[i]["captions"] for i in range(3))
+    assert sorted(kept[i]["captions"] for i in range(3, 6)) == sorted(lap)
+    found = next(kept[i] for i in range(3) if kept[i]["captions"] == kept.batches[0]["captions"])
+    fresh = task.way(kept.batches[0], clip_seed(config.seed, WALK, 0))
+    for name in ("states", "velocities", "free"):
+        torch.testing.assert_close(found[name], fresh[name], rtol=2e-3, atol=2e-3)
+    assert torch.isclose(task(found, 0)[0], task(fresh, 1)[0], rtol=1e-2)
+
+
 def test_distillation_learns_as_lora_and_the_file_opens(settings, start):
     lora = {"rank": 4, "targets": ["to_q", "to_v", "net.0.proj", "proj_out"]}
     config = settings(
         "distill", max_steps=24, model={"lora": lora}, optim={"name": "adamw", "lr": 0.02},
-        distillation={"steps": 2, "teacher_steps": 4, "guidance": 2.0}, objective={"max_tokens": 40, "condition": 0.2},
+        distillation={"steps": 2, "teacher_steps": 4, "guidance": 2.0, "kept": 5}, data={"cache": 8},
+        objective={"max_tokens": 40, "condition": 0.2},
     )  # fmt: skip
     model = falls(config)
     transformer = load_part(start, "transformer")
