@@ -24,7 +24,9 @@ class Shape:
 
     Of the VAE, blocks and residual space-to-depth both ways are those of LTX-Video 0.9.5, which learn where the
     plain ones stay at the mean colour. Each decoder block has half the channels of the one before it, the last one a
-    share of `vae_last_factor`: what is left there has to carry the edges of a whole patch. Attention heads divide
+    share of `vae_last_factor`: what is left there has to carry the edges of a whole patch. `vae_layers` counts the
+    residual blocks of each level, the outermost first, `vae_decoder_layers` those of the decoder where it has others.
+    Attention heads divide
     `width`; upsamplers normalise in 32 groups, so their width is a multiple of 32, and a linear start
     (`stages.training.upsample_start`) needs two channels of each group for itself.
     """
@@ -35,6 +37,7 @@ class Shape:
     vae_decoder: tuple[int, ...] = (64, 128)
     vae_last_factor: int = 1
     vae_layers: tuple[int, ...] = (1, 1, 0)
+    vae_decoder_layers: tuple[int, ...] = ()
     text_width: int = 128
     text_layers: int = 3
     text_heads: int = 4
@@ -100,10 +103,7 @@ def make_transformer(shape: Shape) -> LTXVideoTransformer3DModel:
 
 
 def make_vae(shape: Shape, scaling_factor: float = 1.0) -> AutoencoderKLLTXVideo:
-    """An LTX VAE of this shape, with causal encoder and a decoder that sees both ways.
-
-    diffusers 0.42.1 builds the decoder with the encoder's `layers_per_block`, so both are given the same.
-    """
+    """An LTX VAE of this shape, with causal encoder and a decoder that sees both ways."""
     down, up = len(shape.vae_encoder) - 1, len(shape.vae_decoder)
     return AutoencoderKLLTXVideo(
         latent_channels=shape.latent_channels,
@@ -111,7 +111,7 @@ def make_vae(shape: Shape, scaling_factor: float = 1.0) -> AutoencoderKLLTXVideo
         decoder_block_out_channels=shape.vae_decoder,
         down_block_types=("LTXVideo095DownBlock3D",) * down,
         layers_per_block=shape.vae_layers,
-        decoder_layers_per_block=shape.vae_layers,
+        decoder_layers_per_block=shape.vae_decoder_layers or shape.vae_layers,
         spatio_temporal_scaling=(True,) * down,
         decoder_spatio_temporal_scaling=(True,) * up,
         decoder_inject_noise=(False,) * (up + 1),

@@ -2,9 +2,9 @@
 linear one, all by least squares, layer by layer. Training then adds what is not linear.
 
 Where training from random weights takes hours to pass 22 dB on shapes that move, this start is near 28 dB in seconds.
-Residual blocks begin as the identity (their last convolution is zero, as in arXiv 1901.09321). SiLU(x) - SiLU(-x) = x,
-so pairs of channels with opposite signs carry values through the last activation as they are, and channels of a large
-constant keep the norm before it from dividing the values away.
+Residual blocks begin as the identity (their last convolution is zero, as in arXiv 1901.09321), those of the decoder
+awake (`blocks_start`). SiLU(x) - SiLU(-x) = x, so pairs of channels with opposite signs carry values through the last
+activation as they are, and channels of a large constant keep the norm before it from dividing the values away.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.errors import BadInput
+from stages.training.blocks_start import wake_blocks
 from stages.training.least_squares import LeastSquares
 
 Videos = Sequence[Tensor]
@@ -52,6 +53,7 @@ def start_linear(vae: Any, videos: Videos, whiten: float = 1.0) -> None:
                 nn.init.zeros_(module.conv2.conv.bias)
         _start_encoder(vae.encoder, videos[:ENCODER_CLIPS], _ratios(vae), whiten)
         _start_decoder(vae, videos)
+        wake_blocks(vae, videos)
 
 
 def _check(vae: Any) -> None:

@@ -63,6 +63,25 @@ def test_start_reconstructs_unseen_clips_before_any_training(start):
     assert after > before + 4
 
 
+def test_blocks_begin_as_nothing_and_are_not_blind(start):
+    """Their inner channels vary with what comes, each as much as the next, where only a few are held steady."""
+    vae, seen = load_part(start, "vae"), [to_video(c)[None] for c in clips(6)]
+    start_linear(vae, seen)
+    made: list[torch.Tensor] = []
+    resnet = vae.decoder.up_blocks[-1].resnets[0]
+    resnet.conv1.register_forward_hook(lambda module, given, output: made.append(output[0].flatten(1)))
+    found: list[bool] = []
+    resnet.register_forward_hook(lambda module, given, output: found.append(torch.equal(given[0], output)))
+    with torch.no_grad():
+        for video in seen:
+            vae.decode(vae.encode(video).latent_dist.mode())
+    spread = torch.cat(made, dim=1).std(dim=1)
+    steady = len(spread) // 8
+    assert all(found)
+    assert float(spread[:steady].max()) == 0
+    assert spread[steady:].tolist() == pytest.approx([1.0] * (len(spread) - steady), rel=0.1)
+
+
 def test_start_is_kept_beside_the_run(settings):
     from stages.training.loop import Trainer
 
