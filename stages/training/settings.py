@@ -174,6 +174,11 @@ class Reconstruction:
     noise: float = 0.03
     start_clips: int = 0
     whiten: float = 1.0
+    upsampled: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.upsampled <= 1:
+            raise BadInput("reconstruction.upsampled is a share, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from stages.training.data import Batch, Frames, PixelBatches
 from stages.training.models import load_part, set_statistics
-from stages.training.settings import Reconstruction, TrainConfig
+from stages.training.settings import Bucket, Reconstruction, TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.vae_start import start_linear
 
 STATISTICS_CLIPS = 64
+UPSAMPLERS = SPATIAL, TEMPORAL = "spatial_upsampler", "temporal_upsampler"
 
 
 class VaeTask(Task):
@@ -24,7 +27,8 @@ class VaeTask(Task):
         super().__init__(config, folder)
         vae = self.fitted("vae", self._fit) if config.reconstruction.start_clips else load_part(self.start, "vae")
         # Channels last, as the frames come: its norms then copy nothing, and oneDNN is 8 % quicker.
-        self.adopt({"vae": vae.to(memory_format=torch.channels_last_3d)}, {})
+        names = UPSAMPLERS if config.reconstruction.upsampled else ()
+        self.adopt({"vae": vae.to(memory_format=torch.channels_last_3d)}, {n: load_part(self.start, n) for n in names})
 
     def _fit(self, vae: Any) -> None:
         """The linear start."""
@@ -46,8 +50,9 @@ class VaeTask(Task):
         """The weighted losses of one batch, and its PSNR in dB."""
         weights = self.config.reconstruction
         video = to_video_tensor(batch["frames"], self.device)
-        posterior = self.vae.encode(video).latent_dist
-        mean = posterior.mode()
+        ways = self.ways(self.buckets[batch["bucket"]], seed)
+        posterior = self.vae.encode(smaller(video, ways)).latent_dist
+        mean = self.raised(posterior.mode(), ways)
         noise = torch.randn(mean.shape, generator=self.generator(seed), device=mean.device)
         made = self.vae.decode(mean + weights.noise * noise).sample.float()
         terms = losses(made, video, mean.float(), weights)
@@ -59,6 +64,21 @@ class VaeTask(Task):
             spread = mean.float().std()
         return loss, {"psnr": -10 * torch.log10(error), "spread": spread}
 
+    def ways(self, bucket: Bucket, seed: int) -> tuple[str, ...]:
+        """The upsamplers that this batch's latents come through, for a share of the batches of final size and rate."""
+        fits = (max(b.width for b in self.buckets) == bucket.width, max(b.fps for b in self.buckets) == bucket.fps)
+        known = [n for n, fit in zip(UPSAMPLERS, fits, strict=True) if fit and bucket.frames > 1]
+        rng = np.random.default_rng([seed, 0x0B5])
+        if not known or rng.random() >= self.config.reconstruction.upsampled:
+            return ()
+        return (*known,) if rng.random() < 0.5 else (known[int(rng.integers(len(known)))],)
+
+    def raised(self, latents: torch.Tensor, ways: Sequence[str]) -> torch.Tensor:
+        """Latents of a smaller or slower video as the upsamplers raise them."""
+        for name in ways:
+            latents = self.frozen[name](latents)
+        return latents
+
     def samples(self) -> list[Frames]:
         """The truth, and below it what the VAE makes of it."""
         shown, longest = [], max(self.buckets, key=lambda b: b.crop_frames or b.frames)
@@ -69,8 +89,11 @@ class VaeTask(Task):
         return shown
 
     def finish(self) -> None:
-        """Measure the latents' mean and spread, which travel with the weights."""
+        """Measure the latents' mean and spread, which travel with the weights; unless they are the checkpoint's still,
+        which other parts of it were trained on."""
         weights = self.config.reconstruction
+        if not weights.start_clips and not any(name.startswith("vae.encoder.") for name in self.chosen):
+            return
         whole = [b for b in self.buckets if not b.crop] or self.buckets
         videos = [self.example(1000 + i, whole[i % len(whole)])[0] for i in range(STATISTICS_CLIPS)]
         set_statistics(self.vae, videos, shared=weights.start_clips > 0 and weights.whiten < 1)
@@ -79,6 +102,13 @@ class VaeTask(Task):
 def to_video_tensor(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 [B, F, H, W, 3] -> float32 [B, 3, F, H, W] in -1..1, converted on the device."""
     return frames.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1
+
+
+def smaller(video: torch.Tensor, ways: Sequence[str]) -> torch.Tensor:
+    """A video [B, 3, F, H, W] as it is before these upsamplers: of half the width and height, of every other frame."""
+    if SPATIAL in ways:
+        video = F.avg_pool3d(video, (1, 2, 2))
+    return video[:, :, ::2] if TEMPORAL in ways else video
 
 
 def losses(made: torch.Tensor, truth: torch.Tensor, mean: torch.Tensor, weights: Reconstruction) -> Metrics:

@@ -13,10 +13,11 @@ import torch
 
 from stages.core.errors import BadInput
 from stages.training.loop import Trainer, read_losses, train
-from stages.training.models import load_part
+from stages.training.models import latents_digest, load_part
 from stages.training.objectives import draw_levels
 from stages.training.settings import Bucket, Objective
 from stages.training.tasks import make_task
+from stages.training.vae import UPSAMPLERS
 
 from .conftest import LOW
 
@@ -95,6 +96,37 @@ def test_a_bucket_may_have_levels_of_its_own():
     assert abs(float(usual.mean()) - 0.5) < 0.02
     assert float(noisier.mean()) > 0.75
     assert float(draw_levels(settings, 4000, Bucket(mean=2.0, sigma_max=0.5), draw).max()) <= 0.5
+
+
+def test_a_decoder_learns_from_upsampled_latents(settings, start):
+    """Only where clips have the final size and rate."""
+    buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
+    config = settings("vae", buckets, reconstruction={"upsampled": 0.5})
+    task = make_task(config, Path(config.out))
+    small, final = task.buckets
+    assert {task.ways(small, seed) for seed in range(40)} == {()}
+    ways = [task.ways(final, seed) for seed in range(200)]
+    assert set(ways) == {
+        (),
+        ("spatial_upsampler",),
+        ("temporal_upsampler",),
+        ("spatial_upsampler", "temporal_upsampler"),
+    }
+    assert 70 < ways.count(()) < 130
+    batches = task.batches(0, 1)
+    batch = next(b for b in (batches[i] for i in range(20)) if b["bucket"] == 1)
+    raised, plain = (task(batch, ways.index(way))[0] for way in (UPSAMPLERS, ()))
+    assert not torch.isclose(raised, plain, rtol=1e-4)
+    raised.backward()
+    assert all(p.grad is not None for n, p in task.parameters_by_name().items())
+    assert all(p.grad is None for name in UPSAMPLERS for p in task.frozen[name].parameters())
+
+
+def test_latents_stay_what_they_are_while_the_decoder_learns(settings, start):
+    config = settings("vae", max_steps=2, model={"trainable": ["vae.decoder.*"]})
+    before, after = load_part(start, "vae"), load_part(train(config).model, "vae")
+    assert latents_digest(after) == latents_digest(before)
+    assert not torch.equal(after.decoder.conv_out.conv.weight, before.decoder.conv_out.conv.weight)
 
 
 def test_clean_frames_are_given_to_whole_batches(settings, start):
