@@ -34,7 +34,7 @@ def export(task: Task, config: TrainConfig, folder: Path, about: Mapping[str, An
     building = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
     try:
         if config.model.lora.rank:
-            _write_lora(task, config.model.lora, building)
+            write_lora(task, config.model.lora, building)
         else:
             _write_parts(task, config, building)
         earlier = _history(task.start)
@@ -59,7 +59,8 @@ def _write_parts(task: Task, config: TrainConfig, folder: Path) -> None:
             resting(part).save_pretrained(folder / name, safe_serialization=True)
 
 
-def _write_lora(task: Task, lora: Lora, folder: Path) -> None:
+def write_lora(task: Task, lora: Lora, folder: Path) -> None:
+    """The adapters alone, as diffusers' load_lora_weights reads them, with their rank, alpha and layers."""
     name, part = next(iter(task.trained.items()))
     tensors = {f"{name}.{k}": v.detach().cpu().contiguous() for k, v in lora_tensors(part).items()}
     about = {"r": lora.rank, "lora_alpha": lora.alpha or lora.rank, "target_modules": list(lora.targets)}

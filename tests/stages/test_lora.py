@@ -16,7 +16,7 @@ from stages.core.lora import FILE, LoraConfig
 from stages.core.step import StepRef
 from stages.core.weights import fingerprint
 from stages.families import load_family
-from stages.training.export import _write_lora
+from stages.training.export import write_lora
 from stages.training.models import add_lora, load_part
 from stages.training.settings import Lora
 
@@ -45,7 +45,7 @@ def adapter(checkpoint, tmp_path) -> Path:
     """An adapter folder as a training writes it, its alpha twice its rank."""
     folder = tmp_path / "adapter"
     folder.mkdir()
-    _write_lora(Trained(checkpoint), LORA, folder)
+    write_lora(Trained(checkpoint), LORA, folder)
     return folder
 
 
