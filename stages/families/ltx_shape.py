@@ -26,9 +26,8 @@ class Shape:
     plain ones stay at the mean colour. Each decoder block has half the channels of the one before it, the last one a
     share of `vae_last_factor`: what is left there has to carry the edges of a whole patch. `vae_layers` counts the
     residual blocks of each level, the outermost first, `vae_decoder_layers` those of the decoder where it has others.
-    Attention heads divide
-    `width`; upsamplers normalise in 32 groups, so their width is a multiple of 32, and a linear start
-    (`stages.training.upsample_start`) needs two channels of each group for itself.
+    Attention heads divide `width`; upsamplers normalise in 32 groups, so their width is a multiple of 32, and a linear
+    start (`stages.training.upsample_start`) needs two channels of each group for itself.
     """
 
     latent_channels: int = 56

@@ -161,6 +161,8 @@ class Reconstruction:
     fitted by least squares before the first step (`vae_start`); 0: training starts from the weights as they are.
     whiten: how far that start brings the latents' channels to one spread, 0 to 1. Below 1 the strong ones, which
     carry layout and colour, stand out of the noise first when a denoiser samples, and weigh more in its loss.
+    upsampled: share of batches (of the final size or rate) whose latents come from a smaller or slower clip by the
+    checkpoint's upsamplers, as they do at work, so that the decoder learns to make them sharp.
     """
 
     charbonnier: float = 1.0

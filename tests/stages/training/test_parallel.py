@@ -99,9 +99,8 @@ def test_a_model_in_parts_learns_what_a_whole_one_does(settings, tmp_path, kind)
 
 
 def test_what_needs_whole_kernels_is_refused_in_parts(settings, tmp_path):
-    config = settings("vae", parallel="fsdp")
-    meeting, context = tmp_path / "meeting", multiprocessing.get_context("fork")
-    workers = [context.Process(target=expect_refusal, args=(config, r, meeting)) for r in range(2)]
+    config, meeting = settings("vae", parallel="fsdp"), tmp_path / "meeting"
+    workers = [FORK.Process(target=expect_refusal, args=(config, r, meeting)) for r in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
