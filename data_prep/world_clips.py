@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from data_prep.world_caption import caption
 from data_prep.world_render import corners_at, render
 from data_prep.world_scene import Scene, World, load_world, sample_scene
-from stages.core.config import CONFIGS
+from stages.core.config import CONFIGS, nearest
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.measures.world_words import Attributes
 
 
 @dataclass(frozen=True)
@@ -23,17 +27,37 @@ class WorldClip:
 
 
 class WorldClips:
-    """Clips by seed. Combinations held out in configs/world.yaml never appear, unless another split is asked for."""
+    """Clips by seed. Combinations held out in configs/world.yaml never appear, unless another split is asked for.
 
-    def __init__(self, world: str = str(CONFIGS / "world.yaml"), split: str = "train") -> None:
+    motions: weights of motions, such as {"rotating": 5}: one that is harder than the others is to be seen more often.
+    Those not named weigh 1. Raises BadInput for a motion that the world does not have, or a weight below 0.
+    """
+
+    def __init__(
+        self,
+        world: str = str(CONFIGS / "world.yaml"),
+        split: str = "train",
+        motions: Mapping[str, float] | None = None,
+    ) -> None:
         self.world: World = load_world(world)
         self.split = split
-        self.identity = f"world:{split}:{hash_of(self.world)}"
+        self.weights = _weights(self.world, motions or {})
+        weighed = f":{digest(self.weights)[:16]}" if motions else ""
+        self.identity = f"world:{split}:{hash_of(self.world)}{weighed}"
         self.length = 0  # without end
 
     def scene(self, seed: int, bucket: Any) -> Scene:
         """The scene of a seed. It does not depend on size or frame rate, so that sizes of it are pairs."""
-        return sample_scene(seed, self.world, split=self.split, aspect=bucket.width / bucket.height)
+        aspect = bucket.width / bucket.height
+        return sample_scene(seed, self.world, split=self.split, wanted=self._wanted(seed), aspect=aspect)
+
+    def _wanted(self, seed: int) -> Attributes | None:
+        """The motion of a seed, where they are weighed."""
+        if not self.weights:
+            return None
+        shares = np.array([*self.weights.values()])
+        drawn = np.random.default_rng([seed, 0x307E]).choice(len(shares), p=shares / shares.sum())
+        return Attributes(motion=[*self.weights][drawn])
 
     def clip(self, seed: int, bucket: Any) -> WorldClip:
         """The clip of a seed in a bucket's size and length, cropped where the bucket says so."""
@@ -67,6 +91,15 @@ class WorldClips:
 
 def hash_of(world: World) -> str:
     """A digest of the whole grammar, so that clips encoded from another one are not taken for these."""
-    from stages.core.identity import digest
-
     return digest(repr(world))[:16]
+
+
+def _weights(world: World, given: Mapping[str, float]) -> dict[str, float]:
+    """The weight of every motion; nothing where none is given: every combination is as likely as another then."""
+    known = world.vocabulary.words("motion")
+    for word, weight in given.items():
+        if word not in known:
+            raise BadInput(f"data.args.motions: {word!r} is no motion of the world; {nearest(word, known)}")
+        if not weight >= 0:
+            raise BadInput(f"data.args.motions.{word} is {weight}; a weight is 0 or above")
+    return {word: float(given.get(word, 1.0)) for word in known} if given else {}

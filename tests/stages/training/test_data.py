@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def test_no_held_out_combination_is_ever_drawn():
     other = WorldClips(split="heldout")
     judged = {other.scene(clip_seed(3, i), BUCKET).attributes for i in range(100)}
     assert judged <= held
+
+
+def test_a_motion_that_weighs_more_is_drawn_more_often():
+    source = WorldClips(motions={"rotating": 5, "growing": 0})
+    drawn = Counter(str(source.scene(seed, BUCKET).attributes.motion) for seed in range(600))
+    assert drawn["rotating"] / 600 == pytest.approx(5 / 11, abs=0.06)
+    assert drawn["growing"] == 0 and drawn["shrinking"] > 0
+    assert source.identity != WorldClips().identity != WorldClips(motions={"rotating": 2}).identity
+    with pytest.raises(BadInput, match="jumping"):
+        WorldClips(motions={"jumping": 1})
+    with pytest.raises(BadInput, match="0 or above"):
+        WorldClips(motions={"rotating": -1})
 
 
 def test_batches_depend_on_their_position_only_also_from_worker_processes():
