@@ -43,7 +43,7 @@ bench: $(STAMP)
 
 # The recipe of the embedded checkpoint, below runs/; stopped, it goes on where it was. ON='device=cuda data.scale=16' for a GPU.
 train: $(STAMP)
-	@for stage in vae spatial temporal base distill; do $(BIN)/python -m stages.training $$stage $(ON) || exit 1; done
+	@for stage in vae spatial temporal decoder base distill; do $(BIN)/python -m stages.training $$stage $(ON) || exit 1; done
 
 serve: $(STAMP)
 	@$(BIN)/rushes serve
