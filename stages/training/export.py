@@ -38,7 +38,7 @@ def export(task: Task, config: TrainConfig, folder: Path, about: Mapping[str, An
         else:
             _write_parts(task, config, building)
         earlier = _history(task.start)
-        record = {**about, "code": code_version(), "trained": sorted(task.trained), "before": earlier}
+        record = {**about, "code": code_version(), "trained": _learned(task), "before": earlier}
         (building / ABOUT).write_text(json.dumps(record, indent=1, default=str))
         os.chmod(building, 0o755)
         shutil.rmtree(target, ignore_errors=True)
@@ -53,10 +53,14 @@ def _write_parts(task: Task, config: TrainConfig, folder: Path) -> None:
     if config.model.vae:
         shutil.rmtree(folder / "vae", ignore_errors=True)
         shutil.copytree(Path(config.model.vae).expanduser() / "vae", folder / "vae")
-    for name, part in task.trained.items():
-        if any(chosen.startswith(f"{name}.") for chosen in task.chosen):
-            shutil.rmtree(folder / name, ignore_errors=True)
-            resting(part).save_pretrained(folder / name, safe_serialization=True)
+    for name in _learned(task):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        resting(task.trained[name]).save_pretrained(folder / name, safe_serialization=True)
+
+
+def _learned(task: Task) -> list[str]:
+    """The parts of which something was trained."""
+    return sorted({chosen.partition(".")[0] for chosen in task.chosen})
 
 
 def write_lora(task: Task, lora: Lora, folder: Path) -> None:

@@ -56,7 +56,8 @@ class Replicas(Alone):
 
     def __init__(self, task: Task, device: torch.device) -> None:
         super().__init__(task, device)
-        self.model = DistributedDataParallel(task, device_ids=[device] if device.type == "cuda" else None)
+        devices = [device] if device.type == "cuda" else None
+        self.model = DistributedDataParallel(task, device_ids=devices, find_unused_parameters=task.partial)
 
     def backward(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if last else self.model.no_sync()
@@ -74,6 +75,11 @@ class Shards(Alone):
         super().__init__(task, device)
         if task.config.optim.name == "muon":
             raise BadInput("parallel=fsdp has no worker with a whole kernel, which muon wants; set optim.name=adamw")
+        if task.partial:
+            raise BadInput(
+                "parallel=fsdp gathers weights at the same moment everywhere, but not every batch uses the "
+                "upsamplers; leave them out of model.trainable"
+            )
         if device.type == "cuda":
             torch.cuda.set_device(device)
         mesh = init_device_mesh(device.type, (self.world,))

@@ -162,7 +162,8 @@ class Reconstruction:
     whiten: how far that start brings the latents' channels to one spread, 0 to 1. Below 1 the strong ones, which
     carry layout and colour, stand out of the noise first when a denoiser samples, and weigh more in its loss.
     upsampled: share of batches (of the final size or rate) whose latents come from a smaller or slower clip by the
-    checkpoint's upsamplers, as they do at work, so that the decoder learns to make them sharp.
+    checkpoint's upsamplers, as they do at work, so that the decoder learns to make them sharp, and the upsamplers
+    with it where `model.trainable` has them.
     """
 
     charbonnier: float = 1.0

@@ -19,7 +19,10 @@ Metrics = dict[str, torch.Tensor]
 
 
 class Task(nn.Module):  # type: ignore[misc]
-    """The networks of one stage. trained: parts with something to learn; frozen ones are kept out of `parameters`."""
+    """The networks of one stage. trained: parts with something to learn; frozen ones are kept out of `parameters`.
+    partial: some batches leave some of what is trained without a gradient."""
+
+    partial = False
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         super().__init__()

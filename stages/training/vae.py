@@ -21,14 +21,16 @@ UPSAMPLERS = SPATIAL, TEMPORAL = "spatial_upsampler", "temporal_upsampler"
 
 
 class VaeTask(Task):
-    """Trains `vae`."""
+    """Trains `vae`, and with it the upsamplers that its latents come through, where `trainable` names them."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         super().__init__(config, folder)
         vae = self.fitted("vae", self._fit) if config.reconstruction.start_clips else load_part(self.start, "vae")
         # Channels last, as the frames come: its norms then copy nothing, and oneDNN is 8 % quicker.
         names = UPSAMPLERS if config.reconstruction.upsampled else ()
-        self.adopt({"vae": vae.to(memory_format=torch.channels_last_3d)}, {n: load_part(self.start, n) for n in names})
+        raising = {n: load_part(self.start, n) for n in names}
+        self.adopt({"vae": vae.to(memory_format=torch.channels_last_3d), **raising}, {})
+        self.partial = any(name.startswith(UPSAMPLERS) for name in self.chosen)
 
     def _fit(self, vae: Any) -> None:
         """The linear start."""
@@ -76,7 +78,7 @@ class VaeTask(Task):
     def raised(self, latents: torch.Tensor, ways: Sequence[str]) -> torch.Tensor:
         """Latents of a smaller or slower video as the upsamplers raise them."""
         for name in ways:
-            latents = self.frozen[name](latents)
+            latents = self.trained[name](latents)
         return latents
 
     def samples(self) -> list[Frames]:

@@ -101,7 +101,8 @@ def test_a_bucket_may_have_levels_of_its_own():
 def test_a_decoder_learns_from_upsampled_latents(settings, start):
     """Only where clips have the final size and rate."""
     buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
-    config = settings("vae", buckets, reconstruction={"upsampled": 0.5})
+    frozen = {"trainable": ["vae.*"]}
+    config = settings("vae", buckets, reconstruction={"upsampled": 0.5}, model=frozen)
     task = make_task(config, Path(config.out))
     small, final = task.buckets
     assert {task.ways(small, seed) for seed in range(40)} == {()}
@@ -114,7 +115,17 @@ def test_a_decoder_learns_from_upsampled_latents(settings, start):
     assert not torch.isclose(raised, plain, rtol=1e-4)
     raised.backward()
     assert all(p.grad is not None for n, p in task.parameters_by_name().items())
-    assert all(p.grad is None for name in UPSAMPLERS for p in task.frozen[name].parameters())
+    assert all(p.grad is None for name in UPSAMPLERS for p in task.trained[name].parameters())
+
+
+def test_upsamplers_learn_with_the_decoder_where_they_are_named(settings, start):
+    buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
+    model = {"trainable": ["vae.decoder.*", "temporal_upsampler.*"]}
+    made = train(settings("vae", buckets, max_steps=4, reconstruction={"upsampled": 1.0}, model=model)).model
+    for name, learns in (("vae", True), ("spatial_upsampler", False), ("temporal_upsampler", True)):
+        before, after = (load_part(folder, name).state_dict() for folder in (start, made))
+        assert learns != all(torch.equal(before[key], after[key]) for key in before), name
+    assert json.loads((made / "training.json").read_text())["trained"] == ["temporal_upsampler", "vae"]
 
 
 def test_latents_stay_what_they_are_while_the_decoder_learns(settings, start):

@@ -16,6 +16,8 @@ from stages.training.parallel import whole
 from stages.training.settings import TrainConfig
 from stages.training.state import list_states, read_tensors
 
+from .conftest import LOW
+
 FORK = multiprocessing.get_context("fork")
 
 
@@ -49,6 +51,16 @@ def test_two_workers_train_one_model(settings, tmp_path):
     assert [a[2] for a in answers] == [True, False]
     assert all(a[3] for a in answers)
     assert len(read_losses(Path(config.out))) == 3
+
+
+def test_two_workers_whose_batches_use_different_parts(settings, tmp_path):
+    """One may draw latents that come through an upsampler where the other does not."""
+    model = {"trainable": ["vae.decoder.*", "*_upsampler.*"]}
+    buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
+    config = settings("vae", buckets, max_steps=3, model=model, reconstruction={"upsampled": 0.5})
+    answers = run_two(config, tmp_path / "meeting")
+    assert answers[0][1] == answers[1][1]
+    assert all(a[3] for a in answers)
 
 
 def test_two_workers_take_the_mean_of_their_gradients(settings, tmp_path):
