@@ -43,7 +43,7 @@ FIRST_FRAME_SIDE = 256
 class EvaluateConfig(RenderConfig):
     """An evaluation: a campaign whose videos are judged.
 
-    heldout    so many of the combinations that the world holds out from training are prompts too, in its order
+    heldout    so many of the combinations that the world holds out from training are prompts too, evenly over its list
     first_frames  whether these begin with the first frame of a true clip of theirs, as a picture given to the model
     world      the file that says what words mean and look like
     videos     a folder of videos to judge in place of rendering; `captions` is the CSV file that says what each shows
@@ -143,14 +143,15 @@ def _compared(evaluation: Evaluation) -> Evaluation:
 
 
 def heldout_prompts(config: EvaluateConfig) -> list[Any]:
-    """The first prompts that the world holds out, with their first frames if asked for. Raises BadInput where it has
-    fewer."""
+    """Prompts that the world holds out, evenly over its list, which goes by colour; with their first frames if asked
+    for. Raises BadInput where it has fewer."""
     if config.heldout < 0:
         raise BadInput(f"heldout is a number of prompts from 0, not {config.heldout}")
     rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
     if config.heldout > len(rows):
         raise BadInput(f"heldout: {config.world} holds out {len(rows)} combinations, fewer than {config.heldout}")
-    words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in rows[: config.heldout])
+    chosen = [rows[i * len(rows) // config.heldout] for i in range(config.heldout)]
+    words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in chosen)
     prompts = ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
     if not config.first_frames:
         return prompts

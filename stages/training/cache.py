@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,21 @@ def _form(bucket: Bucket) -> tuple[Any, ...]:
 
 class LatentCache:
     """Normalised latents, float16, of `data.cache` clips in every one of these buckets. Clip i shows the same scene in
-    all of them, so that they make pairs. `last` is the latent of a clip's last frame as a picture by itself."""
+    all of them, so that they make pairs. `last` is the latent of a clip's last frame as a picture by itself; buckets
+    that refine have `raised` as well, which a `raising.Raiser` made."""
 
-    def __init__(self, folder: Path, source: Source, data: Data, buckets: list[Bucket], vae_id: str, seed: int) -> None:
-        self.source, self.data, self.buckets, self.seed = source, data, buckets, seed
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        data: Data,
+        buckets: list[Bucket],
+        vae_id: str,
+        seed: int,
+        raiser: Any = None,
+    ) -> None:
+        self.source, self.data, self.buckets, self.seed, self.raiser = source, data, buckets, seed, raiser
+        self._raised_by = raiser.identity[:8] if raiser else ""
         about = digest(source.identity, vae_id, seed, data.flip, data.jitter)
         self.folder = folder / f"latents-{about[:12]}"
         self._loaded: dict[Path, Shard] = {}
@@ -49,7 +61,8 @@ class LatentCache:
         return self._place(bucket) / f"{shard:05d}.safetensors"
 
     def _place(self, bucket: int) -> Path:
-        return self.folder / "-".join(f"{v:g}" for v in _form(self.buckets[bucket]))
+        form = [f"{v:g}" for v in _form(self.buckets[bucket])]
+        return self.folder / "-".join([*form, self._raised_by] if self.buckets[bucket].refines else form)
 
     def shards(self, bucket: int) -> list[Path]:
         """The files of a bucket; the last one holds what is left."""
@@ -67,22 +80,28 @@ class LatentCache:
             if must_stop():
                 return False
             with autocast():
-                latents = [_encode_all(vae, batch[name], device) for name in ("frames", "last_frame")]
+                found = self._encoded(vae, bucket, batch, device)
             path = self._path(bucket, shard)
             path.parent.mkdir(parents=True, exist_ok=True)
             building = path.with_name(f".{path.name}-{os.getpid()}")
-            found = {"latents": latents[0], "last": latents[1]}
             save_file(found, building, {"captions": json.dumps(batch["captions"])})
             os.replace(building, path)
         return True
 
+    def _encoded(self, vae: Any, bucket: int, batch: Batch, device: torch.device) -> Shard:
+        make = partial(encode, vae)
+        found = {k: _made(make, batch[v], device) for k, v in (("latents", "frames"), ("last", "last_frame"))}
+        if self.raiser and self.buckets[bucket].refines:
+            found["raised"] = _made(partial(self.raiser, vae), batch["frames"], device)
+        return found
+
     def load(self, bucket: int) -> Shard:
-        """Everything of one bucket: latents [N, C, F, H, W], last [N, C, 1, H, W], float16."""
+        """Everything of one bucket: latents (and raised) [N, C, F, H, W], last [N, C, 1, H, W], float16."""
         place = self._place(bucket)
         if place not in self._loaded:
             paths = self.shards(bucket)
             shards = [_read(p) for p in paths]
-            self._loaded[place] = {k: torch.cat([s[k] for s in shards]) for k in ("latents", "last")}
+            self._loaded[place] = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
             self._captions[place] = [c for p in paths for c in _captions(p)]
         return self._loaded[place]
 
@@ -116,9 +135,9 @@ class _Shards(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         return augmented(self.cache.source.clip(seed, bucket), rng, self.cache.data.flip, self.cache.data.jitter)
 
 
-def _encode_all(vae: Any, frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _made(make: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     group = 16 if device.type == "cuda" else 1
-    parts = [encode(vae, to_video(part.numpy()).to(device)) for part in frames.split(group)]
+    parts = [make(to_video(part.numpy()).to(device)) for part in frames.split(group)]
     return torch.cat(parts).half().cpu().contiguous()
 
 
@@ -126,7 +145,7 @@ def _read(path: Path) -> Shard:
     if not path.exists():
         raise BadInput(f"{path} is missing: encode the latents again (they are made before training starts)")
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in ("latents", "last")}
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _captions(path: Path) -> list[str]:
@@ -135,7 +154,8 @@ def _captions(path: Path) -> list[str]:
 
 
 class LatentBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
-    """Batches out of a cache: {bucket, latents, last, captions}, or with `pair` {low, high} of the same clips."""
+    """Batches out of a cache: {bucket, latents, last, captions}, and `raised` in a bucket that refines; or with `pair`
+    {low, high} of the same clips."""
 
     def __init__(
         self, cache: LatentCache, data: Data, seed: int, rank: int = 0, parts: int = 1, pair: bool = False

@@ -15,7 +15,8 @@ from stages.training.cache import LatentBatches, LatentCache
 from stages.training.data import Batch, Frames, PixelBatches
 from stages.training.denoisers import Geometry, Keyframe, predict
 from stages.training.models import decode, denoiser_name, encode, latents_digest, load_part
-from stages.training.objectives import draw_clean, draw_levels, make_objective, noise_grid, weighted_error
+from stages.training.objectives import Noised, draw_clean, draw_levels, make_objective, noise_grid, weighted_error
+from stages.training.raising import Raiser, between
 from stages.training.settings import Bucket, TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.vae import to_video_tensor
@@ -37,6 +38,7 @@ class DenoiseTask(Task):
             {"vae": vae, "tokenizer": load_part(self.start, "tokenizer")},
         )
         self.objective = make_objective(config.objective)
+        raiser = self._raiser()
         self.ratios = (
             getattr(vae, "spatial_compression_ratio", 8),
             getattr(vae, "temporal_compression_ratio", 1),
@@ -45,7 +47,17 @@ class DenoiseTask(Task):
         self._embedded: dict[str, torch.Tensor] = {}
         self.cache: LatentCache | None = None
         if config.data.cache:
-            self.cache = LatentCache(folder, self.source, config.data, self.buckets, latents_digest(vae), config.seed)
+            about = config.data, self.buckets, latents_digest(vae), config.seed
+            self.cache = LatentCache(folder, self.source, *about, raiser)
+
+    def _raiser(self) -> Any:
+        """The upsamplers, where there are buckets that refine what comes out of them."""
+        if not any(b.refines for b in self.buckets):
+            return None
+        if self.config.objective.kind != "flow":
+            raise BadInput("a bucket's refines wants objective.kind=flow: its ways are straight")
+        self.frozen["raiser"] = raiser = Raiser(self.start).requires_grad_(False).eval()
+        return raiser
 
     def get_ready(self, must_stop: Callable[[], bool]) -> bool:
         """Encode the latents that are kept."""
@@ -91,11 +103,9 @@ class DenoiseTask(Task):
 
     def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
         """The error of the prediction over all frames that were not given clean."""
-        settings, bucket, generator = self.config.objective, self.buckets[batch["bucket"]], self.generator(seed)
+        bucket, generator = self.buckets[batch["bucket"]], self.generator(seed)
         clean, last = self.latents(batch)
-        levels = draw_levels(settings, len(clean), bucket, generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        noised = self.objective.noise(clean, noise, levels)
+        noised = self.noised(batch, clean, bucket, generator)
         noisy, timesteps = noised.noisy, noised.timesteps[:, None]
         gives = self.gives(bucket, seed)
         given = self.given(clean, gives, generator)
@@ -107,6 +117,21 @@ class DenoiseTask(Task):
         loss = weighted_error(predicted, noised.target, noised.weight, (~given).float())
         return loss, {"error": loss.detach()}
 
+    def noised(self, batch: Batch, clean: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> Noised:
+        """Latents with noise; in a bucket that refines, upsampled ones on their way to the clean ones."""
+        if bucket.refines:
+            return between(self.raised(batch), clean, bucket.refines, generator)
+        levels = draw_levels(self.config.objective, len(clean), bucket, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        return self.objective.noise(clean, noise, levels)
+
+    def raised(self, batch: Batch) -> torch.Tensor:
+        """The batch's latents as they come out of the upsamplers, normalised, float32."""
+        if "raised" in batch:
+            return batch["raised"].to(self.device, torch.float32, non_blocking=True)
+        found: torch.Tensor = self.frozen["raiser"](self.frozen["vae"], to_video_tensor(batch["frames"], self.device))
+        return found
+
     def dropped(self, captions: list[str], seed: int) -> list[str]:
         """The captions, some of them left empty, for guidance."""
         gone = np.random.default_rng([seed, 0xD20]).random(len(captions)) < self.config.objective.caption_dropout
@@ -116,7 +141,7 @@ class DenoiseTask(Task):
         """Whether this batch's clips begin with clean frames: all or none, since only then a level for each token is
         needed, which costs a tenth of a step."""
         drawn = np.random.default_rng([seed, 0x61E]).random() < self.config.objective.condition
-        return bucket.frames > 1 and (bucket.conditioned or bool(drawn))
+        return bucket.frames > 1 and not bucket.refines and (bucket.conditioned or bool(drawn))
 
     def given(self, clean: torch.Tensor, gives: bool, generator: torch.Generator) -> torch.Tensor:
         """Which latent frames of each clip are given clean: bool [B, F]."""
@@ -143,7 +168,7 @@ class DenoiseTask(Task):
     def keyframe(self, last: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> Keyframe | None:
         """The clips' last frames as conditions, for some batches; all of a batch, since they are further tokens."""
         share = self.config.objective.condition_last
-        if not share or float(torch.rand((), generator=generator, device=generator.device)) >= share:
+        if not share or bucket.refines or float(torch.rand((), generator=generator, device=generator.device)) >= share:
             return None
         return Keyframe(last, (bucket.crop_frames or bucket.frames) - 1)
 
@@ -155,7 +180,7 @@ class DenoiseTask(Task):
         """Clips of a few captions from pure noise, guided; nothing for what is not trained by flow matching."""
         if self.config.objective.kind != "flow":
             return []
-        full = [i for i, b in enumerate(self.buckets) if b.sigma_max == 1 and not b.conditioned]
+        full = [i for i, b in enumerate(self.buckets) if b.sigma_max == 1 and not b.conditioned and not b.refines]
         return [self.sample(n, self.buckets[full[0] if full else 0]) for n in range(SAMPLES)]
 
     def sample(self, number: int, bucket: Bucket, steps: int = SAMPLE_STEPS, guidance: float = SAMPLE_GUIDANCE) -> Any:

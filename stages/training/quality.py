@@ -22,8 +22,9 @@ import torch
 
 from stages.core.errors import BadInput
 from stages.training.data import Frames, Source, clip_seed, load_source, to_video
-from stages.training.models import decode, denormalise, encode, load_part, normalise
+from stages.training.models import decode, encode, load_part
 from stages.training.pictures import write_sheet
+from stages.training.raising import upsample
 from stages.training.settings import Bucket
 from stages.training.tasks import to_frames
 
@@ -96,7 +97,7 @@ def spatial_gain(vae: Any, upsampler: Network, pairs: Iterable[tuple[Frames, Fra
             continue
         latents = _encoded(vae, low)
         with torch.no_grad():
-            model.add(to_frames(decode(vae, _upsampled(vae, upsampler, latents))[0]), high, mask)
+            model.add(to_frames(decode(vae, upsample(vae, upsampler, latents))[0]), high, mask)
             small = to_frames(decode(vae, latents)[0])
         size = (high.shape[2], high.shape[1])
         bicubic.add(enlarged(small, size), high, mask)
@@ -114,7 +115,7 @@ def temporal_gain(vae: Any, upsampler: Network, pairs: Iterable[tuple[Frames, Fr
             continue
         latents = _encoded(vae, low)
         with torch.no_grad():
-            model.add(to_frames(decode(vae, _upsampled(vae, upsampler, latents))[0])[1::2], high[1::2], mask)
+            model.add(to_frames(decode(vae, upsample(vae, upsampler, latents))[0])[1::2], high[1::2], mask)
             few = to_frames(decode(vae, latents)[0]).astype(np.float32)
         blended.add(((few[:-1] + few[1:]) / 2).round().astype(np.uint8), high[1::2], mask)
         ceiling.add(reconstruct(vae, high)[1::2], high[1::2], mask)
@@ -142,10 +143,6 @@ def _video(vae: Any, frames: Frames) -> torch.Tensor:
 
 def _encoded(vae: Any, frames: Frames) -> torch.Tensor:
     return encode(vae, _video(vae, frames))
-
-
-def _upsampled(vae: Any, upsampler: Network, latents: torch.Tensor) -> torch.Tensor:
-    return normalise(vae, upsampler(denormalise(vae, latents)))
 
 
 def clips_of(source: Source, bucket: Bucket, n: int, seed: int) -> list[Frames]:

@@ -20,10 +20,12 @@ class Bucket:
     width, height in pixels, frames, fps. crop: edge of a window cut out of the larger picture around what moves, so
     that textures keep the scale of the final size; 0 takes the whole. crop_frames: so many successive frames of them.
     batch: clips a step and worker; share: how often it comes, against the others. sigma_max: noise levels are drawn
-    below it (the low-noise range of a refine pass). lead_s: the clip starts up to so many seconds into its scene.
-    conditioned: its first latent frames are always given clean, as in the later windows of a long video.
-    cache: clips of it that are encoded once, where not `data.cache`. mean: of its noise levels, where not that of the
-    objective: a picture shows its shape once, a clip in every frame, so that it takes more noise to hide one there.
+    below it. refines: the noise level that a refine pass starts from, 0 to 1; the denoiser then learns to lead from
+    upsampled latents with that much noise to the true ones (`raising`); 0: from noised true latents. lead_s: the clip
+    starts up to so many seconds into its scene. conditioned: its first latent frames are always given clean, as in the
+    later windows of a long video. cache: clips of it that are encoded once, where not `data.cache`. mean: of its noise
+    levels, where not that of the objective: a picture shows its shape once, a clip in every frame, so that it takes
+    more noise to hide one there.
     """
 
     width: int = 128
@@ -35,6 +37,7 @@ class Bucket:
     batch: int = 4
     share: float = 1.0
     sigma_max: float = 1.0
+    refines: float = 0.0
     lead_s: float = 0.0
     conditioned: bool = False
     cache: int = 0
@@ -45,6 +48,8 @@ class Bucket:
             raise BadInput(f"a bucket needs a size, frames, fps and batch above 0, and a share from 0: {self}")
         if self.crop > min(self.width, self.height) or self.crop_frames > self.frames or not 0 < self.sigma_max <= 1:
             raise BadInput(f"a bucket's crop must fit into it, and sigma_max lie above 0 and up to 1: {self}")
+        if not 0 <= self.refines < 1 or (self.refines and self.conditioned):
+            raise BadInput(f"a bucket's refines lies from 0 to below 1, and none of its frames are given clean: {self}")
 
 
 @dataclass(frozen=True, kw_only=True)

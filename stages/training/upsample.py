@@ -11,7 +11,8 @@ import torch
 from stages.core.errors import BadInput
 from stages.training.cache import LatentBatches, LatentCache
 from stages.training.data import Batch, Frames, PixelBatches, batch_size, clip_seed
-from stages.training.models import decode, denormalise, encode, latents_digest, load_part, normalise
+from stages.training.models import decode, denormalise, encode, latents_digest, load_part
+from stages.training.raising import upsample
 from stages.training.settings import TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.upsample_start import start_linear
@@ -73,9 +74,8 @@ class UpsampleTask(Task):
         return found[0], found[1]
 
     def upsample(self, low: torch.Tensor) -> torch.Tensor:
-        """Normalised latents, up by the network, which works in VAE space as LTXLatentUpsamplePipeline has it."""
-        vae = self.frozen["vae"]
-        return normalise(vae, self.trained[self.name](denormalise(vae, low)).float())
+        """Normalised latents, up by the network."""
+        return upsample(self.frozen["vae"], self.trained[self.name], low)
 
     def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
         """The error of the higher latent, and of the pixels it decodes to where that is asked for."""

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 
 from stages.training.data import Batch, Frames, PixelBatches
 from stages.training.models import load_part, set_statistics
+from stages.training.raising import UPSAMPLERS, smaller
 from stages.training.settings import Bucket, Reconstruction, TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.vae_start import start_linear
 
 STATISTICS_CLIPS = 64
-UPSAMPLERS = SPATIAL, TEMPORAL = "spatial_upsampler", "temporal_upsampler"
 
 
 class VaeTask(Task):
@@ -104,13 +104,6 @@ class VaeTask(Task):
 def to_video_tensor(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 [B, F, H, W, 3] -> float32 [B, 3, F, H, W] in -1..1, converted on the device."""
     return frames.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1
-
-
-def smaller(video: torch.Tensor, ways: Sequence[str]) -> torch.Tensor:
-    """A video [B, 3, F, H, W] as it is before these upsamplers: of half the width and height, of every other frame."""
-    if SPATIAL in ways:
-        video = F.avg_pool3d(video, (1, 2, 2))
-    return video[:, :, ::2] if TEMPORAL in ways else video
 
 
 def losses(made: torch.Tensor, truth: torch.Tensor, mean: torch.Tensor, weights: Reconstruction) -> Metrics:

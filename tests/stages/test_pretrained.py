@@ -16,7 +16,7 @@ from stages.core.config import ROOT
 from stages.families.untrained import PARTS
 
 FOLDER = ROOT / "stages" / "pretrained" / "world"
-STAGES = ["vae", "spatial", "temporal", "base"]
+STAGES = ["vae", "spatial", "temporal", "vae", "base"]
 FIGURES = {"colour": 0.97, "shape": 0.82, "motion": 0.9, "background": 0.97, "all": 0.81}
 """Some 0.03 below what was measured: other machines round otherwise."""
 
@@ -50,10 +50,10 @@ def judged(out: Path, store: Path, *words: str) -> dict:
 
 
 def test_prompts_become_what_they_ask_for(tmp_path):
-    """Six held-out prompts through the whole cascade: far above chance (an eighth, a fifth, an eighth, a fifth)."""
-    found = judged(tmp_path / "figures.json", tmp_path / "store", "heldout=6", "seeds=1")
-    assert found["n"] == 6
-    assert found["accuracy"]["colour"] >= 4 / 6
+    """Four held-out prompts through the whole cascade: far above chance (an eighth, a fifth, an eighth, a fifth)."""
+    found = judged(tmp_path / "figures.json", tmp_path / "store", "heldout=4", "seeds=1")
+    assert found["n"] == 4
+    assert found["accuracy"]["colour"] >= 3 / 4
     assert np.mean([found["accuracy"][a] for a in ("colour", "shape", "motion", "background")]) >= 0.6
 
 

@@ -13,11 +13,11 @@ import torch
 
 from stages.core.errors import BadInput
 from stages.training.loop import Trainer, read_losses, train
-from stages.training.models import latents_digest, load_part
+from stages.training.models import encode, latents_digest, load_part
 from stages.training.objectives import draw_levels
+from stages.training.raising import UPSAMPLERS, Raiser, between
 from stages.training.settings import Bucket, Objective
 from stages.training.tasks import make_task
-from stages.training.vae import UPSAMPLERS
 
 from .conftest import LOW
 
@@ -116,6 +116,35 @@ def test_a_decoder_learns_from_upsampled_latents(settings, start):
     raised.backward()
     assert all(p.grad is not None for n, p in task.parameters_by_name().items())
     assert all(p.grad is None for name in UPSAMPLERS for p in task.trained[name].parameters())
+
+
+@pytest.mark.parametrize("cache", [0, 4])
+def test_a_denoiser_learns_to_lead_from_upsampled_latents_to_true_ones(settings, start, cache):
+    final = {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0, "refines": 0.25}
+    config = settings("base", [LOW, final], data={"cache": cache}, objective={"condition": 1.0})
+    task = make_task(config, Path(config.out))
+    assert task.get_ready(lambda: False)
+    batches = task.batches(0, 1)
+    batch = next(b for b in (batches[i] for i in range(20)) if b["bucket"] == 1)
+    clean, raised = task.latents(batch)[0], task.raised(batch)
+    assert clean.shape == raised.shape
+    assert not torch.allclose(clean, raised, atol=0.1)
+    assert not task.gives(task.buckets[1], 0)
+    task(batch, 3)[0].backward()
+    assert all(p.grad is not None for n, p in task.parameters_by_name().items() if n.startswith("transformer."))
+
+
+def test_the_way_of_a_refine_pass_begins_at_upsampled_latents_and_ends_at_true_ones(start):
+    vae, raiser = load_part(start, "vae"), Raiser(start)
+    clean = torch.randn(64, 8, 1, 1, 1)
+    video = torch.rand(1, 3, 9, 64, 64) * 2 - 1
+    assert raiser(vae, video).shape == encode(vae, video).shape
+    way = between(torch.zeros_like(clean), clean, 0.25, torch.Generator().manual_seed(0))
+    assert float(way.timesteps.max()) <= 250
+    ends = way.noisy - (way.timesteps / 1000).view(-1, 1, 1, 1, 1) * way.target
+    assert torch.allclose(ends, clean, atol=1e-5)
+    begins = way.noisy + (0.25 - way.timesteps / 1000).view(-1, 1, 1, 1, 1) * way.target
+    assert float(begins.std()) == pytest.approx(0.25, rel=0.15)
 
 
 def test_upsamplers_learn_with_the_decoder_where_they_are_named(settings, start):
