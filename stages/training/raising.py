@@ -43,7 +43,15 @@ class Raiser(nn.Module):  # type: ignore[misc]
 
 def upsample(vae: Any, network: Any, latents: torch.Tensor) -> torch.Tensor:
     """Normalised latents, up by a network that works in VAE space, as LTXLatentUpsamplePipeline has it."""
-    return normalise(vae, network(denormalise(vae, latents)).float())
+    return normalise(vae, lift(network, denormalise(vae, latents)))
+
+
+def lift(network: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents in VAE space, up by a network, in float32 also where the rest has mixed precision: constants that carry
+    a linear start through norms are far above what goes beside them, and bfloat16 would round that away."""
+    with torch.autocast(latents.device.type, enabled=False):
+        lifted: torch.Tensor = network(latents.float())
+    return lifted
 
 
 def smaller(video: torch.Tensor, ways: tuple[str, ...]) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from stages.training.data import Batch, Frames, PixelBatches
 from stages.training.models import load_part, set_statistics
-from stages.training.raising import UPSAMPLERS, smaller
+from stages.training.raising import UPSAMPLERS, lift, smaller
 from stages.training.settings import Bucket, Reconstruction, TrainConfig
 from stages.training.tasks import Metrics, Task, to_frames
 from stages.training.vae_start import start_linear
@@ -78,7 +78,7 @@ class VaeTask(Task):
     def raised(self, latents: torch.Tensor, ways: Sequence[str]) -> torch.Tensor:
         """Latents of a smaller or slower video as the upsamplers raise them."""
         for name in ways:
-            latents = self.trained[name](latents)
+            latents = lift(self.trained[name], latents)
         return latents
 
     def samples(self) -> list[Frames]:

@@ -17,7 +17,7 @@ from stages.families.untrained import PARTS
 
 FOLDER = ROOT / "stages" / "pretrained" / "world"
 STAGES = ["vae", "spatial", "temporal", "vae", "base"]
-FIGURES = {"colour": 0.97, "shape": 0.82, "motion": 0.9, "background": 0.97, "all": 0.81}
+FIGURES = {"colour": 0.97, "shape": 0.85, "motion": 0.95, "background": 0.97, "all": 0.84}
 """Some 0.03 below what was measured: other machines round otherwise."""
 
 
