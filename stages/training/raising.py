@@ -35,10 +35,10 @@ class Raiser(nn.Module):  # type: ignore[misc]
     def forward(self, vae: Any, video: torch.Tensor) -> torch.Tensor:
         """Normalised latents of a video [B, 3, F, H, W], F odd, raised from those of half its size and rate."""
         with torch.no_grad():
-            latents = encode(vae, smaller(video, UPSAMPLERS))
+            latents = denormalise(vae, encode(vae, smaller(video, UPSAMPLERS)))
             for network in self.networks.values():
-                latents = upsample(vae, network, latents)
-        return latents
+                latents = lift(network, latents)
+        return normalise(vae, latents)
 
 
 def upsample(vae: Any, network: Any, latents: torch.Tensor) -> torch.Tensor:

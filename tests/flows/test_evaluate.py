@@ -127,6 +127,12 @@ def test_the_config_that_comes_along_is_the_whole_world_held_out():
     assert len({c["prompt"] for c in evaluation.clips}) == 200
 
 
+def test_a_part_of_the_held_out_prompts_has_every_colour():
+    evaluation = load_evaluation("evaluate", {}, ["heldout=50", "seeds=1"])
+    assert len({c["prompt"] for c in evaluation.clips}) == 50
+    assert len({c["prompt"].split()[1] for c in evaluation.clips}) == 8
+
+
 def test_first_frames_are_given_and_measured(config_file, tmp_path):
     from stages.core.step import Workspace
     from stages.core.storage import Storage

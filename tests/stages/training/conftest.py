@@ -10,6 +10,7 @@ SHAPE = {
     "text_heads": 2, "width": 48, "heads": 2, "layers": 2, "upsampler_width": 32,
 }  # fmt: skip
 LOW = {"width": 32, "height": 32, "frames": 5, "fps": 8.0, "batch": 2}
+SMALL_AND_FINAL = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
 OPTIM = {"name": "muon", "lr": 0.003, "muon_lr": 0.01, "warmup": 2, "decay": "constant", "ema": 0.9}
 
 

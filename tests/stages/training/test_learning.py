@@ -15,11 +15,11 @@ from stages.core.errors import BadInput
 from stages.training.loop import Trainer, read_losses, train
 from stages.training.models import encode, latents_digest, load_part
 from stages.training.objectives import draw_levels
-from stages.training.raising import UPSAMPLERS, Raiser, between
+from stages.training.raising import UPSAMPLERS, Raiser, between, lift
 from stages.training.settings import Bucket, Objective
 from stages.training.tasks import make_task
 
-from .conftest import LOW
+from .conftest import LOW, SMALL_AND_FINAL
 
 HIGH = {**LOW, "width": 64, "height": 64}
 LONG = {**LOW, "frames": 9, "fps": 16.0}
@@ -100,9 +100,8 @@ def test_a_bucket_may_have_levels_of_its_own():
 
 def test_a_decoder_learns_from_upsampled_latents(settings, start):
     """Only where clips have the final size and rate."""
-    buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
     frozen = {"trainable": ["vae.*"]}
-    config = settings("vae", buckets, reconstruction={"upsampled": 0.5}, model=frozen)
+    config = settings("vae", SMALL_AND_FINAL, reconstruction={"upsampled": 0.5}, model=frozen)
     task = make_task(config, Path(config.out))
     small, final = task.buckets
     assert {task.ways(small, seed) for seed in range(40)} == {()}
@@ -120,8 +119,8 @@ def test_a_decoder_learns_from_upsampled_latents(settings, start):
 
 @pytest.mark.parametrize("cache", [0, 4])
 def test_a_denoiser_learns_to_lead_from_upsampled_latents_to_true_ones(settings, start, cache):
-    final = {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0, "refines": 0.25}
-    config = settings("base", [LOW, final], data={"cache": cache}, objective={"condition": 1.0})
+    buckets = [LOW, {**SMALL_AND_FINAL[1], "refines": 0.25}]
+    config = settings("base", buckets, data={"cache": cache}, objective={"condition": 1.0})
     task = make_task(config, Path(config.out))
     assert task.get_ready(lambda: False)
     batches = task.batches(0, 1)
@@ -147,10 +146,18 @@ def test_the_way_of_a_refine_pass_begins_at_upsampled_latents_and_ends_at_true_o
     assert float(begins.std()) == pytest.approx(0.25, rel=0.15)
 
 
+def test_upsamplers_are_not_rounded_by_mixed_precision(start):
+    network, latents = load_part(start, "spatial_upsampler"), torch.randn(1, 8, 3, 4, 4)
+    with torch.no_grad():
+        exact = network(latents)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(lift(network, latents), exact)
+            assert not torch.equal(network(latents), exact)
+
+
 def test_upsamplers_learn_with_the_decoder_where_they_are_named(settings, start):
-    buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
     model = {"trainable": ["vae.decoder.*", "temporal_upsampler.*"]}
-    made = train(settings("vae", buckets, max_steps=4, reconstruction={"upsampled": 1.0}, model=model)).model
+    made = train(settings("vae", SMALL_AND_FINAL, max_steps=4, reconstruction={"upsampled": 1.0}, model=model)).model
     for name, learns in (("vae", True), ("spatial_upsampler", False), ("temporal_upsampler", True)):
         before, after = (load_part(folder, name).state_dict() for folder in (start, made))
         assert learns != all(torch.equal(before[key], after[key]) for key in before), name

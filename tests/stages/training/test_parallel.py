@@ -16,8 +16,12 @@ from stages.training.parallel import whole
 from stages.training.settings import TrainConfig
 from stages.training.state import list_states, read_tensors
 
-from .conftest import LOW
+from .conftest import SMALL_AND_FINAL
 
+UPSAMPLERS_TOO = {
+    "model": {"trainable": ["vae.decoder.*", "*_upsampler.*"]},
+    "reconstruction": {"upsampled": 0.5},
+}
 FORK = multiprocessing.get_context("fork")
 
 
@@ -55,9 +59,7 @@ def test_two_workers_train_one_model(settings, tmp_path):
 
 def test_two_workers_whose_batches_use_different_parts(settings, tmp_path):
     """One may draw latents that come through an upsampler where the other does not."""
-    model = {"trainable": ["vae.decoder.*", "*_upsampler.*"]}
-    buckets = [{**LOW, "frames": 9}, {**LOW, "frames": 9, "width": 64, "height": 64, "fps": 16.0}]
-    config = settings("vae", buckets, max_steps=3, model=model, reconstruction={"upsampled": 0.5})
+    config = settings("vae", SMALL_AND_FINAL, max_steps=3, **UPSAMPLERS_TOO)
     answers = run_two(config, tmp_path / "meeting")
     assert answers[0][1] == answers[1][1]
     assert all(a[3] for a in answers)
@@ -110,9 +112,17 @@ def test_a_model_in_parts_learns_what_a_whole_one_does(settings, tmp_path, kind)
     assert models[0] == models[1] != {}
 
 
-def test_what_needs_whole_kernels_is_refused_in_parts(settings, tmp_path):
-    config, meeting = settings("vae", parallel="fsdp"), tmp_path / "meeting"
-    workers = [FORK.Process(target=expect_refusal, args=(config, r, meeting)) for r in range(2)]
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, r"optim\.name=adamw"),
+        ({"optim": {"name": "adamw"}, **UPSAMPLERS_TOO}, "not every batch uses the upsamplers"),
+    ],
+    ids=["whole kernels", "parts that some batches skip"],
+)
+def test_what_cannot_be_in_parts_is_refused(settings, tmp_path, more, said):
+    config, meeting = settings("vae", SMALL_AND_FINAL, parallel="fsdp", **more), tmp_path / "meeting"
+    workers = [FORK.Process(target=expect_refusal, args=(config, r, meeting, said)) for r in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -120,11 +130,11 @@ def test_what_needs_whole_kernels_is_refused_in_parts(settings, tmp_path):
     assert [w.exitcode for w in workers] == [0, 0]
 
 
-def expect_refusal(config: TrainConfig, rank: int, meeting: Path) -> None:
+def expect_refusal(config: TrainConfig, rank: int, meeting: Path, said: str) -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    with pytest.raises(BadInput, match=r"optim\.name=adamw"):
+    with pytest.raises(BadInput, match=said):
         Trainer(config)
     dist.destroy_process_group()
 
