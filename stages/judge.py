@@ -31,7 +31,7 @@ class Judge(Step):
     The video is the one that `decode` made, or, for footage from elsewhere, the file at `path`.
     """
 
-    version = 2
+    version = 3
     reads = ("prompt", "decode", "path", "image_uri")
     writes = pa.schema(
         [

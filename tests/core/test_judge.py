@@ -216,6 +216,24 @@ def test_an_object_that_vanishes_or_comes_late_shows_as_such(at: int) -> None:
         assert Attributes(background="black") in verdict.quarters
 
 
+def against_the_border(shape: str, over: float) -> Verdict:
+    """A shape at the left border, `over` of the frame's side beyond the place where a circle would touch it."""
+    place = (-(0.5 - 0.15 + over), 0.0)
+    attributes = replace(RED.attributes, shape=shape)
+    return judge(altered(attributes=attributes, start=place, end=place, radius=(0.15, 0.15)), 8, None, WORDS)
+
+
+TOUCHING = {"circle": 0.0, "square": 0.02, "triangle": -0.02, "star": -0.01, "cross": -0.02}
+
+
+@pytest.mark.parametrize(("shape", "over"), TOUCHING.items())
+def test_an_object_that_leans_on_the_border_is_seen_and_a_cut_one_is_never_another(shape: str, over: float) -> None:
+    verdict = against_the_border(shape, over)
+    assert (verdict.found, verdict.same_object) == (Attributes("red", shape, "staying still", "black"), True)
+    assert {against_the_border(shape, over).found.shape for over in (0.03, 0.06, 0.1, 0.2)} <= {shape, None}
+    assert against_the_border(shape, 0.2).found.shape is None
+
+
 def test_a_size_that_changes_unasked_shows_as_such() -> None:
     grows = altered(start=(-0.2, 0.0), end=(0.2, 0.0), radius=(0.15, 0.22))
     verdict = judge(grows, 8, Attributes("red", "circle", "moving right"), WORDS)

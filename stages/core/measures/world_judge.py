@@ -24,6 +24,7 @@ from stages.core.measures.world_words import ATTRIBUTES, Attributes, Vocabulary
 
 QUARTERS = 4
 MIN_PRESENT = 0.6  # share of frames in which an object must be seen
+WHOLE_AT_BORDER = 0.98  # likeness from which an object that touches the border is not cut by it: a corner's circle .972
 RESIZED = float(np.log(1.3))  # of the radius between the first and the last quarter
 REFUSED = "none"
 
@@ -110,9 +111,11 @@ def _look_at(frames: NDArray[np.uint8], fps: float, vocabulary: Vocabulary) -> _
 
 def _scores(seen: Sequence[Sighting | None], shapes: tuple[str, ...]) -> Floats:
     scores = np.full((len(seen), len(shapes)), np.nan, np.float32)
-    whole = [i for i, s in enumerate(seen) if s is not None and not s.clipped]
-    if whole:
-        scores[whole] = shape_scores(np.stack([s.patch for s in seen if s is not None and not s.clipped]), shapes)
+    found = [i for i, s in enumerate(seen) if s is not None]
+    if found:
+        scores[found] = shape_scores(np.stack([s.patch for s in seen if s is not None]), shapes)
+    cut = [s is not None and s.clipped and score.max() < WHOLE_AT_BORDER for s, score in zip(seen, scores, strict=True)]
+    scores[cut] = np.nan
     return scores
 
 
@@ -124,9 +127,9 @@ def _track(seen: Sequence[Sighting | None], scores: Floats, fps: float, shapes: 
     whole = np.isfinite(scores).all(axis=1)
     if whole.any():
         shape = shapes[int(scores[whole].mean(axis=0).argmax())]
-        patches = np.stack([s.patch for s in seen if s is not None and not s.clipped])
+        patches = np.stack([s.patch for s, w in zip(seen, whole, strict=True) if s is not None and w])
         turn[whole] = turned(patches, shape)
-    radius = series(lambda s: np.nan if s.clipped else np.log(s.area) / 2)
+    radius = np.where(whole, series(lambda s: np.log(s.area) / 2), np.nan)
     return Track(np.arange(len(seen)) / fps, series(lambda s: s.x), series(lambda s: s.y), radius, turn)
 
 
