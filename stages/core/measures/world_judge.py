@@ -124,7 +124,7 @@ def _track(seen: Sequence[Sighting | None], scores: Floats, fps: float, shapes: 
         return np.array([np.nan if s is None else of(s) for s in seen], np.float64)
 
     turn = np.full(len(seen), np.nan)
-    whole = np.isfinite(scores).all(axis=1)
+    whole = np.asarray(np.isfinite(scores).all(axis=1))
     if whole.any():
         shape = shapes[int(scores[whole].mean(axis=0).argmax())]
         patches = np.stack([s.patch for s, w in zip(seen, whole, strict=True) if s is not None and w])
