@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,4 +103,8 @@ def _weights(world: World, given: Mapping[str, float]) -> dict[str, float]:
             raise BadInput(f"data.args.motions: {word!r} is no motion of the world; {nearest(word, known)}")
         if not weight >= 0:
             raise BadInput(f"data.args.motions.{word} is {weight}; a weight is 0 or above")
-    return {word: float(given.get(word, 1.0)) for word in known} if given else {}
+    weights = {word: float(given.get(word, 1.0)) for word in known} if given else {}
+    total = sum(weights.values())
+    if given and not 0 < total < math.inf:
+        raise BadInput(f"the weights of data.args.motions sum to {total}, which leaves nothing to draw")
+    return weights

@@ -47,6 +47,9 @@ def test_a_motion_that_weighs_more_is_drawn_more_often():
         WorldClips(motions={"jumping": 1})
     with pytest.raises(BadInput, match="0 or above"):
         WorldClips(motions={"rotating": -1})
+    for weight in (0, float("inf")):
+        with pytest.raises(BadInput, match="nothing to draw"):
+            WorldClips(motions=dict.fromkeys(source.weights, weight))
 
 
 def test_batches_depend_on_their_position_only_also_from_worker_processes():
