@@ -31,7 +31,7 @@ class Judge(Step):
     The video is the one that `decode` made, or, for footage from elsewhere, the file at `path`.
     """
 
-    version = 3
+    version = 4
     reads = ("prompt", "decode", "path", "image_uri")
     writes = pa.schema(
         [
@@ -48,6 +48,7 @@ class Judge(Step):
             ("fps", pa.float64()),
             ("first_frame_psnr", pa.float64()),
             ("sharpness", pa.float64()),
+            ("edges", pa.float64()),
         ]
     )
     weights: ClassVar = {"world": ()}
@@ -74,7 +75,7 @@ class Judge(Step):
         verdict = judge(frames, fps, wanted, self.vocabulary)
         return {**as_row(verdict), **{f"wanted_{a}": getattr(wanted, a) for a in ATTRIBUTES},
                 "n_frames": len(frames), "fps": fps, "first_frame_psnr": self._first_frame(row, frames),
-                "sharpness": median_sharpness(frames)}  # fmt: skip
+                "sharpness": median_sharpness(frames), "edges": median_edges(frames)}  # fmt: skip
 
     def _first_frame(self, row: Row, frames: Any) -> float | None:
         """PSNR, in dB, of the first frame against the picture that the clip was to begin with; None without one."""
@@ -111,6 +112,15 @@ def median_sharpness(frames: Any) -> float:
 
     size = size_at(frames.shape[2], frames.shape[1], LONG_SIDE)
     return float(np.median([sharpness(cv2.cvtColor(cv2.resize(f, size), cv2.COLOR_RGB2GRAY)) for f in frames]))
+
+
+def median_edges(frames: Any) -> float:
+    """The median over frames [F, H, W, 3] of how steep their edges are, at their own size."""
+    import numpy as np
+
+    from stages.core.measures.sharpness import edge_steepness
+
+    return float(np.median([edge_steepness(f) for f in frames]))
 
 
 def load_vocabulary(path: str) -> Vocabulary:
@@ -170,7 +180,9 @@ def report(rows: list[Row]) -> dict[str, Any]:
     quarters     per attribute, the share of quarters in which it is right, and `same_object`, the share of clips whose
                  quarters all show one object of one colour and shape
     changes      in how many clips the object changed its colour, shape or size unasked, or vanished
-    sharpness    median over clips of the median over frames of the variance of the Laplacian
+    sharpness    median over clips of the median over frames of the variance of the Laplacian, which noise raises
+    edges        median over clips of the median over frames of the gradient of the steepest hundredth, which it hardly
+                 raises: levels of 255 a pixel
     first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB
     """
     from stages.core.measures.world_judge import accuracy, confusions
@@ -183,7 +195,7 @@ def report(rows: list[Row]) -> dict[str, Any]:
         "confusions": confusions((_attributes(r, "wanted_"), v) for r, v in zip(rows, verdicts, strict=True)),
         "quarters": _quarters(rows, verdicts),
         "changes": {name: changes.count(name) for name in ("colour", "shape", "vanished", "resized")},
-        "sharpness": median(r["sharpness"] for r in rows) if rows else None,
+        **{name: median(r[name] for r in rows) if rows else None for name in ("sharpness", "edges")},
         **_first_frames([r["first_frame_psnr"] for r in rows if r["first_frame_psnr"] is not None]),
     }
 

@@ -108,6 +108,7 @@ def test_videos_are_judged_by_their_captions(videos, tmp_path):
     assert found["confusions"]["colour"]["green"] == {"blue": 1}
     assert found["quarters"]["same_object"] == 1
     assert found["sharpness"] > 0
+    assert found["edges"] > 0
 
 
 def test_given_prompts_keep_the_configs_seeds_and_cascade(config_file, tmp_path):
@@ -156,12 +157,13 @@ def test_first_frames_are_given_and_measured(config_file, tmp_path):
 
 @pytest.mark.soak
 def test_soft_videos_are_told_from_sharp_ones():
-    from stages.judge import median_sharpness
+    from stages.judge import median_edges, median_sharpness
 
     frames = render(scene_from_prompt("a red star moving left", 0), 256, 256, 9, 8)
     soft = np.stack([cv2.GaussianBlur(f, (0, 0), 2) for f in frames])
     assert 3 * median_sharpness(soft) < median_sharpness(frames)
-    assert median_sharpness(np.full_like(frames, 90)) == 0
+    assert 1.5 * median_edges(soft) < median_edges(frames)
+    assert median_sharpness(np.full_like(frames, 90)) == median_edges(np.full_like(frames, 90)) == 0
 
 
 def test_two_sets_are_compared(videos, tmp_path):

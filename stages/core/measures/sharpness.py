@@ -24,3 +24,15 @@ def sharpness(luma: npt.NDArray[np.uint8]) -> float:
     """
     spread = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1]
     return float(spread[0, 0]) ** 2
+
+
+def edge_steepness(picture: npt.NDArray[np.uint8]) -> float:
+    """How steep the steepest hundredth of a picture [h, w, 3] is at least: the 99th percentile over its pixels of the
+    gradient's length, over all channels, in levels of 255 a pixel; 0 is flat.
+
+    Blur lowers it. Unlike the variance of the Laplacian it hardly sees faint noise and halos on flat ground, where most
+    pixels are. Edges are judged by their steepest part since G. C. Higgins and L. A. Jones, "The nature and evaluation
+    of the sharpness of photographic images", J. SMPTE 58 (1952).
+    """
+    across, down = (cv2.Sobel(picture, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    return float(np.percentile(np.sqrt((across**2 + down**2).sum(axis=-1)), 99))

@@ -13,7 +13,7 @@ from stages.core.measures.colours import colour_shares, dominant
 from stages.core.measures.luma import brightness, flicker
 from stages.core.measures.motion import motion
 from stages.core.measures.phash import distance, phash
-from stages.core.measures.sharpness import sharpness, size_at
+from stages.core.measures.sharpness import edge_steepness, sharpness, size_at
 from stages.core.measures.signature import SIZE, Novelty, cut_distance, picture_cells, plane_weights, signature
 
 
@@ -66,6 +66,20 @@ class TestSharpness:
         noisy = np.uint8(np.clip(sharp + noise, 0, 255))
         # white noise of variance v adds 20 v: the squares of the Laplacian kernel 1 1 1 1 -4
         assert sharpness(noisy) - sharpness(sharp) == pytest.approx(20 * 64, rel=0.1)
+
+    def test_edges_fall_with_blur_and_hardly_rise_with_noise(self) -> None:
+        card = np.full((128, 128, 3), 120, np.uint8)
+        cv2.circle(card, (64, 64), 30, (220, 30, 30), -1, cv2.LINE_AA)
+        steep = [edge_steepness(cv2.GaussianBlur(card, (0, 0), sigma)) for sigma in (0.1, 1, 2, 4)]
+        assert steep[0] > 1.3 * steep[1] > 1.6 * steep[2] > 2 * steep[3] > 0
+        noisy = np.uint8(np.clip(card + np.random.default_rng(0).normal(0, 3, card.shape), 0, 255))
+        assert edge_steepness(noisy) == pytest.approx(steep[0], rel=0.1)
+        assert edge_steepness(np.full_like(card, 90)) == 0
+
+    def test_edges_of_a_ramp(self) -> None:
+        ramp = np.repeat(np.arange(0, 240, 3, dtype=np.uint8)[None, :, None], 40, axis=0)
+        grey = np.repeat(ramp, 3, axis=2)
+        assert edge_steepness(grey) == pytest.approx(3 * 3**0.5)
 
     def test_size(self) -> None:
         assert size_at(1920, 1080, 512) == (512, 288)
