@@ -41,15 +41,19 @@ TAKES = pa.schema(
 )
 FIRST_FRAME = {
     "use": "stages.condition:FirstFrame",
+    "enabled": True,
     "model": "${model}",
     **{name: f"${{steps.base.{name}}}" for name in ("width", "height", "fps")},
 }
 EXTEND = {
     "use": "stages.extend:Extend",
+    "enabled": True,
     "model": "${model}",
     "sampling": "${steps.base.sampling}",
     "lora": "${oc.select:steps.base.lora,{}}",
 }
+ON_DEMAND = ("condition", "extend")
+"""Steps that a campaign's takes ask for. A cascade may keep settings for them, with `enabled: false`."""
 PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image")
 
 
@@ -112,7 +116,7 @@ def more_stages(config: RenderConfig, steps: Mapping[str, StepRef], takes: Seque
 
 def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
     """The steps with `condition` before `base`, and `extend` behind it."""
-    names = [n for n in steps if n not in ("condition", "extend")]
+    names = [n for n in steps if n not in ON_DEMAND]
     place = names.index("base") if "base" in names else 0
     names[place : place + 1] = [n for n in ("condition", *names[place : place + 1], "extend") if n in steps]
     return {n: steps[n] for n in names}
@@ -130,7 +134,10 @@ def resolve(
     """Put the cascade that the layers name, then `extra`, under them, and check all. Raises BadInput."""
     layers = [(where, resolve_promoted(layer)) for where, layer in layers]
     path = find_config(_last(layers, "cascade") or RenderConfig.cascade, "cascades")
-    return merge(schema, _with_model([(str(path), read_yaml(path)), ("the flow", dict(extra or {})), *layers]))
+    cascade = read_yaml(path)
+    known = {n: {"enabled": False} for n in ON_DEMAND if n not in (cascade.get("steps") or {})}
+    below = [(str(path), cascade), ("the flow", {"steps": known}), ("the flow", dict(extra or {}))]
+    return merge(schema, _with_model([*below, *layers]))
 
 
 def _last(layers: Sequence[tuple[str, Any]], key: str) -> Any:

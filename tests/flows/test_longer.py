@@ -12,6 +12,7 @@ from PIL import Image
 
 from flows.cli import main
 from flows.render import load_campaign
+from stages.core.errors import BadInput
 from stages.core.lora import LoraConfig
 from stages.core.media import BadMedia, read_picture
 
@@ -38,6 +39,14 @@ def test_stages_are_added_only_where_they_are_asked_for(campaign_file, picture):
     adapted = load(campaign_file, "longer=3", "base.lora.path=few-steps", "base.lora.scale=0.5").steps
     assert adapted["extend"].config.lora == adapted["base"].config.lora == LoraConfig(path="few-steps", scale=0.5)
     assert adapted["refine"].config.lora == LoraConfig()
+
+
+def test_stages_on_demand_take_settings(campaign_file):
+    assert load(campaign_file, "longer=3", "extend.overlap=3").steps["extend"].config.overlap == 3
+    assert load(campaign_file, "longer=3", "cascade=tiny").steps["extend"].config.overlap == 1, "as the cascade says"
+    assert "extend" not in load(campaign_file, "extend.overlap=3").steps
+    with pytest.raises(BadInput, match="overlap"):
+        load(campaign_file, "longer=3", "extend.overlp=3")
 
 
 def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(campaign_file, picture):
