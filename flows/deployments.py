@@ -109,8 +109,9 @@ def evaluate(
         reference: A folder of videos to compare with, as two sets.
         overrides: Settings to change, each like seeds=1 or base.steps=8.
     """
-    from flows.evaluate import check_out, load_evaluation, write_report
+    from flows.evaluate import load_evaluation
     from flows.evaluate_command import chosen
+    from flows.evaluate_report import check_out, write_report
     from flows.render import as_plain
 
     try:

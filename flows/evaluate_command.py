@@ -28,7 +28,8 @@ def evaluate_command(
     retry_errors: bool,
 ) -> int:
     """Run an evaluation and write its figures. Everything is checked before anything is started."""
-    from flows.evaluate import check_out, load_evaluation, write_report
+    from flows.evaluate import load_evaluation
+    from flows.evaluate_report import check_out, write_report
     from flows.render import as_plain
 
     files, overrides = split_words(words)

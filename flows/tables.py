@@ -79,7 +79,7 @@ def videos(survey: Survey) -> pa.Table:
 
 
 def _judgements(survey: Survey) -> pa.Table:
-    from flows.evaluate import judgements
+    from flows.evaluate_report import judgements
 
     return judgements(survey)
 

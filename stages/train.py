@@ -116,8 +116,8 @@ class Encode(Job):
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row. Raises Stopped where it was stopped before all was encoded."""
-        from stages.training.loop import find_device, hush
         from stages.training.models import start_folder
+        from stages.training.process import find_device, hush
         from stages.training.tasks import make_task
 
         hush()
@@ -216,7 +216,7 @@ class Measure(Job):
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row."""
         from stages.training.evaluation import evaluate
-        from stages.training.loop import hush
+        from stages.training.process import hush
 
         hush()
         checkpoint = _only(tables["train"])

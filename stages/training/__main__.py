@@ -35,7 +35,8 @@ def _train(config: str, overrides: Sequence[str]) -> int:
     settings = load_settings(config, overrides)
     import torch.distributed as dist
 
-    from stages.training.loop import find_device, train
+    from stages.training.loop import train
+    from stages.training.process import find_device
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if find_device(settings.device).type == "cuda" else "gloo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -117,6 +117,12 @@ class PixelBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         return augmented(self.source.clip(seed, bucket), rng, self.data.flip, self.data.jitter)
 
 
+def clips_in(batch: Batch) -> int:
+    """How many clips a batch has, whatever it has of them."""
+    found = batch.get("low", batch)
+    return next(len(found[name]) for name in ("latents", "frames", "free") if name in found)
+
+
 def stream(batches: Any, start: int, stop: int, workers: int) -> Iterator[Batch]:
     """batches[start], ... batches[stop - 1] in order, prepared ahead by worker processes (0: here, when asked for)."""
     if workers == 0:
@@ -133,6 +139,3 @@ def _one_thread(_: int) -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-
-
-Maker = Callable[[Any, int], Batch]

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,18 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from diffusers.training_utils import EMAModel
-from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
-from stages.core.errors import BadInput
 from stages.core.step import never
-from stages.training.data import stream
+from stages.training.data import clips_in, stream
 from stages.training.export import export
 from stages.training.optim import lr_factor, make_optimizers, set_lr
 from stages.training.parallel import make_group, whole
 from stages.training.pictures import write_sheet
+from stages.training.process import device_name, find_device, hush, on_signals
 from stages.training.progress import Progress, Say
 from stages.training.settings import TrainConfig
 from stages.training.state import load_state, save_state
@@ -94,14 +89,17 @@ class Trainer:
             return Outcome(self.step, False, math.nan, None)
         progress = Progress(self.config, self.folder, self.step, speaks=self.rank == 0, say=self._say)
         self.task.train()
-        with self._signals():
+        with on_signals(self._halt):
             for batches in self._batches():
                 if self.group.any_of(self.wants_to_stop()):
                     break
-                progress.add(self.step, *self._update(batches), len_of(batches) * self.world)
+                progress.add(self.step, *self._update(batches), sum(map(clips_in, batches)) * self.world)
                 self.step += 1
                 self._after_step(progress)
         return self._leave(progress)
+
+    def _halt(self) -> None:
+        self.stopped = True
 
     def _batches(self) -> Iterator[list[Any]]:
         """The batches of each step that is left."""
@@ -153,25 +151,6 @@ class Trainer:
     def wants_to_stop(self) -> bool:
         """Whether this worker has a reason to save and leave."""
         return self.stopped or self._stop() or time.monotonic() > self.deadline
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C save first. Only the main thread may listen; elsewhere whoever runs this stops it."""
-
-        def stop(*_: Any) -> None:
-            self.stopped = True
-
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        try:
-            before = [signal.signal(n, stop) for n in numbers]
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
 
     def _leave(self, progress: Progress) -> Outcome:
         self._save(progress)
@@ -240,37 +219,3 @@ def train(
 def step_seed(seed: int, step: int, rank: int, part: int) -> int:
     """The seed of everything that a step draws outside its data."""
     return int(np.random.default_rng([seed, step, rank, part, 0x57E9]).integers(2**62))
-
-
-def hush() -> None:
-    """No progress bars of the libraries between the lines of a run."""
-    for logging in (diffusers_logging, transformers.logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-
-def find_device(name: str) -> torch.device:
-    """The device that a config names; on several GPUs, that of this process."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device is cuda, but there is no GPU; set device=auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-
-
-def device_name(device: torch.device) -> str:
-    """What the work ran on, in words."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def len_of(batches: list[Any]) -> int:
-    """Clips in a step's batches."""
-    found = (b.get("low", b) for b in batches)
-    return sum(len(next(b[name] for name in ("latents", "frames", "free") if name in b)) for b in found)
-
-
-def read_losses(folder: Path) -> list[float]:
-    """The loss of every step of a run."""
-    return [json.loads(line)["loss"] for line in (folder / "progress.jsonl").read_text().splitlines()]

@@ -96,3 +96,8 @@ class Progress:
 
 def _print(text: str) -> None:
     print(text, flush=True)
+
+
+def read_losses(folder: Path) -> list[float]:
+    """The loss of every step of a run."""
+    return [json.loads(line)["loss"] for line in (folder / "progress.jsonl").read_text().splitlines()]

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
-from stages.training.loop import Trainer, read_losses, train
+from stages.training.loop import Trainer, train
 from stages.training.models import encode, latents_digest, load_part
 from stages.training.objectives import draw_levels
+from stages.training.progress import read_losses
 from stages.training.raising import UPSAMPLERS, Raiser, between, lift
 from stages.training.settings import Bucket, Objective
 from stages.training.tasks import make_task

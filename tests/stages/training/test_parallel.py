@@ -11,8 +11,9 @@ import torch
 
 from stages.core.errors import BadInput
 from stages.training.__main__ import AGAIN, main
-from stages.training.loop import Trainer, read_losses
+from stages.training.loop import Trainer
 from stages.training.parallel import whole
+from stages.training.progress import read_losses
 from stages.training.settings import TrainConfig
 from stages.training.state import list_states, read_tensors
 

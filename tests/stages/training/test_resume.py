@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
-from stages.training.loop import read_losses, train
+from stages.training.loop import train
+from stages.training.progress import read_losses
 from stages.training.state import list_states, read_tensors, write_tensors
 
 FORK = multiprocessing.get_context("fork")  # the libraries are loaded already
