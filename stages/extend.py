@@ -33,21 +33,26 @@ class Extend(Step):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """times: how many times the base's length. overlap: latent frames that a window is given; more keep motion
-        better and make less at a time."""
+        better and make less at a time. guidance: of windows, 0 for that of `sampling`: they are given what the clip
+        shows, and guidance draws them on towards what the prompt says, such as to shrink on."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
         sampling: Sampling = field(default_factory=Sampling)
         times: int = 3
         overlap: int = 2
+        guidance: float = 0.0
 
         def __post_init__(self) -> None:
             if self.times < 2 or self.overlap < 1:
                 raise BadInput(f"extend: times counts from 2 and overlap from 1, not {self.times} and {self.overlap}")
+            if self.guidance < 0:
+                raise BadInput(f"extend.guidance is 0 or above, not {self.guidance}")
 
     def setup(self) -> None:
         """Load denoiser and VAE."""
-        family = load_family(self.config.model.family)
+        family, sampling = load_family(self.config.model.family), self.config.sampling
+        self.sampling = replace(sampling, guidance=self.config.guidance or sampling.guidance)
         self.denoiser = family.denoiser(self.config.model, self.config.lora)
         self.codec = family.codec(self.config.model)
 
@@ -62,9 +67,7 @@ class Extend(Step):
         while video.shape[1] < wanted:
             number += 1
             seed = stage_seed(row["seed"], f"extend{number}")
-            window = self.denoiser.generate(
-                text, replace(spec, seed=seed), self.config.sampling, self._end(video, spec)
-            )
+            window = self.denoiser.generate(text, replace(spec, seed=seed), self.sampling, self._end(video, spec))
             video = np.concatenate([video, window[:, self.config.overlap :]], axis=1)
         longer = replace(spec, stage="extend", n_frames=(wanted - 1) * spec.temporal_ratio + 1)
         made = replace(longer, parents=(parent["sha256"], row["text"]["sha256"]))

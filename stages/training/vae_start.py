@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from stages.core.errors import BadInput
 from stages.training.blocks_start import wake_blocks
+from stages.training.components import Basis, blocks, components, project, rows_of
 from stages.training.least_squares import LeastSquares
 
 Videos = Sequence[Tensor]
-Basis = tuple[Tensor, Tensor, Tensor]
 Map = Callable[[Tensor], Tensor]
 CONSTANTS = 2
 HEADROOM = 100.0
@@ -67,39 +67,6 @@ def _check(vae: Any) -> None:
 
 def _ratios(vae: Any) -> tuple[int, int]:
     return int(vae.spatial_compression_ratio), int(vae.temporal_compression_ratio)
-
-
-def blocks(video: Tensor, ratios: tuple[int, int]) -> Tensor:
-    """The pixels of every block of a video [1, 3, F, H, W], whose first frame counts as often as a block is long:
-    [1, D, F / t, H / s, W / s]."""
-    s, t = ratios
-    lead = video[:, :, :1].expand(-1, -1, t - 1, -1, -1)
-    parts = torch.cat([lead, video], dim=2).unflatten(4, (-1, s)).unflatten(3, (-1, s)).unflatten(2, (-1, t))
-    return parts.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def components(maps: Iterator[Tensor], n: int) -> Basis:
-    """Mean [D], the first n principal axes [n, D] and their spreads [n] of what maps [1, D, F, H, W] hold."""
-    sums: list[Tensor] = []
-    count = 0
-    for rows in map(_rows, maps):
-        found = [rows.sum(0), rows.T @ rows]
-        sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-        count += len(rows)
-    mean = sums[0] / count
-    values, axes = torch.linalg.eigh(sums[1] / count - torch.outer(mean, mean))
-    return mean, axes.flip(1)[:, :n].T.contiguous(), values.flip(0)[:n].clamp(min=1e-8).sqrt()
-
-
-def _rows(found: Tensor) -> Tensor:
-    return found.movedim(1, -1).flatten(0, -2)
-
-
-def project(found: Tensor, basis: Basis, whiten: float = 1.0) -> Tensor:
-    """Coefficients [1, n, F, H, W] of maps [1, D, F, H, W] with spreads of power 1 - whiten, whose mean square is 1."""
-    mean, axes, spreads = basis
-    scale = spreads**whiten * spreads.pow(2 - 2 * whiten).mean().sqrt()
-    return ((found.movedim(1, -1) - mean) @ (axes / scale[:, None]).T).movedim(-1, 1)
 
 
 def _set_pointwise(conv: Any, matrix: Tensor, bias: Tensor) -> None:
@@ -236,7 +203,7 @@ def _fit(conv: Any, pairs: Iterator[tuple[Tensor, Tensor]], n: int, most: int = 
         live = live if len(live) else given.flatten(2).std(dim=2)[0] > 0
         generator = torch.Generator().manual_seed(number)
         picked = torch.randperm(wanted[0, 0].numel(), generator=generator)[: max(1, most // n)]
-        sums.add(_windows(conv, given[:, live])[picked], _rows(wanted)[picked])
+        sums.add(_windows(conv, given[:, live])[picked], rows_of(wanted)[picked])
     _set_fitted(conv.conv, sums.solve(SOFT), live)
 
 

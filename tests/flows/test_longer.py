@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from PIL import Image
 
 from flows.cli import main
 from flows.render import load_campaign
+from stages.core.config import CONFIGS, make_ref
 from stages.core.errors import BadInput
 from stages.core.lora import LoraConfig
 from stages.core.media import BadMedia, read_picture
+from stages.core.step import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,19 @@ def test_stages_on_demand_take_settings(campaign_file):
     assert "extend" not in load(campaign_file, "extend.overlap=3").steps
     with pytest.raises(BadInput, match="overlap"):
         load(campaign_file, "longer=3", "extend.overlp=3")
+    with pytest.raises(BadInput, match="guidance is 0 or above"):
+        load(campaign_file, "longer=3", "extend.guidance=-1")
+
+
+def test_windows_have_guidance_of_their_own_where_it_is_set():
+    from stages.extend import Extend
+
+    model = {"checkpoint": str(CONFIGS.parent / "stages" / "pretrained" / "world")}
+    for given, used in ((0.0, 2.0), (1.5, 1.5)):
+        entry = {"use": "stages.extend:Extend", "model": model, "sampling": {"guidance": 2.0}, "guidance": given}
+        step = Extend(make_ref("extend", entry).config, Workspace(storage=None))
+        step.setup()
+        assert step.sampling == replace(step.config.sampling, guidance=used)
 
 
 def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(campaign_file, picture):

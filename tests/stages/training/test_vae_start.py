@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
+from stages.training.components import blocks, components, project
 from stages.training.data import load_source, to_video
 from stages.training.models import latents_digest, load_part
 from stages.training.quality import reconstruction
 from stages.training.settings import Bucket
-from stages.training.vae_start import blocks, components, project, start_linear
+from stages.training.vae_start import start_linear
 
 BUCKET = Bucket(width=64, height=64, frames=9, fps=8)
 
