@@ -85,17 +85,19 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Train until the last step, the deadline or a signal to stop."""
-        if not self.task.get_ready(self.wants_to_stop):
-            return Outcome(self.step, False, math.nan, None)
-        progress = Progress(self.config, self.folder, self.step, speaks=self.rank == 0, say=self._say)
-        self.task.train()
         with on_signals(self._halt):
-            for batches in self._batches():
-                if self.group.any_of(self.wants_to_stop()):
-                    break
-                progress.add(self.step, *self._update(batches), sum(map(clips_in, batches)) * self.world)
-                self.step += 1
-                self._after_step(progress)
+            if not self.task.get_ready(self.wants_to_stop):
+                return Outcome(self.step, False, math.nan, None)
+            return self._train(Progress(self.config, self.folder, self.step, speaks=self.rank == 0, say=self._say))
+
+    def _train(self, progress: Progress) -> Outcome:
+        self.task.train()
+        for batches in self._batches():
+            if self.group.any_of(self.wants_to_stop()):
+                break
+            progress.add(self.step, *self._update(batches), sum(map(clips_in, batches)) * self.world)
+            self.step += 1
+            self._after_step(progress)
         return self._leave(progress)
 
     def _halt(self) -> None:
