@@ -15,6 +15,7 @@ from stages.core.latents import LatentSpec
 from stages.core.lora import LoraConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import Condition, Sampling, load_family
+from stages.families.back_projection import encode_closely
 
 
 class Extend(Step):
@@ -34,7 +35,8 @@ class Extend(Step):
     class Config:
         """times: how many times the base's length. overlap: latent frames that a window is given; more keep motion
         better and make less at a time. guidance: of windows, 0 for that of `sampling`: they are given what the clip
-        shows, and guidance draws them on towards what the prompt says, such as to shrink on."""
+        shows, and guidance draws them on towards what the prompt says, such as to shrink on. back_projections: rounds
+        by which the end of a clip is encoded closer (`stages.families.back_projection`)."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
@@ -42,12 +44,15 @@ class Extend(Step):
         times: int = 3
         overlap: int = 2
         guidance: float = 0.0
+        back_projections: int = 0
 
         def __post_init__(self) -> None:
             if self.times < 2 or self.overlap < 1:
                 raise BadInput(f"extend: times counts from 2 and overlap from 1, not {self.times} and {self.overlap}")
             if self.guidance < 0:
                 raise BadInput(f"extend.guidance is 0 or above, not {self.guidance}")
+            if self.back_projections < 0:
+                raise BadInput(f"extend.back_projections counts from 0, it is {self.back_projections}")
 
     def setup(self) -> None:
         """Load denoiser and VAE."""
@@ -77,4 +82,5 @@ class Extend(Step):
         """The last frames of a clip as the condition of the next window."""
         frames = self.codec.decode(np.ascontiguousarray(video[:, -spec.grid[0] :]), spec.decode)
         kept = (self.config.overlap - 1) * spec.temporal_ratio + 1
-        return [Condition(video=self.codec.encode(frames[-kept:]))]
+        given = encode_closely(self.codec, frames[-kept:], spec.decode, self.config.back_projections)
+        return [Condition(video=given)]

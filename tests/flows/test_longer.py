@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,9 @@ from PIL import Image
 
 from flows.cli import main
 from flows.render import load_campaign
-from stages.core.config import CONFIGS, make_ref
 from stages.core.errors import BadInput
 from stages.core.lora import LoraConfig
 from stages.core.media import BadMedia, read_picture
-from stages.core.step import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +51,30 @@ def test_stages_on_demand_take_settings(campaign_file):
         load(campaign_file, "longer=3", "extend.guidance=-1")
 
 
-def test_windows_have_guidance_of_their_own_where_it_is_set():
-    from stages.extend import Extend
+def test_windows_have_guidance_of_their_own_where_it_is_set(campaign_file, tmp_path):
+    """None of their own is base's, which is 2: the same latents. Another draws other windows, from the same base."""
+    store, off = tmp_path / "store", [f"{name}.enabled=false" for name in ("spatial", "temporal", "refine")]
+    words = ["render", campaign_file, "--store", store, "--executor", "local", "seeds=1", "limit=1", "longer=2", *off]
+    latents = []
+    for guidance in (0, 2, 4):
+        run = CliRunner().invoke(main, [str(w) for w in [*words, f"extend.guidance={guidance}"]])
+        assert run.exit_code == 0, run.output
+        latents.append(_latents(store, "extend")[-1])
+    np.testing.assert_array_equal(latents[0], latents[1])
+    (base,) = _latents(store, "base")
+    np.testing.assert_array_equal(latents[2][:, : base.shape[1]], base)
+    assert np.abs(latents[2] - latents[0])[:, base.shape[1] :].max() > 1e-3
 
-    model = {"checkpoint": str(CONFIGS.parent / "stages" / "pretrained" / "world")}
-    for given, used in ((0.0, 2.0), (1.5, 1.5)):
-        entry = {"use": "stages.extend:Extend", "model": model, "sampling": {"guidance": 2.0}, "guidance": given}
-        step = Extend(make_ref("extend", entry).config, Workspace(storage=None))
-        step.setup()
-        assert step.sampling == replace(step.config.sampling, guidance=used)
+
+def _latents(store: Path, stage: str) -> list[np.ndarray]:
+    """A stage's latents, in the order that they were made."""
+    from stages.core.latents import unpack
+
+    out = store.parent / "artifacts.jsonl"
+    CliRunner().invoke(main, ["table", "artifacts", "--store", str(store), "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    made = sorted((r for r in rows if r["stage"] == stage), key=lambda r: r["started"])
+    return [unpack((store / r["uri"]).read_bytes())[0] for r in made]
 
 
 def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(campaign_file, picture):
