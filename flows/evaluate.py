@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from flows.clip_list import clip_row, read_captions
-from flows.render import TAKES, RenderConfig, chain, expand, in_order, more_stages, on_top, resolve, with_images
+from flows.render import RenderConfig, chain, in_order, more_stages, on_top, resolve
+from flows.takes import TAKES, expand, with_images
 from stages.core.catalog import Catalog
 from stages.core.config import find_config, read_yaml
 from stages.core.errors import BadInput

@@ -19,15 +19,17 @@ from typing import Any
 
 from flows.graph import ThreadSubmit, run_plan
 from flows.quiet import be_quiet
-from flows.render import EMBEDDED, load_campaign
+from flows.render import load_campaign
 from flows.session import open_catalog
 from infra.settings import make_executor
 from stages.core.catalog import Catalog
+from stages.core.config import ROOT
 from stages.core.run import Run
 from stages.core.step import Workspace
 from tests.benchmarks.plain_script import PROMPTS
 
 CORES = os.cpu_count() or 1
+EMBEDDED = ROOT / "stages" / "pretrained" / "world"
 
 
 def campaign(name: str, seeds: list[int], executor: str) -> Any:

@@ -18,6 +18,11 @@ from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsampler
 
 from stages.core.media import write_video  # noqa: E402
 
+SIGMAS = [(12 - i) / 12 for i in range(12)]
+BASE_TIMESTEPS = [1000 * 4 * s / (1 + 3 * s) for s in SIGMAS]
+REFINE_TIMESTEPS = [1000 * (8 - i) / 8 for i in range(8)]
+GUIDANCE = 2.0
+STRENGTH = 0.375
 PROMPTS = ("a red circle moving left on a black background", "a blue square growing on a white background")
 
 
@@ -44,14 +49,14 @@ def take(models: tuple, prompt: str, seed: int, target: Path) -> None:
     generator = torch.Generator().manual_seed(seed)
     base = pipeline(
         prompt=prompt, negative_prompt="", width=128, height=128, num_frames=17, frame_rate=8.0,
-        num_inference_steps=12, timesteps=[1000 * (12 - i) / 12 for i in range(12)], guidance_scale=4.0,
+        num_inference_steps=12, timesteps=BASE_TIMESTEPS, guidance_scale=GUIDANCE,
         generator=generator, max_sequence_length=64, output_type="latent",
     ).frames  # fmt: skip
     larger = spatial(latents=base, width=256, height=256, output_type="latent").frames
     longer = temporal(latents=larger, width=256, height=256, output_type="latent").frames
     frames = pipeline(
-        prompt=prompt, negative_prompt="", latents=longer, denoise_strength=0.25, width=256, height=256,
-        num_frames=33, frame_rate=16.0, num_inference_steps=8, timesteps=[1000 * (8 - i) / 8 for i in range(8)],
+        prompt=prompt, negative_prompt="", latents=longer, denoise_strength=STRENGTH, width=256, height=256,
+        num_frames=33, frame_rate=16.0, num_inference_steps=8, timesteps=REFINE_TIMESTEPS,
         guidance_scale=1.0, image_cond_noise_scale=0.0, generator=generator, max_sequence_length=64, output_type="np",
     ).frames[0]  # fmt: skip
     target.write_bytes(write_video((frames * 255).round().astype("uint8"), 16))
