@@ -9,12 +9,10 @@ import pyarrow as pa
 
 from stages.core.artifacts import LATENT, put_latent
 from stages.core.checkpoint import ModelConfig
-from stages.core.errors import BadInput
 from stages.core.latents import LatentSpec
 from stages.core.media import read_picture
 from stages.core.step import Resources, Row, Step
 from stages.families import load_family
-from stages.families.back_projection import encode_closely
 
 
 class FirstFrame(Step):
@@ -27,18 +25,12 @@ class FirstFrame(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """width, height, fps: those of the base stage. back_projections: rounds by which the picture is encoded closer
-        (`stages.families.back_projection`)."""
+        """width, height, fps: those of the base stage."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
         width: int = 512
         height: int = 320
         fps: float = 24.0
-        back_projections: int = 0
-
-        def __post_init__(self) -> None:
-            if self.back_projections < 0:
-                raise BadInput(f"condition.back_projections counts from 0, it is {self.back_projections}")
 
     def setup(self) -> None:
         """Load the VAE."""
@@ -66,5 +58,4 @@ class FirstFrame(Step):
             decode=vae.decode,
         )
         kept = {"image_uri": row["image_uri"], "image_sha256": row["image_sha256"]}
-        latent = encode_closely(self.codec, picture[None], vae.decode, config.back_projections)
-        return {**put_latent(self.workspace, latent, spec), **kept}
+        return {**put_latent(self.workspace, self.codec.encode(picture[None]), spec), **kept}
