@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
+
 from stages.core.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
 from stages.core.checkpoint import ModelConfig
+from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
+from stages.core.latents import Floats, LatentSpec, TextEmbeds
 from stages.core.lora import LoraConfig
 from stages.core.step import Resources, Row, Step
 from stages.families import Sampling, load_family
 
 
 class Refine(Step):
-    """Loads transformer and scheduler, as base does, and noises with a seed of its own."""
+    """Loads transformer and scheduler, as base does, and noises with a seed of its own.
+
+    A clip that is longer than what the model learned is refined in windows, or what is far apart in time mixes: the
+    end of an object's way showed as a ghost where it began.
+    """
 
     reads = ("text", "latent")
     writes = LATENT
@@ -24,15 +32,21 @@ class Refine(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """strength: the share of the schedule's steps that is done, 0 to 1, both excluded."""
+        """strength: the share of the schedule's steps that is done, 0 to 1, both excluded. window: how many frames are
+        refined at a time, 0 for all. overlap: latent frames that a window has in common with the one before; it fades
+        in over them."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
         sampling: Sampling = field(default_factory=Sampling)
         strength: float = 0.4
+        window: int = 0
+        overlap: int = 2
 
         def __post_init__(self) -> None:
             self.sampling.check_strength(self.strength)
+            if self.window < 0 or self.overlap < 1:
+                raise BadInput(f"refine: window counts from 0, overlap from 1, not {self.window} and {self.overlap}")
 
     def setup(self) -> None:
         """Load the denoiser."""
@@ -45,5 +59,39 @@ class Refine(Step):
         text = get_text(self.workspace, row["text"], spec.family)
         spec = replace(spec, stage="refine", seed=stage_seed(row["seed"], "refine"))
         spec = replace(spec, parents=(parent["sha256"], row["text"]["sha256"]))
-        refined = self.denoiser.refine(text, video, spec, self.config.sampling, self.config.strength)
-        return put_latent(self.workspace, refined, spec)
+        return put_latent(self.workspace, self._refine(video, spec, text, row["seed"]), spec)
+
+    def _refine(self, video: Floats, spec: LatentSpec, text: TextEmbeds, seed: int) -> Floats:
+        """The latent, window by window."""
+        count, end = self._window(spec), 0
+        spec, refined = replace(spec, n_frames=(count - 1) * spec.temporal_ratio + 1), np.empty_like(video)
+        for number, start in enumerate(window_starts(video.shape[1], count, self.config.overlap)):
+            spec = replace(spec, seed=stage_seed(seed, f"refine{number or ''}"))
+            given = np.ascontiguousarray(video[:, start : start + count])
+            made = self.denoiser.refine(text, given, spec, self.config.sampling, self.config.strength)
+            fade_in(refined, made, start, end)
+            end = start + count
+        return refined
+
+    def _window(self, spec: LatentSpec) -> int:
+        """Latent frames of a window."""
+        count = (self.config.window - 1) // spec.temporal_ratio + 1 if self.config.window else spec.grid[0]
+        if self.config.overlap >= count < spec.grid[0]:
+            window, overlap = self.config.window, self.config.overlap
+            raise BadInput(f"refine.overlap is {overlap}; a window of {window} frames has {count} latent ones")
+        return min(count, spec.grid[0])
+
+
+def window_starts(frames: int, window: int, overlap: int) -> list[int]:
+    """Where windows begin that cover all frames, each whole: the last has more in common with the one before it."""
+    last = frames - window
+    return [*range(0, last, max(window - overlap, 1)), last]
+
+
+def fade_in(whole: Floats, part: Floats, start: int, end: int) -> None:
+    """Put `part` [C, F, H, W] into `whole` from frame `start` on. Up to `end`, where something stands already, it comes
+    in by and by; of its first frame, which a model takes for one that stands for a single frame, nothing is used."""
+    shared = end - start
+    share = (np.arange(shared, dtype=np.float32) / max(shared, 1))[:, None, None]
+    whole[:, start:end] += share * (part[:, :shared] - whole[:, start:end])
+    whole[:, end : start + part.shape[1]] = part[:, shared:]
