@@ -34,9 +34,9 @@ class Extend(Step):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """times: how many times the base's length. overlap: latent frames that a window is given; more keep motion
-        better and make less at a time. guidance: of windows, 0 for that of `sampling`: they are given what the clip
-        shows, and guidance draws them on towards what the prompt says, such as to shrink on. back_projections: rounds
-        by which the end of a clip is encoded closer (`stages.families.back_projection`)."""
+        better and make less at a time. guidance: of windows, 0 for that of `sampling`; more holds them to the prompt,
+        less to what they are given. back_projections: rounds by which the end of a clip is encoded closer
+        (`stages.families.back_projection`)."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
