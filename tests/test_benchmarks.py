@@ -25,3 +25,13 @@ def test_the_plain_script_makes_the_calls_that_the_cascade_makes():
     assert pytest.approx(base.sampling.levels()) == plain_script.BASE_TIMESTEPS
     assert pytest.approx(refine.sampling.levels()) == plain_script.REFINE_TIMESTEPS
     assert (base.sampling.guidance, refine.strength) == (plain_script.GUIDANCE, plain_script.STRENGTH)
+
+
+@pytest.mark.parametrize("stage", ["vae", "base"])
+def test_a_step_of_the_loop_is_set_beside_a_bare_one(stage):
+    from tests.benchmarks.bench_train import compare
+
+    figures = compare(stage, 1)
+    assert figures["pairs"] == 1
+    assert figures["seconds"] > 0
+    assert figures["bare_seconds"] > 0

@@ -3,7 +3,7 @@
 Steps of both are taken in turn, a pair at a time, on one thread, and CPU time is counted, so that a busy machine does
 not decide; the figure is the median ratio.
 
-python tests/benchmarks/bench_train.py [--pairs N] [--stage vae|base]
+python -m tests.benchmarks.bench_train [--pairs N] [--stage vae|base]
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def compare(stage: str, pairs: int) -> dict[str, Any]:
         times: list[tuple[float, float]] = []
         for step in range(pairs + 1):
             batch, began = data[step], time.process_time()
-            trainer._update(task, [batch])
+            trainer._update([batch])
             middle = time.process_time()
             bare(module, optimizer, batch, *extra)
             times.append((middle - began, time.process_time() - middle))
