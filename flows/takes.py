@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -16,6 +16,9 @@ from stages.core.identity import digest
 from stages.core.media import BadMedia, read_picture
 from stages.core.step import Row
 from stages.core.weights import file_digest
+
+if TYPE_CHECKING:
+    from flows.render import RenderConfig
 
 TAKES = pa.schema(
     [
@@ -35,20 +38,7 @@ TAKES = pa.schema(
 PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image")
 
 
-class Asked(Protocol):
-    """What takes come from; `flows.render.RenderConfig` says what each means."""
-
-    name: str
-    prompts: list[Any]
-    prompts_file: str
-    seeds: Any
-    seed: int
-    negative_prompt: str
-    tags: list[str]
-    image: str
-
-
-def expand(config: Asked, where: str) -> list[Row]:
+def expand(config: RenderConfig, where: str) -> list[Row]:
     """One row per take: every prompt with every seed. Raises BadInput naming the prompt or line that is wrong."""
     entries = [(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)] + _from_file(config.prompts_file)
     if not entries:
@@ -79,7 +69,7 @@ def _json_line(place: str, line: str) -> Any:
         raise BadInput(f"{place} is not JSON: {error}") from None
 
 
-def _takes_of(config: Asked, place: str, entry: Any) -> list[Row]:
+def _takes_of(config: RenderConfig, place: str, entry: Any) -> list[Row]:
     given = dict(entry) if isinstance(entry, Mapping) else {"prompt": entry}
     for key in given:
         if key not in PROMPT_KEYS:

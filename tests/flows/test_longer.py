@@ -51,19 +51,21 @@ def test_stages_on_demand_take_settings(campaign_file):
         load(campaign_file, "longer=3", "extend.guidance=-1")
 
 
-def test_windows_have_guidance_of_their_own_where_it_is_set(campaign_file, tmp_path):
-    """None of their own is base's, which is 2: the same latents. Another draws other windows, from the same base."""
+def test_windows_have_guidance_of_their_own_and_their_ends_are_encoded_as_asked(campaign_file, tmp_path):
+    """No guidance of their own is base's, which is 2: the same latents. Another, or other rounds than the cascade's
+    three, draw other windows, from the same base."""
     store, off = tmp_path / "store", [f"{name}.enabled=false" for name in ("spatial", "temporal", "refine")]
     words = ["render", campaign_file, "--store", store, "--executor", "local", "seeds=1", "limit=1", "longer=2", *off]
     latents = []
-    for guidance in (0, 2, 4):
-        run = CliRunner().invoke(main, [str(w) for w in [*words, f"extend.guidance={guidance}"]])
+    for setting in ("guidance=0", "guidance=2", "guidance=4", "back_projections=1"):
+        run = CliRunner().invoke(main, [str(w) for w in [*words, "extend.guidance=0", f"extend.{setting}"]])
         assert run.exit_code == 0, run.output
         latents.append(_latents(store, "extend")[-1])
     np.testing.assert_array_equal(latents[0], latents[1])
     (base,) = _latents(store, "base")
-    np.testing.assert_array_equal(latents[2][:, : base.shape[1]], base)
-    assert np.abs(latents[2] - latents[0])[:, base.shape[1] :].max() > 1e-3
+    for other in latents[2:]:
+        np.testing.assert_array_equal(other[:, : base.shape[1]], base)
+        assert np.abs(other - latents[0])[:, base.shape[1] :].max() > 1e-3
 
 
 def _latents(store: Path, stage: str) -> list[np.ndarray]:

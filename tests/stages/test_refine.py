@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.artifacts import get_latent
+from stages.core.artifacts import get_latent, get_text
 from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
+from stages.core.identity import stage_seed
 from stages.core.step import Workspace
 from stages.core.storage import Storage
 from stages.refine import Refine, fade_in, window_starts
@@ -53,33 +54,43 @@ def test_settings_that_cannot_be_are_refused():
 
 
 @pytest.fixture(scope="module")
-def refined(checkpoints, tmp_path_factory):
-    """The refine stage with a window of this many frames, over one take's 17: its latent."""
+def upsampled(checkpoints, tmp_path_factory):
+    """The refine stage, and a take of 17 frames that is ready for it."""
     workspace = Workspace(Storage(str(tmp_path_factory.mktemp("refine"))))
     stages = make_stages(ModelConfig(checkpoint=str(checkpoints("16x4"))), workspace)
-    row = run_take(stages, take(), last="temporal")
-
-    def run(window: int, overlap: int = 2) -> np.ndarray:
-        stage = stages["refine"]
-        stage.config = replace(stage.config, window=window, overlap=overlap)
-        return get_latent(workspace, stage.process(inputs("refine", row)))[0]
-
-    return run
+    return stages["refine"], run_take(stages, take(), last="temporal")
 
 
-def test_what_one_window_holds_is_refined_as_a_whole(refined):
-    np.testing.assert_array_equal(refined(17), refined(0))
+def refine(upsampled, window: int, overlap: int = 2) -> np.ndarray:
+    """What the stage makes of it in windows of so many frames."""
+    stage, row = upsampled
+    stage.config = replace(stage.config, window=window, overlap=overlap)
+    return get_latent(stage.workspace, stage.process(inputs("refine", row)))[0]
 
 
-def test_a_long_clip_is_refined_in_windows(refined):
+def refine_at_once(upsampled) -> np.ndarray:
+    """What one call of the denoiser makes of it."""
+    stage, row = upsampled
+    video, spec = get_latent(stage.workspace, row["temporal"])
+    spec, text = replace(spec, seed=stage_seed(row["seed"], "refine")), get_text(stage.workspace, row["text"])
+    return stage.denoiser.refine(text, video, spec, stage.config.sampling, stage.config.strength)
+
+
+def test_what_one_window_holds_is_refined_as_a_whole(upsampled):
+    np.testing.assert_array_equal(refine(upsampled, 0), refine_at_once(upsampled))
+    np.testing.assert_array_equal(refine(upsampled, 17), refine(upsampled, 0))
+
+
+def test_a_long_clip_is_refined_in_windows(upsampled):
     """Windows of three latent frames, over five: 0 to 2 and 2 to 4."""
-    whole, parts = refined(0), refined(9, overlap=1)
+    whole, parts = refine(upsampled, 0), refine(upsampled, 9, overlap=1)
     assert parts.shape == whole.shape
     assert np.isfinite(parts).all()
     assert np.abs(parts - whole).max() > 1e-3, "what is seen together is another clip"
-    np.testing.assert_array_equal(parts[:, :2], refined(9, overlap=2)[:, :2])  # the first window's alone in both
+    first = refine(upsampled, 9, overlap=2)[:, :2]  # of the first window alone, as there
+    np.testing.assert_array_equal(parts[:, :2], first)
 
 
-def test_a_window_is_longer_than_what_it_shares(refined):
+def test_a_window_is_longer_than_what_it_shares(upsampled):
     with pytest.raises(BadInput, match="a window of 5 frames has 2 latent ones"):
-        refined(5, overlap=2)
+        refine(upsampled, 5, overlap=2)

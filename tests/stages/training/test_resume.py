@@ -90,12 +90,14 @@ def test_the_deadline_and_a_signal_save_and_leave(settings):
     assert not outcome.finished
     folder = Path(settings("vae").out)
     assert json.loads((list_states(folder)[-1] / "state.json").read_text())["step"] == outcome.step
-    process = FORK.Process(target=train, args=(settings("vae", max_steps=100_000),))
+    process = FORK.Process(target=train, args=(settings("vae", max_steps=100_000),), daemon=True)  # ends with the tests
     process.start()
     wait_until(lambda: len(read_losses(folder)) > outcome.step, process)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
+    process.kill()  # where it did not heed
+    process.join()
     assert process.exitcode == 0
     assert json.loads((list_states(folder)[-1] / "state.json").read_text())["step"] > outcome.step
 
