@@ -49,7 +49,7 @@ class Kept(Job):
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`dedup` (or `select`), `clips`, `sources`, and the tables of scores."""
-        from stages.core.catalog import connect
+        from stages.core.ledger.catalog import connect
 
         sql = connect()
         for name, table in tables.items():

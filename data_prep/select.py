@@ -101,7 +101,7 @@ def metric_columns(tables: Mapping[str, pa.Table]) -> set[str]:
 
 def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.Table:
     """One row per clip: clip_id and the wanted metrics, null where not measured."""
-    from stages.core.catalog import connect
+    from stages.core.ledger.catalog import connect
 
     sql = connect()
     for name, table in tables.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.core.executor import Executor, LocalExecutor
-from stages.core.storage import Storage
+from stages.core.ledger.executor import Executor, LocalExecutor
+from stages.core.ledger.storage import Storage
 
 LogRecord = dict[str, Any]
 """One log record of a worker: name, level (number), message, created (seconds since 1970) and worker (host/pid)."""
@@ -71,6 +71,6 @@ def make_executor(config: InfraConfig, storage: Storage, on_log: OnLog | None = 
     if config.executor != "ray":
         hint = nearest(config.executor, ("local", "ray"))
         raise BadInput(f"infra.executor: there is no executor {config.executor!r}; {hint}")
-    from infra.ray_executor import RayExecutor  # takes half a second, which `--dry-run` need not spend
+    from infra.ray.executor import RayExecutor  # takes half a second, which `--dry-run` need not spend
 
     return RayExecutor(storage, config.ray, on_log=on_log)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from stages.core.artifacts import LATENT, get_latent, get_text, put_latent
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
-from stages.core.latents import LatentSpec
-from stages.core.lora import LoraConfig
+from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
+from stages.core.latents.form import LatentSpec
 from stages.core.step import Resources, Row, Step
-from stages.families import Condition, Sampling, load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.core.weights.lora import LoraConfig
+from stages.families.contract import Condition, Sampling, load_family
 
 
 class Base(Step):

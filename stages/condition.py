@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from stages.core.artifacts import LATENT, put_latent
-from stages.core.checkpoint import ModelConfig
-from stages.core.latents import LatentSpec
+from stages.core.latents.artifacts import LATENT, put_latent
+from stages.core.latents.form import LatentSpec
 from stages.core.media import read_picture
 from stages.core.step import Resources, Row, Step
-from stages.families import load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
 
 
 class FirstFrame(Step):

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from stages.core.artifacts import SIZE, get_latent, parent_latent
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
-from stages.core.latents import DecodeRecipe, LatentSpec
+from stages.core.latents.artifacts import SIZE, get_latent, parent_latent
+from stages.core.latents.form import DecodeRecipe, LatentSpec
 from stages.core.media import ffmpeg_version, write_jpeg, write_video
 from stages.core.step import ARTIFACT, Resources, Row, Step
-from stages.families import load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
 
 TITLE_LENGTH = 200
 

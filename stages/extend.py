@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stages.core.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
-from stages.core.latents import LatentSpec
-from stages.core.lora import LoraConfig
+from stages.core.latents.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
+from stages.core.latents.form import LatentSpec
 from stages.core.step import Resources, Row, Step
-from stages.families import Condition, Sampling, load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.core.weights.lora import LoraConfig
 from stages.families.back_projection import encode_closely
+from stages.families.contract import Condition, Sampling, load_family
 
 
 class Extend(Step):

@@ -17,8 +17,8 @@ from stages.core.media import read_picture
 from stages.core.step import PermanentError, Resources, Row, Step
 
 if TYPE_CHECKING:
-    from stages.core.measures.world_judge import Verdict
-    from stages.core.measures.world_words import Vocabulary
+    from stages.core.measures.world.judge import Verdict
+    from stages.core.measures.world.words import Vocabulary
 
 ATTRIBUTES = ("colour", "shape", "motion", "background")
 WORLD = str(CONFIGS / "world.yaml")
@@ -66,8 +66,8 @@ class Judge(Step):
 
     def process(self, row: Row) -> Row:
         """One video's verdict. Words are "" where nothing is named, or nothing was found. Raises BadMedia, BadInput."""
-        from stages.core.measures.world_judge import judge
-        from stages.core.measures.world_words import parse_prompt
+        from stages.core.measures.world.judge import judge
+        from stages.core.measures.world.words import parse_prompt
 
         video = self._video(row)
         frames, fps = read_video(video)
@@ -127,7 +127,7 @@ def load_vocabulary(path: str) -> Vocabulary:
     """The words of a world file. Raises BadInput."""
     from omegaconf import OmegaConf
 
-    from stages.core.measures.world_words import Vocabulary
+    from stages.core.measures.world.words import Vocabulary
 
     config: Any = OmegaConf.to_container(read_yaml(Path(path).expanduser()), resolve=True)
     try:
@@ -153,7 +153,7 @@ def as_row(verdict: Verdict) -> Row:
 
 def from_row(row: Mapping[str, Any]) -> Verdict:
     """The verdict that `as_row` made columns of."""
-    from stages.core.measures.world_judge import Verdict
+    from stages.core.measures.world.judge import Verdict
 
     return Verdict(
         found=_attributes(row),
@@ -165,7 +165,7 @@ def from_row(row: Mapping[str, Any]) -> Verdict:
 
 
 def _attributes(row: Mapping[str, Any], prefix: str = "") -> Any:
-    from stages.core.measures.world_words import Attributes
+    from stages.core.measures.world.words import Attributes
 
     return Attributes(**{a: row[prefix + a] or None for a in ATTRIBUTES})
 
@@ -185,7 +185,7 @@ def report(rows: list[Row]) -> dict[str, Any]:
                  raises: levels of 255 a pixel
     first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB
     """
-    from stages.core.measures.world_judge import accuracy, confusions
+    from stages.core.measures.world.judge import accuracy, confusions
 
     verdicts = [from_row(r) for r in rows]
     changes = [c for v in verdicts for c in v.changes]

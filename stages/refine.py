@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from stages.core.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
-from stages.core.latents import Floats, LatentSpec, TextEmbeds
-from stages.core.lora import LoraConfig
+from stages.core.latents.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
+from stages.core.latents.form import Floats, LatentSpec, TextEmbeds
 from stages.core.step import Resources, Row, Step
-from stages.families import Sampling, load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.core.weights.lora import LoraConfig
+from stages.families.contract import Sampling, load_family
 
 
 class Refine(Step):

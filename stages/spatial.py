@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from stages.core.artifacts import LATENT, get_latent, parent_latent, put_latent
-from stages.core.checkpoint import ModelConfig
+from stages.core.latents.artifacts import LATENT, get_latent, parent_latent, put_latent
 from stages.core.step import Resources, Row, Step
-from stages.families import load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
 
 
 class Spatial(Step):

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from stages.core.artifacts import SIZE
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
-from stages.core.latents import SUFFIX, pack_text
+from stages.core.latents.artifacts import SIZE
+from stages.core.latents.form import SUFFIX, pack_text
 from stages.core.step import ARTIFACT, Resources, Row, Step
-from stages.families import load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
 
 
 class Text(Step):

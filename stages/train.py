@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from stages.core.checkpoint_store import CHECKPOINTS, fetch, keep, own
 from stages.core.errors import BadInput, Stopped
 from stages.core.identity import digest
 from stages.core.step import Job, Row
-from stages.core.weights import weights_digest
+from stages.core.weights.digests import weights_digest
+from stages.core.weights.store import CHECKPOINTS, fetch, keep, own
 
 if TYPE_CHECKING:
     from stages.training.settings import TrainConfig
@@ -99,7 +99,7 @@ def whole_config(values: Mapping[str, Any]) -> TrainConfig:
 
 def dataset_identity(config: TrainConfig) -> str:
     """What names the clips that a config trains on. Raises BadInput where there are none."""
-    from stages.training.data import load_source
+    from stages.training.data.batches import load_source
 
     return load_source(config.data.use, config.data.args).identity
 
@@ -116,9 +116,9 @@ class Encode(Job):
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row. Raises Stopped where it was stopped before all was encoded."""
-        from stages.training.models import start_folder
         from stages.training.process import find_device, hush
-        from stages.training.tasks import make_task
+        from stages.training.tasks.models import start_folder
+        from stages.training.tasks.tasks import make_task
 
         hush()
         config, request = whole_config(self.config.whole), _only(tables["roots"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.render import load_campaign
+from flows.render.campaign import load_campaign
 
 FILES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("bench_*.py"))
 

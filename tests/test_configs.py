@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from flows.curate import load_curation
-from flows.render import load_campaign
-from stages.core.catalog import LEDGER
+from flows.curate.curation import load_curation
+from flows.render.campaign import load_campaign
 from stages.core.config import find_config, load_class, make_ref, read_yaml
+from stages.core.ledger.catalog import LEDGER
 from stages.core.step import Job, Step
 from stages.training.settings import load_settings
 
@@ -54,14 +54,14 @@ def world(path: Path) -> None:
 
 
 def evaluate(path: Path) -> None:
-    from flows.evaluate import load_evaluation
+    from flows.evaluate.evaluation import load_evaluation
 
     wanted = 400 if path.stem == "evaluate" else 50
     assert len(load_evaluation(path, {}, []).clips) == wanted
 
 
 def publish(path: Path) -> None:
-    from flows.publish import load_publication
+    from flows.publish.publication import load_publication
 
     assert load_publication("name", path, {}, []).steps
 
@@ -77,9 +77,9 @@ def test_every_config_resolves(name):
 
 def every_step() -> list[str]:
     """`module:Class` of every step and job in the packages, found in the source so that none is forgotten."""
-    files = [*(ROOT / "stages").glob("*.py"), *(ROOT / "data_prep").glob("*.py")]
+    files = [*(ROOT / "stages").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")]
     return sorted(
-        f"{path.parent.name}.{path.stem}:{node.name}"
+        f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}:{node.name}"
         for path in files
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)

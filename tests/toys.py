@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from stages.core.catalog import Catalog
 from stages.core.config import make_ref
 from stages.core.identity import digest
-from stages.core.plan import Node, Phase, Plan, make_node
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.plan import Node, Phase, Plan, make_node
 from stages.core.step import ARTIFACT, Job, PermanentError, Rejected, Row, Skipped, Step, StepRef
 
 CALLS: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from stages.core.storage import Storage
+from stages.core.ledger.storage import Storage
 
 Row = dict[str, Any]
 

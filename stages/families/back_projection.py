@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stages.core.latents import DecodeRecipe, Floats
-from stages.families import Codec, Frames
+from stages.core.latents.form import DecodeRecipe, Floats
+from stages.families.contract import Codec, Frames
 
 
 def encode_closely(codec: Codec, frames: Frames, recipe: DecodeRecipe, rounds: int) -> Floats:

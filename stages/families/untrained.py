@@ -19,9 +19,9 @@ import torch
 import transformers
 from diffusers import LTXConditionPipeline
 
-from stages.core.checkpoint import check_parts
 from stages.core.config import CONFIGS
-from stages.families.ltx_shape import Shape, make_parts
+from stages.core.weights.checkpoint import check_parts
+from stages.families.ltx.shape import Shape, make_parts
 
 PARTS = (
     "tokenizer",

@@ -12,13 +12,13 @@ import torch
 
 from stages.core.config import CONFIGS, read_yaml
 from stages.core.errors import BadInput
-from stages.core.measures.world_judge import Verdict, accuracy, judge
-from stages.core.measures.world_words import Vocabulary, parse_prompt
-from stages.training.data import Source, load_source
-from stages.training.denoise import DenoiseTask
-from stages.training.models import load_part
-from stages.training.quality import clips_of, reconstruction, spatial_gain, temporal_gain
+from stages.core.measures.world.judge import Verdict, accuracy, judge
+from stages.core.measures.world.words import Vocabulary, parse_prompt
+from stages.training.data.batches import Source, load_source
 from stages.training.settings import Bucket, Model, TrainConfig
+from stages.training.tasks.denoise import DenoiseTask
+from stages.training.tasks.models import load_part
+from stages.training.tasks.quality import clips_of, reconstruction, spatial_gain, temporal_gain
 
 Figures = dict[str, float]
 

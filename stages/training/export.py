@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stages.core.config import ROOT
-from stages.core.lora import FILE
-from stages.training.models import lora_tensors
+from stages.core.weights.lora import FILE
 from stages.training.settings import Lora, TrainConfig
-from stages.training.tasks import Task
+from stages.training.tasks.models import lora_tensors
+from stages.training.tasks.tasks import Task
 
 ABOUT = "training.json"
 

@@ -21,16 +21,16 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from stages.core.step import never
-from stages.training.data import clips_in, stream
+from stages.training.data.batches import clips_in, stream
+from stages.training.data.sheets import write_sheet
 from stages.training.export import export
 from stages.training.optim import lr_factor, make_optimizers, set_lr
 from stages.training.parallel import make_group, whole
-from stages.training.pictures import write_sheet
 from stages.training.process import device_name, find_device, hush, on_signals
 from stages.training.progress import Progress, Say
 from stages.training.settings import TrainConfig
 from stages.training.state import load_state, save_state
-from stages.training.tasks import Task, make_task
+from stages.training.tasks.tasks import Task, make_task
 
 FAR = 10.0 * 365 * 86400
 

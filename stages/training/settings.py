@@ -71,7 +71,7 @@ class Data:
     laptop. jitter: largest change of brightness and contrast, constant over a clip.
     """
 
-    use: str = "data_prep.world_clips:WorldClips"
+    use: str = "data_prep.world.clips:WorldClips"
     args: dict[str, Any] = field(default_factory=dict)
     curriculum: list[Phase] = field(default_factory=lambda: [Phase(buckets=[Bucket()])])
     cache: int = 0
@@ -105,7 +105,7 @@ class Model:
     """What is trained.
 
     checkpoint: a folder in the diffusers layout to start from; "" builds one of `shape` (fields of
-    families.ltx_shape.Shape) with random weights. vae: take the VAE from this folder instead. trainable: patterns
+    families.ltx.shape.Shape) with random weights. vae: take the VAE from this folder instead. trainable: patterns
     (as in shell globs) of parameter names, `part.name`, that are trained; the others stay frozen.
     checkpointing: recompute activations in the backward pass, which saves memory.
     """

@@ -29,8 +29,8 @@ Rows = list[tuple[str, int, int]]
 
 
 def ours(preset: str) -> Callable[[Path], Rows]:
-    from data_prep.shots import PRESETS, find_shots
-    from data_prep.signals import decode_signals
+    from data_prep.shots.shots import PRESETS, find_shots
+    from data_prep.signals.signals import decode_signals
 
     def run(path: Path) -> Rows:
         shots = find_shots(decode_signals(path).table, PRESETS[preset])
@@ -41,12 +41,12 @@ def ours(preset: str) -> Callable[[Path], Rows]:
 
 def confirmed(preset: str) -> Callable[[Path], Rows]:
     """As `ours`, with TransNetV2 asked about what is in doubt."""
-    from data_prep.second_opinion import MODEL, ConfirmedCuts
-    from data_prep.signal_store import write_signals
-    from data_prep.signals import decode_signals
+    from data_prep.shots.second_opinion import MODEL, ConfirmedCuts
+    from data_prep.signals.signals import decode_signals
+    from data_prep.signals.store import write_signals
     from stages.core.errors import BadInput
+    from stages.core.ledger.storage import Storage
     from stages.core.step import Workspace
-    from stages.core.storage import Storage
 
     try:
         MODEL.find("cuts")

@@ -38,9 +38,9 @@ def bare(path: str) -> int:
 
 def whole(path: str) -> int:
     """The pass as curation does it, and the cuts from it."""
-    from data_prep.analyse import Analyse
-    from data_prep.shots import find_shots
-    from data_prep.signals import decode_signals
+    from data_prep.shots.shots import find_shots
+    from data_prep.signals.analyse import Analyse
+    from data_prep.signals.signals import decode_signals
 
     signals = decode_signals(path, Analyse.signal_config(Analyse.Config()))
     find_shots(signals.table)

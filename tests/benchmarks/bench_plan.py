@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.core.catalog import LEDGER, Catalog, connect
-from stages.core.plan import Node, Phase, Plan
-from stages.core.storage import Storage
-from stages.core.survey import Survey
+from stages.core.ledger.catalog import LEDGER, Catalog, connect
+from stages.core.ledger.plan import Node, Phase, Plan
+from stages.core.ledger.storage import Storage
+from stages.core.ledger.survey import Survey
 
 NAMES = ("text", "base", "decode")
 COLUMNS = ("id", "input_id", "seed", "status", "error_kind", "attempt")

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.graph import ThreadSubmit, run_plan
-from flows.quiet import be_quiet
-from flows.render import load_campaign
-from flows.session import open_catalog
+from flows.cli.telemetry import be_quiet
+from flows.render.campaign import load_campaign
+from flows.run.schedule import ThreadSubmit, run_plan
+from flows.run.session import open_catalog
 from infra.settings import make_executor
-from stages.core.catalog import Catalog
 from stages.core.config import ROOT
-from stages.core.run import Run
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.run import Run
 from stages.core.step import Workspace
 from tests.benchmarks.plain_script import PROMPTS
 
@@ -95,8 +95,8 @@ class Stopwatch:
 
 def overhead(folder: Path, takes: int) -> dict[str, float]:
     """Shares of the wall time of a warm in-process run, by what it went to."""
-    import flows.graph
-    from stages.core.executor import Worker
+    import flows.run.schedule
+    from stages.core.ledger.executor import Worker
 
     catalog = open_catalog(str(folder))
     second = campaign("bench", list(range(takes // 2)), "local")
@@ -107,7 +107,7 @@ def overhead(folder: Path, takes: int) -> dict[str, float]:
     watch.watch(Workspace, "put", "write media")
     watch.watch(Workspace, "read", "read media")
     watch.watch(Catalog, "commit", "commit rows")
-    watch.watch(flows.graph, "Survey", "survey what is done")
+    watch.watch(flows.run.schedule, "Survey", "survey what is done")
     wall = render(catalog, second, executor)
     spent = watch.spent
     inside = spent.pop("rows")

@@ -22,15 +22,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.listing import ROOTS
-from flows.curate import load_curation, plan_curation
-from flows.session import open_catalog
-from stages.core.catalog import Catalog, connect, ledger_schema
+from data_prep.sources.listing import ROOTS
+from flows.curate.curation import load_curation, plan_curation
+from flows.run.session import open_catalog
 from stages.core.config import load_class
-from stages.core.executor import LocalExecutor
-from stages.core.plan import Node, Plan
-from stages.core.run import Run
-from stages.core.survey import Survey
+from stages.core.ledger.catalog import Catalog, connect, ledger_schema
+from stages.core.ledger.executor import LocalExecutor
+from stages.core.ledger.plan import Node, Plan
+from stages.core.ledger.run import Run
+from stages.core.ledger.survey import Survey
 
 PER_SOURCE, SECONDS = 100, 4
 BEFORE = ["select.motion.min=0.001"]
@@ -191,7 +191,7 @@ def measure(what: str, folder: str) -> dict[str, Any]:
     words = [AFTER[0], f"select.sharpness.min={40 + os.getpid() % 1000 / 1000}"]
     extra: dict[str, Any] = {}
     if what == "report":
-        from flows.report import build_report
+        from flows.curate.report import build_report
 
         run, _ = jobs(catalog, planned(catalog, root, BEFORE))
         run.finish("done")
@@ -199,7 +199,7 @@ def measure(what: str, folder: str) -> dict[str, Any]:
         extra["page_mb"] = round(len(build_report(catalog)) / 1e6, 2)
         seconds = time.perf_counter() - clock
     else:
-        import data_prep.dedup
+        import data_prep.dedup.dedup
         import data_prep.kept
         import data_prep.select  # noqa: F401
 

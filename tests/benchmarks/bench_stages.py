@@ -14,10 +14,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from flows.render import load_campaign
+from flows.render.campaign import load_campaign
 from stages.core.config import ROOT, load_class
+from stages.core.ledger.storage import Storage
 from stages.core.step import Row, Workspace
-from stages.core.storage import Storage
 
 TAKES = 3
 EMBEDDED = ROOT / "stages" / "pretrained" / "world"

@@ -78,7 +78,7 @@ def compare(stage: str, pairs: int) -> dict[str, Any]:
         optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3)
         extra: tuple[Any, ...] = ()
         if stage == "base":
-            from stages.training.denoisers import _coords
+            from stages.training.tasks.denoisers import _coords
 
             latents = data[0]["latents"].float()
             coords = _coords(latents, task.geometry(task.buckets[0]), 0)

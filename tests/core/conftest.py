@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from stages.core.catalog import Catalog
-from stages.core.storage import Storage
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.storage import Storage
 from tests import toys
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.core.catalog import LEDGER, NO_ROWS, VOLATILE, connect, ledger_schema, to_table
 from stages.core.errors import BadInput
 from stages.core.identity import row_id
+from stages.core.ledger.catalog import LEDGER, NO_ROWS, VOLATILE, connect, ledger_schema, to_table
 from tests import toys
 
 OWN = pa.schema([("count", pa.int64()), ("score", pa.float64()), ("name", pa.string()), ("good", pa.bool_())])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stages.core.checkpoint import ModelConfig, check_parts, is_hub_id
 from stages.core.errors import BadInput
 from stages.core.identity import canonical
-from stages.core.weights import _without_paths
+from stages.core.weights.checkpoint import ModelConfig, check_parts, is_hub_id
+from stages.core.weights.digests import _without_paths
 
 PARTS = ("transformer", "vae", "scheduler")
 

@@ -81,7 +81,17 @@ def test_after_may_be_one_name():
 
 @pytest.mark.parametrize(
     "use",
-    ["os:system", "builtins:eval", "subprocess:Popen", "stages:x", "../x:Y", "flows.cli:main", "stagesx.y:Z", "", None],
+    [
+        "os:system",
+        "builtins:eval",
+        "subprocess:Popen",
+        "stages:x",
+        "../x:Y",
+        "flows.cli.main:main",
+        "stagesx.y:Z",
+        "",
+        None,
+    ],
 )
 def test_use_stays_inside_our_packages(use):
     with pytest.raises(BadInput, match="inside"):
@@ -98,7 +108,7 @@ def test_unknown_modules_and_classes():
     with pytest.raises(BadInput, match="no module"):
         load_class("stages.nowhere:Thing", "words")
     with pytest.raises(BadInput, match="has no step 'Storage'"):
-        load_class("stages.core.storage:Storage", "words")
+        load_class("stages.core.ledger.storage:Storage", "words")
 
 
 def test_broken_yaml_names_the_line(tmp_path):

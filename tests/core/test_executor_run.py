@@ -4,13 +4,13 @@ import pytest
 
 from stages.core.config import make_ref
 from stages.core.errors import PERMANENT, TRANSIENT, BadInput, Stopped, is_out_of_memory, kind_of
-from stages.core.executor import LocalExecutor, Work
 from stages.core.identity import child_id, row_id
-from stages.core.plan import make_node
-from stages.core.run import COMMIT_ROWS, RUN_SCHEMA, RUNS, RUNS_FINGERPRINT, Budget, Run
-from stages.core.runs import find_run, runs_table
-from stages.core.survey import Survey
-from stages.core.weights import fingerprint
+from stages.core.ledger.executor import LocalExecutor, Work
+from stages.core.ledger.plan import make_node
+from stages.core.ledger.run import COMMIT_ROWS, RUN_SCHEMA, RUNS, RUNS_FINGERPRINT, Budget, Run
+from stages.core.ledger.runs import find_run, runs_table
+from stages.core.ledger.survey import Survey
+from stages.core.weights.digests import fingerprint
 from tests import toys
 from tests.toy_run import TAKES, run_all
 

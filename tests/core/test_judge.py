@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from data_prep.world import Scene, default_world, render, sample_scene, scene_from_prompt
 from stages.core.errors import BadInput
-from stages.core.measures.world_judge import Verdict, accuracy, confusions, judge, quarter_spans
-from stages.core.measures.world_words import ATTRIBUTES, Attributes, parse_prompt
+from stages.core.measures.world.judge import Verdict, accuracy, confusions, judge, quarter_spans
+from stages.core.measures.world.words import ATTRIBUTES, Attributes, parse_prompt
 
 Frames = NDArray[np.uint8]
 Spoil = Callable[[Frames, np.random.Generator], Frames]

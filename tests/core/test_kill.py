@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from stages.core.catalog import Catalog
 from stages.core.crash import POINTS
-from stages.core.storage import Storage
-from stages.core.survey import Count, Survey
-from stages.core.upkeep import verify
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.storage import Storage
+from stages.core.ledger.survey import Count, Survey
+from stages.core.ledger.upkeep import verify
 from tests import toys
 from tests.core.test_survey import tables
 from tests.toy_run import TAKES, run_all

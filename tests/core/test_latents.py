@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from stages.core.latents import (
+from stages.core.latents.form import (
     STD_BAND,
     BadLatent,
     DecodeRecipe,

@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from stages.core.errors import BadInput
-from stages.core.lineage import lineage
-from stages.core.lineage_text import as_text
-from stages.core.survey import Survey
+from stages.core.ledger.lineage import lineage
+from stages.core.ledger.lineage_text import as_text
+from stages.core.ledger.survey import Survey
 from tests import toys
 from tests.toy_run import TAKES, run_all
 from tests.toys import toy_plan
@@ -108,7 +108,7 @@ def test_text_names_prompt_seed_settings_and_file(made):
 
 def test_weights_are_named(local, tmp_path):
     from stages.core.config import make_ref
-    from stages.core.plan import Phase, Plan, make_node
+    from stages.core.ledger.plan import Phase, Plan, make_node
 
     folder = tmp_path / "model" / "encoder"
     folder.mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_ids_that_do_not_tell(made):
 
 
 def test_an_ambiguous_beginning_is_refused(local):
-    from stages.core.catalog import ledger_schema
+    from stages.core.ledger.catalog import ledger_schema
 
     plan = toy_plan(local, TAKES[:1])
     run_all(local, plan)
@@ -148,11 +148,11 @@ LOOK = """
 import sys
 from stages.core import config
 config.PACKAGES = (*config.PACKAGES, "tests.")
-from stages.core.catalog import Catalog
-from stages.core.lineage import lineage
-from stages.core.lineage_text import as_text
-from stages.core.runs import find_run
-from stages.core.storage import Storage
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.lineage import lineage
+from stages.core.ledger.lineage_text import as_text
+from stages.core.ledger.runs import find_run
+from stages.core.ledger.storage import Storage
 catalog = Catalog(Storage(sys.argv[1]))
 find_run(catalog).survey(catalog).counts()
 print(len(as_text(lineage(catalog, sys.argv[2]))))

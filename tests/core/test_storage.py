@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stages.core.crash import POINTS
 from stages.core.errors import BadInput
-from stages.core.storage import REWRITE_AFTER, Storage
+from stages.core.ledger.storage import REWRITE_AFTER, Storage
 from tests import toys
 
 OUTSIDE = [
@@ -148,7 +148,7 @@ def test_readers_see_whole_files_only(local):
     assert seen <= {100_000, 200_000}
 
 
-WRITE = "import sys; from stages.core.storage import Storage; Storage(sys.argv[1]).write('a', b'new')"
+WRITE = "import sys; from stages.core.ledger.storage import Storage; Storage(sys.argv[1]).write('a', b'new')"
 
 
 @pytest.mark.parametrize(("point", "after"), [("before_move", b"old"), ("mid_move", b"old"), ("after_move", b"new")])

@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from stages.core.catalog import Catalog, ledger_schema
-from stages.core.compaction import compact
 from stages.core.errors import BadInput, Stopped
-from stages.core.executor import LocalExecutor
-from stages.core.plan import Node, Phase, Plan
-from stages.core.run import Run
-from stages.core.storage import Storage
-from stages.core.survey import Count, Survey
-from stages.core.upkeep import verify
+from stages.core.ledger.catalog import Catalog, ledger_schema
+from stages.core.ledger.compaction import compact
+from stages.core.ledger.executor import LocalExecutor
+from stages.core.ledger.plan import Node, Phase, Plan
+from stages.core.ledger.run import Run
+from stages.core.ledger.storage import Storage
+from stages.core.ledger.survey import Count, Survey
+from stages.core.ledger.upkeep import verify
 from tests import toys
 from tests.toy_run import TAKES, run_all
 from tests.toys import Words, toy_plan

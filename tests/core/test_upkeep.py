@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.core.catalog import ledger_schema
-from stages.core.compaction import LOCK, compact
 from stages.core.errors import BadInput
 from stages.core.identity import row_id
+from stages.core.ledger.catalog import ledger_schema
+from stages.core.ledger.compaction import LOCK, compact
+from stages.core.ledger.storage import Storage
+from stages.core.ledger.survey import Survey
+from stages.core.ledger.upkeep import repair, verify
 from stages.core.step import ARTIFACT
-from stages.core.storage import Storage
-from stages.core.survey import Survey
-from stages.core.upkeep import repair, verify
 from tests import toys
 from tests.core.test_survey import tables
 from tests.toy_run import TAKES, run_all
@@ -264,8 +264,8 @@ def test_jobs_and_views_survive(made):
 
 
 COMPACT = (
-    "import sys; from stages.core.catalog import Catalog; from stages.core.storage import Storage; "
-    "from stages.core.compaction import compact; compact(Catalog(Storage(sys.argv[1])), grace_seconds=0)"
+    "import sys; from stages.core.ledger.catalog import Catalog; from stages.core.ledger.storage import Storage; "
+    "from stages.core.ledger.compaction import compact; compact(Catalog(Storage(sys.argv[1])), grace_seconds=0)"
 )
 
 
@@ -284,8 +284,8 @@ def test_a_killed_compaction_loses_nothing_and_is_finished(local, point):
 
 
 def test_a_lease_that_a_kill_left_runs_out(s3_endpoint):
-    from stages.core import compaction
-    from stages.core.catalog import Catalog
+    from stages.core.ledger import compaction
+    from stages.core.ledger.catalog import Catalog
     from tests.core.conftest import s3_storage
 
     catalog = Catalog(s3_storage(s3_endpoint, "leases"))

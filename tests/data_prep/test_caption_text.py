@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from data_prep.caption import MeasuredCaption
-from data_prep.caption_text import (
+from data_prep.captions.measured import MeasuredCaption
+from data_prep.captions.text import (
     cleaned,
     given_captions,
     label_prompt,
@@ -13,8 +13,8 @@ from data_prep.caption_text import (
     whole_sentences,
     without_opener,
 )
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
 
 
 @pytest.mark.parametrize(

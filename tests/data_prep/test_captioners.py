@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.caption_openai import EndpointCaption, check_url
-from data_prep.caption_vlm import VlmCaption
-from data_prep.captioning import AskConfig, questions, spans
-from flows.curate import load_curation
-from flows.session import execute, open_catalog
-from flows.tables import read_table
+from data_prep.captions.endpoint import EndpointCaption, check_url
+from data_prep.captions.questions import AskConfig, questions, spans
+from data_prep.captions.vlm import VlmCaption
+from flows.curate.curation import load_curation
+from flows.run.session import execute, open_catalog
+from flows.views.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
-from stages.core.weights import fingerprint
+from stages.core.weights.digests import fingerprint
 from tests.data_prep.endpoint import Asked, Reply, serving
 from tests.data_prep.little import shot, video, write
 from tests.data_prep.models import tiny_llm, tiny_vlm
@@ -211,7 +211,7 @@ def test_the_second_pass_reads_the_windows_and_its_failure_keeps_the_first(row, 
 
 
 def test_no_key_and_no_address_enter_identity(monkeypatch):
-    entry = {"use": "data_prep.caption_openai:EndpointCaption", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    entry = {"use": "data_prep.captions.endpoint:EndpointCaption", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     ref = make_ref("caption", entry)
     assert "sk-secret" not in json.dumps(str(ref))
@@ -256,7 +256,7 @@ def test_a_checkpoint_by_path_captions_every_window_the_same_twice(row, tmp_path
     # Random weights make no sense, so what matters is that nonsense is judged: a text where it passed, none where not.
     assert all(r["text"] if r["status"] in ("ok", "truncated") else not r["text"] for r in rows)
     assert step.process(row)["rows"] == rows
-    from data_prep.captioning import pictures_for
+    from data_prep.captions.questions import pictures_for
 
     asked = questions(row, config)
     pictures = pictures_for(row, asked, 64)
@@ -267,7 +267,7 @@ def test_a_checkpoint_by_path_captions_every_window_the_same_twice(row, tmp_path
 def test_the_weights_are_the_identity_not_their_place(checkpoints, tmp_path):
     import shutil
 
-    entry = {"use": "data_prep.caption_vlm:VlmCaption", "model": str(checkpoints[0])}
+    entry = {"use": "data_prep.captions.vlm:VlmCaption", "model": str(checkpoints[0])}
     copy = Path(shutil.copytree(checkpoints[0], tmp_path / "copy"))
     assert fingerprint(make_ref("caption", entry)) == fingerprint(make_ref("caption", {**entry, "model": str(copy)}))
     shutil.copyfile(checkpoints[1] / "model.safetensors", copy / "model.safetensors")
@@ -278,7 +278,7 @@ def test_pickled_weights_are_refused_while_planning(checkpoints, tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "config.json").write_text("{}")
     (tmp_path / "p" / "pytorch_model.bin").write_bytes(b"x" * 100)
-    ref = make_ref("caption", {"use": "data_prep.caption_vlm:VlmCaption", "model": str(tmp_path / "p")})
+    ref = make_ref("caption", {"use": "data_prep.captions.vlm:VlmCaption", "model": str(tmp_path / "p")})
     with pytest.raises(BadInput, match="pickled weights"):
         fingerprint(ref)
 
@@ -286,10 +286,10 @@ def test_pickled_weights_are_refused_while_planning(checkpoints, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["caption.use=data_prep.caption_vlm:VlmCaption"], "caption.model is empty: give the folder"),
-        (["caption.use=data_prep.caption_openai:EndpointCaption"], "give the name by which"),
-        (["caption.use=data_prep.caption_openai:EndpointCaption", "caption.model=m"], "give base_url"),
-        (["caption.use=data_prep.caption_vlm:VlmCaption", "caption.kinds=[tiny]"], "no kind 'tiny'"),
+        (["caption.use=data_prep.captions.vlm:VlmCaption"], "caption.model is empty: give the folder"),
+        (["caption.use=data_prep.captions.endpoint:EndpointCaption"], "give the name by which"),
+        (["caption.use=data_prep.captions.endpoint:EndpointCaption", "caption.model=m"], "give base_url"),
+        (["caption.use=data_prep.captions.vlm:VlmCaption", "caption.kinds=[tiny]"], "no kind 'tiny'"),
     ],
 )
 def test_what_is_missing_is_said_before_any_work(words, says, monkeypatch):
@@ -307,7 +307,7 @@ def test_a_run_through_an_endpoint_leaves_captions_and_no_key(tmp_path, monkeypa
 
     def run(url: str) -> list[dict]:
         words = [
-            "caption.use=data_prep.caption_openai:EndpointCaption", "caption.model=m", f"caption.base_url={url}",
+            "caption.use=data_prep.captions.endpoint:EndpointCaption", "caption.model=m", f"caption.base_url={url}",
             "caption.kinds=[short]", "infra.executor=local", "select.motion=null", "label_from_folder=true",
         ]  # fmt: skip
         curation, catalog = (

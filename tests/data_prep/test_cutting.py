@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import pytest
 
-from data_prep.cut_clip import CutClip
-from data_prep.cutting import written_ends
+from data_prep.publish.cut_clip import CutClip
+from data_prep.publish.cutting import written_ends
+from stages.core.ledger.storage import Storage
 from stages.core.media import BadMedia, ffmpeg_binary
 from stages.core.step import Workspace
-from stages.core.storage import Storage
 
 FRAMES = 50
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data"))

@@ -12,20 +12,21 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep import action, nsfw, packaged, text_area
-from data_prep.action import Action
-from data_prep.nsfw import Nsfw
-from data_prep.packaged import Packaged
-from data_prep.picking import Fit, Moment, even_places, pictures_at, pictures_of
-from data_prep.text_area import TextArea
-from flows.curate import load_curation
-from flows.session import execute, open_catalog
-from flows.tables import read_table
+from data_prep.models import packaged
+from data_prep.models.packaged import Packaged
+from data_prep.scores import action, nsfw, text_area
+from data_prep.scores.action import Action
+from data_prep.scores.nsfw import Nsfw
+from data_prep.scores.pictures import Fit, Moment, even_places, pictures_at, pictures_of
+from data_prep.scores.text_area import TextArea
+from flows.curate.curation import load_curation
+from flows.run.session import execute, open_catalog
+from flows.views.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
-from stages.core.weights import fingerprint
+from stages.core.weights.digests import fingerprint
 from tests.data_prep.little import shot, texture, write
 
 FOOTAGE = Path(__file__).parents[2] / "data_prep" / "footage"
@@ -261,7 +262,7 @@ def test_there_are_400_labels():
 @installed(action.MODEL)
 def test_the_pickle_is_read_once_and_kept_as_safetensors(workspace, monkeypatch):
     calls = []
-    monkeypatch.setattr("data_prep.i3d.numpy_pickle", lambda p: calls.append(p) or packaged.numpy_pickle(p))
+    monkeypatch.setattr("data_prep.models.i3d.numpy_pickle", lambda p: calls.append(p) or packaged.numpy_pickle(p))
     for _ in range(2):
         Action(Action.Config(device="cpu"), workspace).setup()
     assert len(calls) == 1
@@ -321,7 +322,7 @@ def test_models_are_off_unless_asked_for_and_metrics_follow():
 
 @installed(action.MODEL)
 def test_the_device_is_no_identity_but_what_is_shown_is():
-    entry = {"use": "data_prep.action:Action"}
+    entry = {"use": "data_prep.scores.action:Action"}
     assert fingerprint(make_ref("action", entry)) == fingerprint(make_ref("action", {**entry, "device": "cuda"}))
     assert fingerprint(make_ref("action", entry)) != fingerprint(make_ref("action", {**entry, "frames": 64}))
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data_prep.aesthetic import Aesthetic, one_layer
-from data_prep.clip_model import TwoTowers
-from data_prep.text_match import TextMatch
-from data_prep.watermark import Watermark
-from flows.curate import load_curation
-from flows.session import execute, open_catalog
-from flows.tables import read_table
+from data_prep.models.clip_model import TwoTowers
+from data_prep.scores.aesthetic import Aesthetic, one_layer
+from data_prep.scores.text_match import TextMatch
+from data_prep.scores.watermark import Watermark
+from flows.curate.curation import load_curation
+from flows.run.session import execute, open_catalog
+from flows.views.tables import read_table
 from stages.core.errors import BadInput
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
 from tests.data_prep.little import texture, video
 from tests.data_prep.models import tiny_classifier, tiny_clip
 
@@ -152,7 +152,7 @@ def test_a_label_that_the_classifier_lacks_is_named(weights, workspace):
             ["text_match.enabled=true", "text_match.clip=x"],
             "steps.text_match needs the step 'vectors', which is not there",
         ),
-        (["cuts.use=data_prep.second_opinion:ConfirmedCuts", "cuts.keep=2"], "from 0 to 1"),
+        (["cuts.use=data_prep.shots.second_opinion:ConfirmedCuts", "cuts.keep=2"], "from 0 to 1"),
     ],
 )
 def test_what_is_missing_is_said_before_any_work(words, says):

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_prep.copies import Copies
-from data_prep.neighbours import embedding_pairs
+from data_prep.dedup.copies import Copies
+from data_prep.dedup.neighbours import embedding_pairs
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
 
 
 def vectors(n: int, width: int = 64, copies: int = 0, seed: int = 0) -> np.ndarray:
@@ -65,4 +65,4 @@ def test_copies_are_semantic_where_a_step_embeds_and_none_where_it_does_not(tmp_
 
 def test_an_index_that_is_none_is_refused():
     with pytest.raises(BadInput, match="no index 'fais'; did you mean 'faiss'"):
-        make_ref("copies", {"use": "data_prep.copies:Copies", "index": "fais"})
+        make_ref("copies", {"use": "data_prep.dedup.copies:Copies", "index": "fais"})

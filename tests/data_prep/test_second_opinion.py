@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_prep import second_opinion
-from data_prep.packaged import torch_pickle
-from data_prep.picking import Fit, Moment, pictures_at
-from data_prep.second_opinion import ConfirmedCuts
-from data_prep.shots import Transition
-from data_prep.signal_store import write_signals
-from data_prep.signals import decode_signals
-from data_prep.transnet import load, odds, window_frames
+from data_prep.models.packaged import torch_pickle
+from data_prep.models.transnet import load, odds, window_frames
+from data_prep.scores.pictures import Fit, Moment, pictures_at
+from data_prep.shots import second_opinion
+from data_prep.shots.second_opinion import ConfirmedCuts
+from data_prep.shots.shots import Transition
+from data_prep.signals.signals import decode_signals
+from data_prep.signals.store import write_signals
 from stages.core.config import load_class, make_ref
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
 from tests.data_prep.test_models import installed
 
 REEL = Path(__file__).parents[2] / "data_prep" / "footage" / "reel.mp4"
@@ -105,7 +105,7 @@ def test_frames_that_cannot_be_decoded_again_drop_nothing(reel):
 
 @NEEDS
 def test_it_takes_the_place_of_the_step_cuts():
-    ref = make_ref("cuts", {"use": "data_prep.second_opinion:ConfirmedCuts", "preset": "web"})
+    ref = make_ref("cuts", {"use": "data_prep.shots.second_opinion:ConfirmedCuts", "preset": "web"})
     cls = load_class(ref.use)
-    assert cls.writes == load_class("data_prep.cuts:Cuts").writes
+    assert cls.writes == load_class("data_prep.shots.cuts:Cuts").writes
     assert set(cls.reads) >= {"analyse"}

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from data_prep.compare_sets import CompareSets, vectors
-from data_prep.set_features import FEATURES, resized
+from data_prep.sets.distance import CompareSets, vectors
+from data_prep.sets.features import FEATURES, resized
 
 
 def table(rows: list[np.ndarray], status: str = "ok") -> pa.Table:

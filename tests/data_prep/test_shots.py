@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_prep.shots import PRESETS, find_shots
-from data_prep.signals import decode_signals
+from data_prep.shots.shots import PRESETS, find_shots
+from data_prep.signals.signals import decode_signals
 from tests.data_prep.sequences import Sequence, encode, read_shot
 
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()
@@ -150,7 +150,7 @@ class TestLongSources:
         path = encode(made.frames, tmp_path / "x.mp4", options={"crf": "18", "preset": "veryfast"})
         table = decode_signals(path).table
         whole = find_shots(table)
-        monkeypatch.setattr("data_prep.shots._CORE", 90)
+        monkeypatch.setattr("data_prep.shots.shots._CORE", 90)
         parts = find_shots(table)
         assert len(whole.transitions) == 10
         assert [(t.kind, t.first_frame, t.last_frame) for t in parts.transitions] == [
@@ -158,7 +158,7 @@ class TestLongSources:
         ]
 
     def test_a_table_of_nothing_or_one_frame(self) -> None:
-        from data_prep.signals import FRAMES
+        from data_prep.signals.signals import FRAMES
 
         assert find_shots(pa.Table.from_batches([], FRAMES)).transitions == ()
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shots import Shots, Transition, find_shots
-from data_prep.signals import FRAMES, Clock, Rates, SignalConfig, decode_signals
-from data_prep.spans import METRICS, SpanConfig, aggregate, clip_spans
+from data_prep.shots.shots import Shots, Transition, find_shots
+from data_prep.signals.aggregate import METRICS, SpanConfig, aggregate, clip_spans
+from data_prep.signals.signals import FRAMES, Clock, Rates, SignalConfig, decode_signals
 from tests.data_prep.sequences import encode
 
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()

@@ -29,9 +29,9 @@ from data_prep.world import (
     scene_from_prompt,
     write_footage,
 )
-from data_prep.world_scene import WORLD_FILE
+from data_prep.world.scene import WORLD_FILE
 from stages.core.errors import BadInput
-from stages.core.measures.world_words import ATTRIBUTES
+from stages.core.measures.world.words import ATTRIBUTES
 from stages.core.media import read_frames
 
 WORLD = default_world()

@@ -13,7 +13,7 @@ CASCADE = Path(__file__).parents[2] / "configs" / "cascades" / "tiny.yaml"
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained checkpoint with few channels."""
-    from stages.families.ltx_shape import Shape
+    from stages.families.ltx.shape import Shape
     from stages.families.untrained import build_untrained
 
     shape = Shape(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.curate import load_curation
-from flows.publish import load_publication, published
-from flows.session import Outcome, execute, open_catalog
-from stages.core.catalog import Catalog
+from flows.curate.curation import load_curation
+from flows.publish.publication import load_publication, published
+from flows.run.session import Outcome, execute, open_catalog
+from stages.core.ledger.catalog import Catalog
 from tests.data_prep.little import shot, video, write
 
 KEEP_ALL = ["select.motion=null", "select.static_ratio=null", "select.sharpness=null", "select.short_side.min=null"]

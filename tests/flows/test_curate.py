@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.curate import load_curation
-from flows.session import execute, existing_catalog, open_catalog
-from flows.tables import read_table
+from flows.curate.curation import load_curation
+from flows.run.session import execute, existing_catalog, open_catalog
+from flows.views.tables import read_table
 from stages.core.crash import POINTS
 from stages.core.errors import BadInput
-from stages.core.upkeep import verify
+from stages.core.ledger.upkeep import verify
 from tests.data_prep.little import shot, video, write
 
 TABLES = ("sources", "cuts", "clips", "scores", "verdicts", "captions")
@@ -272,7 +272,17 @@ def contents(store: Path) -> dict[str, pa.Table]:
 
 
 def start(store: Path, footage: Path, crash: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.cli", "curate", str(footage), "--store", str(store), "--executor", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        "curate",
+        str(footage),
+        "--store",
+        str(store),
+        "--executor",
+        "local",
+    ]
     return subprocess.Popen(
         command, env={**os.environ, "RUSHES_CRASH": crash}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

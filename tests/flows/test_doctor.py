@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from flows import doctor
-from flows.doctor import MISSING, NOTE, OK, Finding
+from flows.cli.doctor import MISSING, NOTE, OK, Finding
+from flows.cli.main import doctor
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:

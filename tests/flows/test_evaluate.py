@@ -14,12 +14,12 @@ import yaml
 from click.testing import CliRunner, Result
 
 from data_prep.world import render, scene_from_prompt
-from flows.cli import main
-from flows.evaluate import load_evaluation
-from flows.session import existing_catalog
-from flows.tables import read_table
+from flows.cli.main import main
+from flows.evaluate.evaluation import load_evaluation
+from flows.run.session import existing_catalog
+from flows.views.tables import read_table
+from stages.core.ledger.runs import runs_table
 from stages.core.media import write_video
-from stages.core.runs import runs_table
 
 ATTRIBUTES = {"colour", "shape", "motion", "background"}
 
@@ -135,8 +135,8 @@ def test_a_part_of_the_held_out_prompts_has_every_colour():
 
 
 def test_first_frames_are_given_and_measured(config_file, tmp_path):
+    from stages.core.ledger.storage import Storage
     from stages.core.step import Workspace
-    from stages.core.storage import Storage
     from stages.judge import Judge, report
 
     clips = load_evaluation(config_file, {"first_frames": True}, ["seeds=1"]).clips

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.session import existing_catalog
-from flows.tables import read_table
-from stages.core.upkeep import verify
+from flows.run.session import existing_catalog
+from flows.views.tables import read_table
+from stages.core.ledger.upkeep import verify
 
-RUSHES = [sys.executable, "-m", "flows.cli"]
+RUSHES = [sys.executable, "-m", "flows.cli.main"]
 KILL_LIMIT_S = 900
 Contents = dict[tuple[str, str], tuple[str, str]]
 

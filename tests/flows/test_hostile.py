@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from data_prep.reading import local_path_of
-from flows.session import existing_catalog
-from flows.tables import read_table
-from stages.core.upkeep import verify
+from data_prep.sources.reading import local_path_of
+from flows.run.session import existing_catalog
+from flows.views.tables import read_table
+from stages.core.ledger.upkeep import verify
 from tests.data_prep.hostile import Case, a_few, hostile_cases, make
 
 SOUND_SCORES = ("luma", "contrast", "sharpness", "motion", "static_ratio", "black_ratio")
@@ -33,7 +33,16 @@ class Attack:
         self.footage, self.store = root / "footage", root / "store"
         make(cases, self.footage, root / "outside")
         self.before = self.everything_else()
-        command = [sys.executable, "-m", "flows.cli", "curate", self.footage, "--store", self.store, "--executor=local"]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.cli.main",
+            "curate",
+            self.footage,
+            "--store",
+            self.store,
+            "--executor=local",
+        ]
         paths = {"TMPDIR": str(root / "temporary"), "PYTHONPATH": str(Path(__file__).parents[2])}
         began = time.monotonic()
         self.done = subprocess.run(

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from flows.cli import main
-from flows.render import load_campaign
+from flows.cli.main import main
+from flows.render.campaign import load_campaign
 from stages.core.errors import BadInput
-from stages.core.lora import LoraConfig
 from stages.core.media import BadMedia, read_picture
+from stages.core.weights.lora import LoraConfig
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_windows_have_guidance_of_their_own_and_their_ends_are_encoded_as_asked(
 
 def _latents(store: Path, stage: str) -> list[np.ndarray]:
     """A stage's latents, in the order that they were made."""
-    from stages.core.latents import unpack
+    from stages.core.latents.form import unpack
 
     out = store.parent / "artifacts.jsonl"
     CliRunner().invoke(main, ["table", "artifacts", "--store", str(store), "--out", str(out)])
@@ -105,7 +105,7 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
 
 
 def _begins_with_its_condition(store: Path, rows: list[dict]) -> None:
-    from stages.core.latents import unpack
+    from stages.core.latents.form import unpack
 
     latents = {r["stage"]: unpack((store / r["uri"]).read_bytes())[0] for r in rows[:4] if r["stage"] != "text"}
     np.testing.assert_allclose(latents["base"][:, :1], latents["condition"], atol=1e-4)

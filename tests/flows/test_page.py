@@ -9,10 +9,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from flows.cli import main
-from flows.demo import say_what_was_made
-from flows.page import write_page
-from flows.session import existing_catalog
+from flows.cli.demo import say_what_was_made
+from flows.cli.main import main
+from flows.run.session import existing_catalog
+from flows.views.page import write_page
 from tests.data_prep.little import shot, video, write
 
 HOSTILE = "<script>alert(1)</script> a red circle & a star"

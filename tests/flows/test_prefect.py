@@ -16,14 +16,14 @@ import psutil
 import pytest
 import yaml
 
-from flows.serve import read_deployments
-from flows.session import existing_catalog
-from flows.tables import read_table
+from flows.prefect.serve import read_deployments
+from flows.run.session import existing_catalog
+from flows.views.tables import read_table
 from stages.core.config import ROOT
-from stages.core.runs import runs_table
+from stages.core.ledger.runs import runs_table
 from tests.flows.prefect_api import Api
 
-RUSHES = [sys.executable, "-m", "flows.cli"]
+RUSHES = [sys.executable, "-m", "flows.cli.main"]
 VOLATILE = {"worker", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb", "run_id"}
 CASCADE = {
     "letters": {"use": "tests.flows.toys:Letters"},
@@ -129,7 +129,7 @@ def test_the_deployments_give_forms_and_their_schedules_are_off(api: Api) -> Non
 
 SERVED_AGAIN = """
 import asyncio
-from flows.serve import make_deployments, read_deployments, schedules_on_server
+from flows.prefect.serve import make_deployments, read_deployments, schedules_on_server
 for deployment in make_deployments(read_deployments(), asyncio.run(schedules_on_server())):
     print(deployment.name, [s.active for s in deployment.schedules], deployment.work_pool_name)
 """
@@ -246,7 +246,7 @@ def test_the_command_line_reports_to_a_named_server(
 RETRY = """
 import sys
 from prefect import flow
-from flows import prefect_graph
+from flows.prefect import submit as prefect_graph
 from stages.core.errors import BadInput
 
 prefect_graph.stage = prefect_graph.stage.with_options(retry_delay_seconds=0)
@@ -290,7 +290,7 @@ def test_a_task_is_tried_again_where_that_may_help(api: Api) -> None:
 
 IMPORTED = """
 import sys
-from flows.cli import main
+from flows.cli.main import main
 try:
     main(sys.argv[1:])
 finally:

@@ -16,20 +16,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import publish_folder
-from data_prep.buckets import BucketConfig, bucket_columns, split_of
-from data_prep.cutting import difference, small_grey
-from data_prep.publish_card import cell
-from data_prep.publish_folder import new_folder, versions
-from flows.publish import load_publication
-from flows.show import verify_store
-from flows.tables import read_table
-from stages.core.catalog import Catalog, connect
+from data_prep.publish import folder as publish_folder
+from data_prep.publish.buckets import BucketConfig, bucket_columns, split_of
+from data_prep.publish.card import cell
+from data_prep.publish.cutting import difference, small_grey
+from data_prep.publish.folder import new_folder, versions
+from flows.cli.store import verify_store
+from flows.publish.publication import load_publication
+from flows.views.tables import read_table
 from stages.core.crash import POINTS
 from stages.core.errors import BadInput
-from stages.core.lineage import lineage
-from stages.core.storage import Storage
-from stages.core.upkeep import verify
+from stages.core.ledger.catalog import Catalog, connect
+from stages.core.ledger.lineage import lineage
+from stages.core.ledger.storage import Storage
+from stages.core.ledger.upkeep import verify
 from tests.flows.curated import curate, make_footage, publish
 
 
@@ -322,7 +322,7 @@ def test_kills_at_any_point_leave_what_an_undisturbed_run_leaves(base, done, tmp
     """SIGKILL at every named point and several times over; the last kill is followed by a whole run."""
     store = shutil.copytree(base[1], tmp_path / "store")
     catalog = Catalog(Storage(str(store)))
-    command = [sys.executable, "-m", "flows.cli", "publish", "set", "--store", str(store), "infra.executor=local"]
+    command = [sys.executable, "-m", "flows.cli.main", "publish", "set", "--store", str(store), "infra.executor=local"]
     points = [f"{point}:{times}" for times in (1, 3, 5, 7, 9) for point in POINTS if point != "before_delete"]
     killed = 0
     for point in points:

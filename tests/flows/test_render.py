@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from flows.cli import main
+from flows.cli.main import main
 from stages.core.media import read_frames
 
 STAGES = ["text", "base", "spatial", "temporal", "refine", "decode"]
@@ -237,7 +237,7 @@ def test_reading_and_finding_all_done_import_nothing_heavy(words, rendered, camp
     words = [str(campaign_file) if w == "CAMPAIGN" else w for w in words]
     arguments = [*words, str(store)] if words[-1] == "--store" else words
     code = (
-        "import sys\nfrom flows.cli import main\n"
+        "import sys\nfrom flows.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
         "heavy = sorted({'torch', 'ray', 'prefect', 'diffusers', 'transformers'} & set(sys.modules))\n"
         "assert not heavy, heavy\n"

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flows.report import build_report, report_command
-from flows.report_data import BINS, grid, near_threshold, read_scored, spread
-from flows.session import open_catalog
-from flows.tables import read_table
-from flows.throughput import throughput
-from stages.core.catalog import Catalog
+from flows.curate.report import build_report, report_command
+from flows.curate.report_data import BINS, grid, near_threshold, read_scored, spread
+from flows.curate.throughput import throughput
+from flows.run.session import open_catalog
+from flows.views.tables import read_table
 from stages.core.errors import BadInput
-from stages.core.runs import find_run
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.runs import find_run
 from tests.data_prep.little import video
 from tests.flows.curated import curate
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from flows.cli import main
-from flows.promoted import find_promoted, list_checkpoints, promotions
-from flows.session import existing_catalog
-from flows.train import load_training
-from stages.core.checkpoint_store import own
+from flows.cli.main import main
+from flows.run.promoted import find_promoted, list_checkpoints, promotions
+from flows.run.session import existing_catalog
+from flows.train.training import load_training
+from stages.core.weights.store import own
 from stages.training.state import list_states
 
 
@@ -120,7 +120,7 @@ def test_a_training_that_ran_out_of_time_is_taken_up(training_file, tmp_path):
 def test_an_interrupt_saves_and_leaves(training_file, tmp_path):
     store = tmp_path / "store"
     words = ["train", str(training_file), "--store", str(store), "max_steps=100000", "save_every_s=1000"]
-    command = [sys.executable, "-m", "flows.cli", *words]
+    command = [sys.executable, "-m", "flows.cli.main", *words]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert run.stderr
     try:
@@ -162,7 +162,7 @@ def test_a_folder_that_belongs_to_another_training_is_refused(store, training_fi
 
 
 def test_only_what_changes_the_outcome_makes_another_training(training_file, tmp_path):
-    from flows.session import open_catalog
+    from flows.run.session import open_catalog
 
     catalog = open_catalog(str(tmp_path / "store"))
 

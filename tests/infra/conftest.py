@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from stages.core.config import make_ref
-from stages.core.executor import Work
-from stages.core.plan import make_node
+from stages.core.ledger.executor import Work
+from stages.core.ledger.plan import make_node
+from stages.core.ledger.storage import Storage
 from stages.core.step import StepRef
-from stages.core.storage import Storage
 
 CPUS, GPUS = 4, 1
 
@@ -26,7 +26,7 @@ def ray_up() -> Iterator[None]:
     """
     import ray
 
-    from infra.cluster import Cluster
+    from infra.ray.cluster import Cluster
     from infra.settings import RaySettings
 
     cluster = Cluster(RaySettings(num_cpus=CPUS, num_gpus=GPUS, object_store_mb=80))
@@ -46,7 +46,7 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def executors(ray_up: None, storage: Storage) -> Iterator[Callable[..., Any]]:
     """Makes executors over the test's store; ends their workers after the test."""
-    from infra.ray_executor import RayExecutor
+    from infra.ray.executor import RayExecutor
     from infra.settings import RaySettings
 
     made: list[RayExecutor] = []

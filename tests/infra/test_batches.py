@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.batches import Backlog, Cause, Loss, after_loss
-from stages.core.executor import Work
+from infra.ray.batches import Backlog, Cause, Loss, after_loss
+from stages.core.ledger.executor import Work
 
 LOST, MEMORY, TIME = (Loss(cause, "why") for cause in Cause)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.capacity import GB, Need, Node, fit_together, fits_somewhere
+from infra.ray.capacity import GB, Need, Node, fit_together, fits_somewhere
 from stages.core.step import Resources
 
 SMALL = Node.of({"CPU": 4.0, "memory": 8.0 * GB, "node:192.0.2.1": 1.0})

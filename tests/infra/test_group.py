@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.capacity import Node
-from infra.group import check_room
+from infra.ray.capacity import Node
+from infra.ray.train_group import check_room
 from stages.core.errors import BadInput
 
 TWO = {"workers": 2, "cpus": 1.0, "gpus": 0.0}

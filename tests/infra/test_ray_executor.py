@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stages.core.errors import BadInput
-from stages.core.executor import LocalExecutor
-from stages.core.storage import Storage
+from stages.core.ledger.executor import LocalExecutor
+from stages.core.ledger.storage import Storage
 from tests.infra.conftest import by_number, ref, works
 
 pytestmark = pytest.mark.ray
@@ -172,7 +172,7 @@ def test_logs_of_workers_come_with_the_rows(executors: Make, caplog: pytest.LogC
 
 
 def test_a_store_in_memory_is_refused() -> None:
-    from infra.ray_executor import RayExecutor
+    from infra.ray.executor import RayExecutor
 
     with pytest.raises(BadInput, match="lives in one process; use --executor local"):
         RayExecutor(Storage("memory://x"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.storage import Storage
+from stages.core.ledger.storage import Storage
 from tests.infra.conftest import by_number, ref, works
 
 pytestmark = pytest.mark.ray

@@ -25,9 +25,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.soak]
 SCRIPT = """
 import json, sys, threading
 import tests.conftest
-from infra.ray_executor import RayExecutor
+from infra.ray.executor import RayExecutor
 from infra.settings import RaySettings
-from stages.core.storage import Storage
+from stages.core.ledger.storage import Storage
 from tests.infra.conftest import ref, works
 store, do, resources = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 settings = {"address": sys.argv[5], "env": {"OMP_NUM_THREADS": "2"}} if sys.argv[5:] else {"num_cpus": 4}

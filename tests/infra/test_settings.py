@@ -12,8 +12,8 @@ import pytest
 from infra.settings import InfraConfig, make_executor
 from stages.core.config import ROOT, merge
 from stages.core.errors import BadInput
-from stages.core.executor import LocalExecutor
-from stages.core.storage import Storage
+from stages.core.ledger.executor import LocalExecutor
+from stages.core.ledger.storage import Storage
 
 
 @dataclass
@@ -42,7 +42,7 @@ def test_planning_imports_neither_ray_nor_torch() -> None:
 @pytest.mark.ray
 def test_ray_is_not_started_before_it_is_needed(tmp_path: Path) -> None:
     code = (
-        "import sys; from infra.settings import *; from stages.core.storage import Storage; "
+        "import sys; from infra.settings import *; from stages.core.ledger.storage import Storage; "
         "e = make_executor(InfraConfig(), Storage(sys.argv[1])); e.close(); import ray; sys.exit(ray.is_initialized())"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False).returncode == 0
@@ -54,7 +54,7 @@ def test_ray_is_not_started_before_it_is_needed(tmp_path: Path) -> None:
     [("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"), ("ray://head:10001", "cannot stream rows")],
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(address: str, message: str) -> None:
-    from infra.cluster import _join
+    from infra.ray.cluster import _join
     from infra.settings import RaySettings
 
     with pytest.raises(BadInput, match=message):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from stages.base import Base
-from stages.core.checkpoint import ModelConfig
 from stages.core.step import Row, Step, Workspace
+from stages.core.weights.checkpoint import ModelConfig
 from stages.decode import Decode
-from stages.families import Sampling
+from stages.families.contract import Sampling
 from stages.refine import Refine
 from stages.spatial import Spatial
 from stages.temporal import Temporal

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.core.checkpoint import ModelConfig
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
-from stages.families.ltx_shape import Shape, make_parts, make_vae
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.ltx.shape import Shape, make_parts, make_vae
 from stages.families.untrained import save_parts, world_words
 
 SMALL = {

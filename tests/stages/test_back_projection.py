@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_prep.world_render import render
-from data_prep.world_scene import load_world, sample_scene
-from stages.core.checkpoint import ModelConfig
+from data_prep.world.rendering import render
+from data_prep.world.scene import load_world, sample_scene
 from stages.core.config import CONFIGS, ROOT
 from stages.core.errors import BadInput
-from stages.core.latents import DecodeRecipe
-from stages.core.measures.world_words import Attributes
+from stages.core.latents.form import DecodeRecipe
+from stages.core.measures.world.words import Attributes
+from stages.core.weights.checkpoint import ModelConfig
 from stages.extend import Extend
-from stages.families import load_family
 from stages.families.back_projection import encode_closely
+from stages.families.contract import load_family
 
 RECIPE = DecodeRecipe()
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from stages.base import Base
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
-from stages.core.latents import DecodeRecipe
-from stages.families import Sampling, families, load_family
-from stages.families.ltx import check_size, ratios_of
-from stages.families.ltx_upsample import load_upsampler
+from stages.core.latents.form import DecodeRecipe
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import Sampling, families, load_family
+from stages.families.ltx.adapter import check_size, ratios_of
+from stages.families.ltx.upsample import load_upsampler
 from stages.refine import Refine
 from tests.stages.conftest import SHAPES, build
 

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.base import Base
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
-from stages.core.lora import FILE, LoraConfig
 from stages.core.step import StepRef
-from stages.core.weights import fingerprint
-from stages.families import load_family
+from stages.core.weights.checkpoint import ModelConfig
+from stages.core.weights.digests import fingerprint
+from stages.core.weights.lora import FILE, LoraConfig
+from stages.families.contract import load_family
 from stages.training.export import write_lora
-from stages.training.models import add_lora, load_part
 from stages.training.settings import Lora
+from stages.training.tasks.models import add_lora, load_part
 
 LAYERS = ["to_q", "net.0.proj", "proj_out"]
 ALPHA, RANK = 6.0, 3

@@ -11,12 +11,12 @@ import torch
 from diffusers import AutoencoderKLLTXVideo, LTXConditionPipeline, LTXLatentUpsamplePipeline
 from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 
-from stages.core.artifacts import get_latent, get_text
-from stages.core.checkpoint import ModelConfig
 from stages.core.identity import stage_seed
+from stages.core.latents.artifacts import get_latent, get_text
+from stages.core.ledger.storage import Storage
 from stages.core.media import read_frames, write_video
 from stages.core.step import Row, Workspace
-from stages.core.storage import Storage
+from stages.core.weights.checkpoint import ModelConfig
 from stages.decode import tags
 from tests.stages.cascade import NEGATIVE, PROMPT, REFINING, SAMPLING, STRENGTH, make_stages, run_take, take
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from diffusers import LTXConditionPipeline
 
 from flows.cli import main
-from stages.core.checkpoint import check_parts
 from stages.core.config import ROOT
+from stages.core.weights.checkpoint import check_parts
 from stages.families.untrained import PARTS
 
 FOLDER = ROOT / "stages" / "pretrained" / "world"

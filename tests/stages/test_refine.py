@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.artifacts import get_latent, get_text
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
+from stages.core.latents.artifacts import get_latent, get_text
+from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
-from stages.core.storage import Storage
+from stages.core.weights.checkpoint import ModelConfig
 from stages.refine import Refine, fade_in, window_starts
 from tests.stages.cascade import inputs, make_stages, run_take, take
 

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.core.artifacts import get_latent, put_latent
-from stages.core.checkpoint import ModelConfig
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
-from stages.core.latents import BadLatent, pack_text
-from stages.core.storage import Storage
-from stages.families.ltx_models import LTXDenoiser
+from stages.core.latents.artifacts import get_latent, put_latent
+from stages.core.latents.form import BadLatent, pack_text
+from stages.core.ledger.storage import Storage
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.ltx.models import LTXDenoiser
 from tests.stages.cascade import SETTINGS, inputs, make_stages, run_take, take
 from tests.stages.conftest import SHAPES, build
 
@@ -84,9 +84,9 @@ def test_parents_name_what_a_file_was_made_from(done):
 
 SCRIPT = """
 import json, sys
-from stages.core.checkpoint import ModelConfig
+from stages.core.weights.checkpoint import ModelConfig
 from stages.core.step import Workspace
-from stages.core.storage import Storage
+from stages.core.ledger.storage import Storage
 from tests.stages.cascade import make_stages, run_take, take
 stages = make_stages(ModelConfig(checkpoint=sys.argv[1], device="cpu"), Workspace(Storage(sys.argv[2])))
 row = run_take(stages, take(1))
@@ -105,7 +105,7 @@ def test_another_process_with_other_threads_makes_the_same_bytes(done, checkpoin
 
 def test_planning_imports_no_torch(tmp_path):
     modules = ", ".join(f"stages.{name}" for name in NAMES)
-    code = f"import sys, {modules}; import stages.families.ltx; heavy = "
+    code = f"import sys, {modules}; import stages.families.ltx.adapter; heavy = "
     code += "{'torch', 'diffusers', 'transformers', 'cv2', 'av'} & set(sys.modules); print(heavy); sys.exit(len(heavy))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -205,7 +205,7 @@ def test_a_wrong_scheduler_or_a_swapped_upsampler_is_said(checkpoint, tmp_path):
     with pytest.raises(BadInput, match="shifts its timesteps"):
         LTXDenoiser(ModelConfig(checkpoint=str(copy), device="cpu"))
     swapped = ModelConfig(checkpoint=str(copy), spatial_upsampler=str(copy / "temporal_upsampler"), device="cpu")
-    from stages.families.ltx import FAMILY
+    from stages.families.ltx.adapter import FAMILY
 
     with pytest.raises(BadInput, match="upsamples time: is it the other one"):
         FAMILY.spatial(swapped)

@@ -11,10 +11,10 @@ import yaml
 from diffusers import LTXConditionPipeline
 from transformers import AutoTokenizer
 
-from stages.core.checkpoint import check_parts
 from stages.core.config import CONFIGS
+from stages.core.weights.checkpoint import check_parts
 from stages.families import untrained
-from stages.families.ltx_shape import Shape, make_parts, make_tokenizer
+from stages.families.ltx.shape import Shape, make_parts, make_tokenizer
 from stages.families.untrained import PARTS, build_untrained, save_parts, world_words
 
 

@@ -19,7 +19,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained checkpoint in the LTX format."""
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    from stages.families.ltx_shape import Shape
+    from stages.families.ltx.shape import Shape
     from stages.families.untrained import build_untrained
 
     shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in SHAPE.items()})  # type: ignore[arg-type]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.world_clips import WorldClips
-from data_prep.world_scene import default_world
+from data_prep.world.clips import WorldClips
+from data_prep.world.scene import default_world
 from stages.core.errors import BadInput
 from stages.core.media import BadMedia, read_frames, write_video
-from stages.training.clips import PublishedClips, read_clip, time_stamps
-from stages.training.data import PixelBatches, augmented, bucket_at, clip_seed, load_source, stream
+from stages.training.data.batches import PixelBatches, augmented, bucket_at, clip_seed, load_source, stream
+from stages.training.data.clips import PublishedClips, read_clip, time_stamps
 from stages.training.settings import Bucket, Data, Phase, load_settings
 
 BUCKET = Bucket(width=48, height=48, frames=5, fps=8, batch=2)
@@ -98,7 +98,7 @@ def test_windows_follow_the_object_and_keep_the_scale():
 
 
 def test_sources_outside_our_packages_and_wrong_arguments_are_refused():
-    ours = "data_prep.world_clips"
+    ours = "data_prep.world.clips"
     for use, args in (("os:system", {}), (f"{ours}:Nothing", {}), (f"{ours}:WorldClips", {"x": 1})):
         with pytest.raises(BadInput, match=r"data\.(use|args)"):
             load_source(use, args)
@@ -108,7 +108,7 @@ def test_sources_outside_our_packages_and_wrong_arguments_are_refused():
 def test_every_config_of_the_recipe_is_sound(path):
     settings = load_settings(path)
     if path.stem == "published":  # its source is a folder that only its user knows
-        assert settings.data.use == "stages.training.clips:PublishedClips"
+        assert settings.data.use == "stages.training.data.clips:PublishedClips"
         return
     assert settings.stage == ("vae" if path.stem == "decoder" else path.stem)
     assert load_source(settings.data.use, settings.data.args).identity.startswith("world:train")

@@ -13,12 +13,12 @@ import torch
 
 from stages.core.errors import BadInput
 from stages.training.loop import Trainer, train
-from stages.training.models import encode, latents_digest, load_part
-from stages.training.objectives import draw_levels
 from stages.training.progress import read_losses
-from stages.training.raising import UPSAMPLERS, Raiser, between, lift
 from stages.training.settings import Bucket, Objective
-from stages.training.tasks import make_task
+from stages.training.tasks.models import encode, latents_digest, load_part
+from stages.training.tasks.objectives import draw_levels
+from stages.training.tasks.raising import UPSAMPLERS, Raiser, between, lift
+from stages.training.tasks.tasks import make_task
 
 from .conftest import LOW, SMALL_AND_FINAL
 
@@ -77,8 +77,8 @@ def test_upsamplers_learn(settings, stage, high):
 
 
 def test_an_error_of_a_latent_counts_as_much_as_it_moves_the_pixels(start):
-    from stages.training.models import load_part
-    from stages.training.upsample import channel_gains
+    from stages.training.tasks.models import load_part
+    from stages.training.tasks.upsample import channel_gains
 
     vae = load_part(start, "vae")
     with torch.no_grad():
@@ -186,9 +186,9 @@ def test_clean_frames_are_given_to_whole_batches(settings, start):
 
 
 def test_a_student_is_sampled_where_its_intervals_begin():
-    from stages.training.distill import student_timesteps
-    from stages.training.objectives import noise_grid
     from stages.training.settings import Distillation
+    from stages.training.tasks.distill import student_timesteps
+    from stages.training.tasks.objectives import noise_grid
 
     settings = Distillation(steps=3, teacher_steps=12)
     teacher = noise_grid(12, 4.0)
@@ -199,8 +199,8 @@ def test_a_student_is_sampled_where_its_intervals_begin():
 
 def test_ways_that_are_kept_are_those_that_are_walked(settings, tmp_path):
     """And walking goes on where it was cut off; every way comes once a round."""
-    from stages.training.data import clip_seed
-    from stages.training.walks import WALK
+    from stages.training.data.batches import clip_seed
+    from stages.training.tasks.walks import WALK
 
     config = settings(
         "distill", model={"lora": {"rank": 2}}, objective={"max_tokens": 40, "condition": 0.5},

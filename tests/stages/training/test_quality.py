@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.world_clips import WorldClips
-from stages.training.models import load_part
-from stages.training.quality import Error, measure, spatial_gain, swept, temporal_gain, to_psnr
+from data_prep.world.clips import WorldClips
 from stages.training.settings import Bucket
+from stages.training.tasks.models import load_part
+from stages.training.tasks.quality import Error, measure, spatial_gain, swept, temporal_gain, to_psnr
 
 
 def test_psnr_of_known_errors():
@@ -98,7 +98,7 @@ def test_loading_a_part_refuses_what_is_no_model(tmp_path):
 
 
 def test_the_loop_needs_neither_ray_nor_prefect():
-    code = "import sys, stages.training.loop, stages.training.__main__, data_prep.world_clips; " \
+    code = "import sys, stages.training.loop, stages.training.__main__, data_prep.world.clips; " \
            "print([m for m in ('ray', 'prefect', 'duckdb') if m in sys.modules])"  # fmt: skip
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

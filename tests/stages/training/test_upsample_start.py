@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from stages.core.errors import BadInput
-from stages.families.ltx_shape import Shape, make_upsampler
-from stages.training.upsample_start import start_linear
+from stages.families.ltx.shape import Shape, make_upsampler
+from stages.training.start.upsample import start_linear
 
 from .conftest import LOW, SHAPE
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
-from stages.training.components import blocks, components, project
-from stages.training.data import load_source, to_video
-from stages.training.models import latents_digest, load_part
-from stages.training.quality import reconstruction
+from stages.training.data.batches import load_source, to_video
 from stages.training.settings import Bucket
-from stages.training.vae_start import start_linear
+from stages.training.start.components import blocks, components, project
+from stages.training.start.vae import start_linear
+from stages.training.tasks.models import latents_digest, load_part
+from stages.training.tasks.quality import reconstruction
 
 BUCKET = Bucket(width=64, height=64, frames=9, fps=8)
 
 
 def clips(n: int, split: str = "train") -> list[Any]:
-    source = load_source("data_prep.world_clips:WorldClips", {"split": split})
+    source = load_source("data_prep.world.clips:WorldClips", {"split": split})
     return [source.clip(seed, BUCKET).frames for seed in range(n)]
 
 

@@ -1,0 +1,178 @@
+"""Captions by any OpenAI-compatible endpoint (vLLM, SGLang, llama.cpp, hosted ones), through the official client."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from data_prep.captions.questions import (
+    Answer,
+    AskConfig,
+    Question,
+    judged,
+    pictures_for,
+    questions,
+    rewritten,
+    rows_of,
+)
+from data_prep.captions.text import CAPTIONS, printable
+from stages.core.errors import BadInput
+from stages.core.step import Resources, Row, Step
+
+_WHERE: Any = {"identity": False}
+TOKEN_KEYS = ("max_tokens", "max_completion_tokens")
+
+
+class EndpointCaption(Step):
+    """Captions of a clip and of its windows by an endpoint, with a status for each, and what came with the footage.
+
+    The questions of a clip go out at the same time; more clips at a time take more workers (`resources.workers`).
+    """
+
+    version = 1
+    reads = ("clip_id", "uri", "stream_index", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames")
+    writes = CAPTIONS
+    fan_out = True
+    resources = Resources(cpus=0.25, batch_rows=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(AskConfig):
+        """What is asked (see `AskConfig`), and of whom.
+
+        model        the name that the endpoint knows the model by
+        rewriter     likewise a text model for a second pass over the windows' captions; empty: none
+        base_url     such as http://127.0.0.1:8000/v1; empty: the client's default
+        api_key_env  the environment variable that holds the key; keys stand in no config and no catalog
+        concurrency  questions that are under way at a time
+        timeout_s    of one request
+        retries      of a request that failed by a time-out, a lost connection, 408, 409, 429 or 5xx; waits grow
+        temperature  of the first answer
+        token_key    how the endpoint calls the most tokens: max_tokens or max_completion_tokens
+        """
+
+        model: str = ""
+        rewriter: str = ""
+        base_url: str = field(default="", metadata=_WHERE)
+        api_key_env: str = field(default="OPENAI_API_KEY", metadata=_WHERE)
+        concurrency: int = field(default=8, metadata=_WHERE)
+        timeout_s: float = field(default=120.0, metadata=_WHERE)
+        retries: int = field(default=4, metadata=_WHERE)
+        temperature: float = 0.0
+        token_key: str = field(default="max_tokens", metadata=_WHERE)
+
+        def __post_init__(self) -> None:
+            AskConfig.__post_init__(self)
+            if not self.model:
+                raise BadInput("steps.caption.model is empty: give the name by which the endpoint knows its model")
+            if self.concurrency < 1 or self.timeout_s <= 0 or self.retries < 0:
+                raise BadInput("steps.caption: concurrency is from 1, timeout_s above 0 and retries from 0")
+            if self.token_key not in TOKEN_KEYS:
+                raise BadInput(f"steps.caption.token_key must be one of {', '.join(TOKEN_KEYS)}")
+            check_url(self.base_url)
+            if not self.base_url and not os.environ.get(self.api_key_env):
+                raise BadInput(
+                    f"steps.caption: give base_url (an OpenAI-compatible endpoint), or set {self.api_key_env} in the "
+                    "environment for the default one"
+                )
+
+    def setup(self) -> None:
+        """Open the client. Raises BadInput where the package is missing."""
+        try:
+            import openai
+        except ModuleNotFoundError:
+            raise BadInput("steps.caption needs the package openai: pip install 'rushes[captions]'") from None
+        c = self.config
+        self.client = openai.OpenAI(
+            api_key=os.environ.get(c.api_key_env) or "none", base_url=c.base_url or None,
+            timeout=c.timeout_s, max_retries=c.retries,
+        )  # fmt: skip
+
+    def process(self, row: Row) -> Row:
+        """The captions of one clip. Raises RuntimeError, to be tried again, where not one question got an answer."""
+        c = self.config
+        asked = questions(row, c)
+        pictures = pictures_for(row, asked, c.side)
+        if not pictures:
+            raise ValueError("none of the clip's frames can be decoded")
+        parts = {number: _image(picture) for number, picture in pictures.items()}
+        with ThreadPoolExecutor(c.concurrency) as pool:
+            found = list(pool.map(lambda q: self._judged(q, parts), asked))
+        if all(f.status == "error" for f in found):
+            raise RuntimeError(f"the endpoint answered none of {len(found)} questions; the first: {found[0].note}")
+        if c.rewriter:
+            found = list(rewritten(found, self._asker(c.rewriter), c.again, c.rewriter))
+        return {"rows": rows_of(row, found)}
+
+    def _judged(self, question: Question, parts: dict[int, Row]) -> Any:
+        shown = [parts[n] for n in question.frames if n in parts]
+        return judged(question, shown, self._asker(self.config.model), self.config.again, self.config.model)
+
+    def _asker(self, model: str) -> Any:
+        return lambda question, shown, tries: self.ask(model, question, shown, tries)
+
+    def ask(self, model: str, question: Question, shown: Sequence[Row], tries: int) -> Answer:
+        """One request, with the client's own retries. What fails for good becomes an answer with an error."""
+        import openai
+
+        content = [*shown, {"type": "text", "text": question.text}]
+        options = {self.config.token_key: question.max_tokens}
+        draw = {"temperature": max(0.7, self.config.temperature)} if tries else {"temperature": self.config.temperature}
+        try:
+            reply = self.client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": content}], **draw, **options,  # type: ignore[call-overload]
+            )  # fmt: skip
+        except openai.APIStatusError as error:
+            return Answer(finish="refused") if _is_filtered(error) else Answer(error=self._plain(_said(error)))
+        except openai.OpenAIError as error:
+            return Answer(error=self._plain(f"{type(error).__name__}: {error}"))
+        return _answer(reply)
+
+    def _plain(self, message: str) -> str:
+        """A message on one line, without the key should the endpoint repeat it."""
+        key = os.environ.get(self.config.api_key_env)
+        return printable(message.replace(key, "***") if key else message, 300)
+
+
+def check_url(url: str) -> None:
+    """Raises BadInput for an address that is none, or that carries a secret: configs are stored with every run."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise BadInput(f"steps.caption.base_url {url!r} is no address such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise BadInput("steps.caption.base_url must hold no user, password or query: keys come from the environment")
+
+
+def _image(picture: Any) -> Row:
+    """A picture [h, w, 3] RGB as a part of a message."""
+    import cv2
+
+    jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"}}
+
+
+def _answer(reply: Any) -> Answer:
+    choice = next(iter(reply.choices or []), None)
+    if choice is None or choice.message is None:
+        return Answer()
+    if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
+        return Answer(finish="refused")
+    return Answer(choice.message.content or "", "length" if choice.finish_reason == "length" else "stop")
+
+
+def _body(error: Any) -> Row:
+    return error.body if isinstance(error.body, dict) else {}
+
+
+def _is_filtered(error: Any) -> bool:
+    """Whether a request was stopped by the endpoint's content filter."""
+    code = str(_body(error).get("code") or "")
+    return error.status_code == 400 and ("content" in code or "policy" in code)
+
+
+def _said(error: Any) -> str:
+    return f"HTTP {error.status_code}: {_body(error).get('message') or error.message}"

@@ -1,0 +1,96 @@
+"""The default captioner: it says what was measured and detected, and nothing else. No model, no invented content."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.captions.text import CAPTIONS, caption, given_captions, printable, quoted
+from stages.core.step import Resources, Row, Step
+
+MODEL = "measured"
+CAMERA = {
+    "static": "a static shot",
+    "pan": "a panning shot",
+    "tilt": "a tilting shot",
+    "zoom": "a zooming shot",
+    "roll": "a rolling shot",
+    "handheld": "a handheld shot",
+}
+
+
+class MeasuredCaption(Step):
+    """Short, medium and long captions from a clip's scores; what came with it is kept beside."""
+
+    version = 2
+    reads = ("clip_id", "start_s", "end_s", "source_caption", "label", "facts")
+    writes = CAPTIONS
+    fan_out = True
+    resources = Resources(batch_rows=64)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Where words begin and end.
+
+        slow, strong          motion, in picture diagonals a second, below and above which it is slight, strong
+        dark, bright          mean luma (0-255) below and above which a clip is dark, bright
+        least_probability     an action below this is not named
+        least_evidence        likewise of its evidence: see `data_prep.scores.action.Action`
+        """
+
+        slow: float = 0.02
+        strong: float = 0.12
+        dark: float = 60.0
+        bright: float = 170.0
+        least_probability: float = 0.5
+        least_evidence: float = 19.0
+
+    def process(self, row: Row) -> Row:
+        """The captions of one clip."""
+        facts = json.loads(row["facts"])
+        short = f"{self._camera(facts)}{self._motion(facts)}"
+        look = ", ".join(p for p in (short, self._light(facts), self._colours(facts)) if p)
+        medium = ", ".join(p for p in (look, self._action(facts)) if p)
+        long = " ".join([_sentence(look), *self._detected(facts)])
+        texts = {"short": _sentence(short), "medium": _sentence(medium), "long": long}
+        return {"rows": [*given_captions(row), *(caption(row, kind, text, MODEL) for kind, text in texts.items())]}
+
+    def _camera(self, facts: dict[str, Any]) -> str:
+        return CAMERA.get(str(facts.get("camera_motion") or ""), "a shot")
+
+    def _motion(self, facts: dict[str, Any]) -> str:
+        motion = facts.get("motion")
+        if motion is None:
+            return ""
+        strength = "slight" if motion < self.config.slow else "strong" if motion > self.config.strong else "moderate"
+        return f" with {strength} motion"
+
+    def _light(self, facts: dict[str, Any]) -> str:
+        luma = facts.get("luma")
+        if luma is None:
+            return ""
+        return "dark" if luma < self.config.dark else "bright" if luma > self.config.bright else "evenly lit"
+
+    def _colours(self, facts: dict[str, Any]) -> str:
+        names = facts.get("colours") or []
+        return f"mainly {' and '.join(names[:2])}" if names else ""
+
+    def _action(self, facts: dict[str, Any]) -> str:
+        action, sure = facts.get("action"), facts.get("action_probability") or 0.0
+        clear = (facts.get("action_evidence") or 0.0) >= self.config.least_evidence
+        named = bool(action) and clear and sure >= self.config.least_probability
+        return f"detected action: {printable(str(action))}" if named else ""
+
+    def _detected(self, facts: dict[str, Any]) -> list[str]:
+        """Sentences about what detectors found, each with how sure they are."""
+        found = []
+        if action := self._action(facts):
+            found.append(_sentence(f"{action} (probability {facts['action_probability']:.2f})"))
+        if text := printable(str(facts.get("text") or "")):
+            found.append(f"Readable text: {quoted(text)}.")
+        return found
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."

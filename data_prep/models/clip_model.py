@@ -1,0 +1,50 @@
+"""CLIP-like models (two towers, one space) of transformers, by path: unit vectors of pictures and of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.core.weights.checkpoint import locate
+
+Vectors = npt.NDArray[np.float32]
+"""float32 [n, d], each of length 1."""
+
+
+class TwoTowers:
+    """CLIP, SigLIP and the like. Loads safetensors only and runs no code of the checkpoint."""
+
+    def __init__(self, location: str, revision: str, key: str, device: str, threads: int = 1) -> None:
+        import torch
+        from transformers import AutoModel, AutoProcessor
+
+        torch.set_num_threads(threads)
+        folder = str(locate(location, key, (), revision))
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        model = AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True, **options)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.processor = AutoProcessor.from_pretrained(folder, **options)
+
+    def pictures(self, pictures: Sequence[Any]) -> Vectors:
+        """Of RGB pictures [h, w, 3]."""
+        from PIL import Image
+
+        given = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")
+        return self._vectors(self.model.get_image_features, given)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """Of texts, each cut off at what the model can take."""
+        given = self.processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
+        return self._vectors(self.model.get_text_features, given)
+
+    def _vectors(self, features: Any, given: Any) -> Vectors:
+        import torch
+
+        with torch.inference_mode():
+            found = features(**given.to(self.device))
+        raw = np.asarray(getattr(found, "pooler_output", found).float().cpu(), np.float32)
+        return np.asarray(raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-9))

@@ -1,0 +1,162 @@
+"""The index of a dataset: a row per clip that was cut, with its caption, its split and its bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from data_prep.publish.buckets import BucketConfig, bucket_columns, split_of
+from stages.core.errors import BadInput
+from stages.core.step import Job
+
+CAPTION = pa.struct(
+    [
+        ("kind", pa.string()),
+        ("text", pa.string()),
+        ("model", pa.string()),
+        ("status", pa.string()),
+        ("window", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+    ]
+)
+CLIP_ROOTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("clip_id", pa.string()),
+        ("position", pa.int64()),
+        ("source_id", pa.string()),
+        ("uri", pa.string()),
+        ("bytes", pa.int64()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("interlaced", pa.bool_()),
+        ("has_audio", pa.bool_()),
+        ("stream_index", pa.int64()),
+        ("rotation", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("time_base_num", pa.int64()),
+        ("time_base_den", pa.int64()),
+        ("start_pts", pa.int64()),
+        ("end_pts", pa.int64()),
+        ("start_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("keyframe_start", pa.bool_()),
+        ("keyframe_end", pa.bool_()),
+        ("label", pa.string()),
+        ("licence", pa.string()),
+        ("duplicate_group", pa.string()),
+        ("copy_sources", pa.list_(pa.string())),
+        ("thumb_uri", pa.string()),
+        ("facts", pa.string()),
+        ("captions", pa.list_(CAPTION)),
+    ]
+)
+"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need."""
+
+OWN_COLUMNS = """c.width, c.height, c.n_frames, c.fps, c.duration_s, c.has_audio, c.method, c.sha256, c.size,
+    c.uri AS media_uri"""
+CLIP_COLUMNS = """r.source_id, r.uri AS source_uri, r.start_pts, r.end_pts, r.time_base_num, r.time_base_den,
+    r.start_frame, r.end_frame, r.start_s, r.end_s, r.label, r.licence, r.duplicate_group, r.thumb_uri, r.facts"""
+
+
+class Index(Job):
+    """One row per clip that was cut. `path` is relative to the dataset's folder, `media_uri` to the store."""
+
+    version = 1
+    writes = pa.schema(
+        [
+            ("id", pa.string()),
+            ("clip_id", pa.string()),
+            ("path", pa.string()),
+            ("caption", pa.string()),
+            ("split", pa.string()),
+            ("bucket", pa.string()),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("n_frames", pa.int64()),
+            ("fps", pa.float64()),
+            ("duration_s", pa.float64()),
+            ("has_audio", pa.bool_()),
+            ("bucket_resolution", pa.string()),
+            ("bucket_aspect", pa.string()),
+            ("bucket_frames", pa.string()),
+            ("bucket_fps", pa.string()),
+            ("bucket_motion", pa.string()),
+            ("source_id", pa.string()),
+            ("source_uri", pa.string()),
+            ("start_pts", pa.int64()),
+            ("end_pts", pa.int64()),
+            ("time_base_num", pa.int64()),
+            ("time_base_den", pa.int64()),
+            ("start_frame", pa.int64()),
+            ("end_frame", pa.int64()),
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("label", pa.string()),
+            ("licence", pa.string()),
+            ("duplicate_group", pa.string()),
+            ("method", pa.string()),
+            ("sha256", pa.string()),
+            ("size", pa.int64()),
+            ("facts", pa.string()),
+            ("thumb_uri", pa.string()),
+            ("media_uri", pa.string()),
+        ]
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """How clips are told apart.
+
+        val_share  the share of sources whose clips are for validation, 0 to 1
+        salt       other text, another split
+        caption    the kind of caption in the index; where a clip has none of it, long, medium, short or source
+        buckets    see `data_prep.publish.buckets.BucketConfig`
+        """
+
+        val_share: float = 0.05
+        salt: str = "rushes"
+        caption: str = "long"
+        buckets: BucketConfig = field(default_factory=BucketConfig)
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.val_share <= 1:
+                raise BadInput(f"publish.val_share is from 0 to 1, not {self.val_share:g}")
+            if not all(c.isalnum() or c in "-_." for c in self.salt):
+                raise BadInput(f"publish.salt may hold letters, digits and -_. only, not {self.salt!r}")
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """`cut` (a row per clip) and `roots` (`CLIP_ROOTS`). Clips that could not be cut are left out."""
+        from stages.core.ledger.catalog import connect
+
+        sql = connect()
+        for name, table in tables.items():
+            sql.register(f"t_{name}", table)
+        sql.execute(
+            "CREATE TEMP TABLE wanted AS SELECT * FROM (VALUES (?, 0), ('long', 1), ('medium', 2), ('short', 3), "
+            "('source', 4), ('label', 5)) AS w(kind, rank)",
+            [self.config.caption],
+        )
+        buckets = bucket_columns(self.config.buckets)
+        own = ", ".join(f"{expression} AS {name}" for name, expression in buckets.items())
+        split = split_of(self.config.val_share, self.config.salt)
+        names = ", ".join(n for n in self.writes.names)
+        return sql.sql(
+            f"""WITH spoken AS (SELECT id, unnest(captions, max_depth := 2) FROM t_roots),
+            told AS (SELECT id, rank, coalesce(string_agg(trim(text), ' ') FILTER ("window" = 0),
+                string_agg(trim(text), ' ' ORDER BY "window")) AS text FROM spoken
+                JOIN wanted USING (kind) WHERE status = 'ok' AND trim(text) <> '' GROUP BY id, rank),
+            best AS (SELECT id, first(text ORDER BY rank) AS caption FROM told GROUP BY id),
+            clips AS (SELECT r.id, r.clip_id, 'clips/' || left(r.clip_id, 2) || '/' || r.clip_id || '.mp4' AS path,
+                {OWN_COLUMNS}, {CLIP_COLUMNS}, r.copy_sources, coalesce(b.caption, '') AS caption,
+                (r.facts::JSON ->> 'motion')::DOUBLE AS motion
+                FROM t_cut c JOIN t_roots r ON r.id = c.input_id LEFT JOIN best b ON b.id = r.id
+                WHERE c.status = 'ok')
+            SELECT {names} FROM (SELECT *, {split} AS split, {own} FROM clips) ORDER BY clip_id"""
+        ).to_arrow_table()

@@ -1,0 +1,220 @@
+"""Freeze a dataset: index, captions, clips, card and contact sheets become one version that never changes again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.publish.folder import MANIFEST, LocalFolder, RemoteFolder, check_name, new_folder, versions
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.step import Job, Row
+
+FORMAT = 1
+HIDDEN = ("id", "facts", "thumb_uri", "media_uri")
+"""Columns of the job `index` that a dataset does not carry: they only mean something inside the store."""
+LANCE_ROWS = 16
+
+
+class Version(Job):
+    """One row: the version that holds these clips, made now, or there already with the same content."""
+
+    version = 1
+    writes = pa.schema(
+        [
+            ("id", pa.string()),
+            ("name", pa.string()),
+            ("version", pa.int64()),
+            ("clips", pa.int64()),
+            ("hours", pa.float64()),
+            ("folder", pa.string()),
+            ("fingerprint", pa.string()),
+        ]
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """What the version is called and how it was made.
+
+        lance    also write a Lance dataset that holds the videos
+        video    the common form and how clips were cut, for the card
+        yields   what became of the footage, for the card; no part of the identity
+        """
+
+        name: str = "dataset"
+        lance: bool = False
+        settings: dict[str, Any] = field(default_factory=dict)
+        yields: dict[str, Any] = field(default_factory=dict, metadata={"identity": False})
+
+        def __post_init__(self) -> None:
+            check_name(self.name)
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """`roots`, `cut`, `index`, `sheet`, and `pack` where there are shards. Raises BadInput where a clip or a shard
+        failed for a reason that may pass."""
+        for name in ("cut", "sheet", "pack"):
+            _refuse_unfinished(name, tables.get(name))
+        if not tables["index"].num_rows:
+            raise BadInput("none of the kept clips could be cut; see `rushes status`")
+        made = Frozen(self.config, tables)
+        there = [v for v in versions(self.workspace.storage, self.config.name) if v["fingerprint"] == made.fingerprint]
+        manifest = there[-1] if there else made.write(new_folder(self.workspace.storage, self.config.name))
+        return pa.Table.from_pylist([{"id": made.fingerprint, "folder": manifest["uri"], **manifest}], self.writes)
+
+
+def _refuse_unfinished(name: str, table: pa.Table | None) -> None:
+    """A version lacks only what failed for good; a pack never fails for good."""
+    rows = [] if table is None else table.select(["status", "error", "error_kind"]).to_pylist()
+    bad = [r for r in rows if r["status"] == "error" and (r["error_kind"] == "transient" or name == "pack")]
+    if bad:
+        raise BadInput(f"{len(bad)} rows of {name} failed ({bad[0]['error']}); publish again to try them again")
+
+
+class Frozen:
+    """The content of one version."""
+
+    def __init__(self, config: Any, tables: Mapping[str, pa.Table]) -> None:
+        self.config, self.tables = config, tables
+        self.captions = captions_of(tables["roots"], tables["index"])
+        packs = tables.get("pack")
+        self.packs = [] if packs is None else [r for r in packs.to_pylist() if r["status"] == "ok"]
+        self.sheets = sorted((r for r in tables["sheet"].to_pylist() if r["status"] == "ok"), key=lambda r: r["path"])
+        marks = sorted([p["path"], p["sha256"]] for p in self.packs)
+        settings = [FORMAT, config.name, config.lance, config.settings]
+        # what makes a dataset the same: not where its sources lie, nor where the store keeps its files
+        clips = tables["index"].drop_columns(["source_uri", "thumb_uri", "media_uri"])
+        self.fingerprint = digest(settings, content_hash(clips), content_hash(self.captions), marks)
+
+    def write(self, folder: LocalFolder | RemoteFolder) -> Row:
+        """Write all of it and commit it. Returns the manifest, with its uri."""
+        from data_prep.publish.card import card
+
+        try:
+            rows = self.tables["index"].select(["media_uri", "path"]).to_pylist()
+            for row in rows:
+                folder.take(row["media_uri"], row["path"])
+            for kept in [*self.sheets, *self.packs]:
+                folder.take(kept["uri"], kept["path"])
+            index = flat_index(self.tables["index"])
+            folder.write("index.parquet", _parquet(index))
+            folder.write("captions.parquet", _parquet(self.captions))
+            if self.config.lance:
+                media = [row["media_uri"] for row in rows]
+                write_lance(folder.folder("lance"), index, media, folder.storage.read)
+            facts = self._facts(index)
+
+            def ending(number: int) -> dict[str, bytes]:
+                manifest = {**facts, "version": number}
+                text = card(manifest, index, self.captions, self.sheets, self.config.yields)
+                return {"README.md": text.encode(), MANIFEST: json.dumps(manifest, indent=1).encode() + b"\n"}
+
+            number = folder.commit(ending)
+        finally:
+            folder.discard()
+        return {**facts, "version": number, "uri": f"datasets/{self.config.name}/v{number}"}
+
+    def _facts(self, index: pa.Table) -> Row:
+        splits = index["split"].to_pylist()
+        failed = [r for r in self.tables["cut"].select(["status"]).to_pylist() if r["status"] != "ok"]
+        return {
+            "format": FORMAT,
+            "name": self.config.name,
+            "version": 0,
+            "fingerprint": self.fingerprint,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "clips": index.num_rows,
+            **{split: splits.count(split) for split in ("train", "val", "excluded")},
+            "not_cut": len(failed),
+            "hours": sum(index["duration_s"].to_pylist()) / 3600,
+            "captions": self.captions.num_rows,
+            "sheets": len(self.sheets),
+            "shards": len(self.packs),
+            "lance": self.config.lance,
+            "settings": self.config.settings,
+        }
+
+
+def captions_of(roots: pa.Table, index: pa.Table) -> pa.Table:
+    """Every caption of the clips that are in the index, one row each."""
+    from stages.core.ledger.catalog import connect
+
+    sql = connect()
+    sql.register("roots", roots)
+    sql.register("index_rows", index)
+    return sql.sql(
+        """SELECT clip_id, kind, text, model, status, "window", start_s, end_s FROM
+        (SELECT clip_id, unnest(captions, max_depth := 2) FROM
+            (SELECT clip_id, captions FROM roots WHERE clip_id IN (SELECT clip_id FROM index_rows)))
+        ORDER BY ALL"""
+    ).to_arrow_table()
+
+
+def flat_index(index: pa.Table) -> pa.Table:
+    """The index as a dataset carries it: every score as a column of its own beside the index's."""
+    facts = [json.loads(text) for text in index["facts"].to_pylist()]
+    names = sorted({name for row in facts for name in row} - set(index.column_names) - {"uri"})
+    table = index.drop_columns(list(HIDDEN)).rename_columns({"path": "uri"})
+    for name in names:
+        table = table.append_column(name, _as_array([row.get(name) for row in facts]))
+    return table
+
+
+def _as_array(values: list[Any]) -> pa.Array:
+    """Scores as one type; text where a step's values are of several."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if v is None else json.dumps(v) for v in values])
+
+
+def content_hash(table: pa.Table) -> list[str]:
+    """A hash of a table's rows that does not depend on their order."""
+    from stages.core.ledger.catalog import connect
+
+    sql = connect()
+    sql.register("rows", table)
+    row = sql.execute(
+        "SELECT count(*), sum(md5_number_lower(t)::HUGEINT), bit_xor(md5_number_upper(t)) "
+        "FROM (SELECT to_json(r)::VARCHAR AS t FROM rows r)"
+    ).fetchone()
+    return [str(value) for value in row or ()]
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def check_lance() -> Any:
+    """The library. Raises BadInput naming the extra where it is not installed."""
+    try:
+        import lance
+    except ImportError:
+        raise BadInput("publish.lance=true needs the extra `lance`: pip install 'rushes[lance]'") from None
+    return lance
+
+
+def write_lance(path: str, index: pa.Table, media: Sequence[str], read: Callable[[str], bytes]) -> None:
+    """A Lance dataset of the index and a column `video` with the bytes of each clip, some rows at a time.
+
+    media: where the store keeps the clip of each row; read: gives the bytes of such a file.
+    """
+    lance = check_lance()
+    schema = index.schema.append(pa.field("video", pa.large_binary()))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for at in range(0, index.num_rows, LANCE_ROWS):
+            part = index.slice(at, LANCE_ROWS)
+            videos = pa.array([read(uri) for uri in media[at : at + LANCE_ROWS]], pa.large_binary())
+            yield from part.append_column(schema.field("video"), videos).combine_chunks().to_batches()
+
+    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), path)

@@ -1,0 +1,65 @@
+"""Each clip as one vector of a CLIP-like model, for `data_prep.scores.text_match`. Weights by path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from stages.core.errors import BadInput
+from stages.core.step import Resources, Row, Step
+
+WANTED = (
+    "give the folder of a CLIP or SigLIP checkpoint of transformers with safetensors weights (such as "
+    "clip-vit-large-patch14)"
+)
+
+
+class Vectors(Step):
+    """A row per clip: clip_vector, the mean of the unit vectors of its pictures, so that its product with the vector
+    of a text is their mean cosine. Null where no picture can be read."""
+
+    version = 1
+    reads = ("clips", "analyse", "uri", "stream_index")
+    writes = pa.schema([("clip_id", pa.string()), ("clip_vector", pa.list_(pa.float32()))])
+    fan_out = True
+    weights = {"clip": ()}  # noqa: RUF012
+    resources = Resources(batch_rows=1, memory_gb=3.0)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Which model, and how many pictures of each clip it is shown.
+
+        clip, revision  a folder, or a hub id in the local cache with a revision
+        device          auto (a GPU where there is one), cpu or cuda
+        """
+
+        clip: str = ""
+        revision: str = field(default="", metadata={"identity": False})
+        frames: int = 3
+        device: str = field(default="auto", metadata={"identity": False})
+
+        def __post_init__(self) -> None:
+            if not self.clip:
+                raise BadInput(f"steps.vectors.clip: {WANTED}")
+            if self.frames < 1:
+                raise BadInput("steps.vectors.frames is from 1")
+
+    def setup(self) -> None:
+        """Load the model."""
+        from data_prep.models.clip_model import TwoTowers
+
+        c = self.config
+        self.towers = TwoTowers(c.clip, c.revision, "steps.vectors.clip", c.device, self.workspace.threads)
+
+    def process(self, row: Row) -> Row:
+        """The vectors of one source's clips."""
+        from data_prep.scores.pictures import Fit, clip_pictures
+
+        pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=336))
+        return {"rows": [{"clip_id": clip["clip_id"], "clip_vector": self.vector(p)} for clip, p in pairs]}
+
+    def vector(self, pictures: list[Any]) -> list[float] | None:
+        """Of pictures [h, w, 3] RGB; None where there are none."""
+        return [float(x) for x in self.towers.pictures(pictures).mean(0)] if pictures else None

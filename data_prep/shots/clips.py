@@ -1,0 +1,100 @@
+"""Clips: the spans between transitions, of bearable length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.shots.cuts import TRIM, frame_times
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.step import Resources, Row, Step
+
+CLIPS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("clip_id", pa.string()),
+        ("source_id", pa.string()),
+        ("start_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("n_frames", pa.int64()),
+        ("start_pts", pa.int64()),
+        ("end_pts", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("boundary_in", pa.string()),
+        ("boundary_out", pa.string()),
+    ]
+)
+
+
+class Clips(Step):
+    """A row per clip. Its id is made of the source and the span alone, so it outlives a change of any threshold."""
+
+    version = 1
+    reads = ("cuts", "analyse")
+    writes = CLIPS
+    fan_out = True
+    resources = Resources(batch_rows=16)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Lengths in seconds; see `data_prep.signals.aggregate.SpanConfig`. Without a step `cuts` a source is one clip.
+
+        min_s   shorter shots make no clip
+        max_s   longer ones are split into equal parts, 0: never
+        trim_s  cut off at each transition, beyond its own frames
+        """
+
+        min_s: float = 1.0
+        max_s: float = 20.0
+        trim_s: float = 0.0
+
+        def __post_init__(self) -> None:
+            if min(self.min_s, self.max_s, self.trim_s) < 0 or 0 < self.max_s < self.min_s:
+                raise BadInput("steps.clips: min_s, max_s and trim_s are from 0, and max_s is 0 or at least min_s")
+
+    def process(self, row: Row) -> Row:
+        """The clips of one source."""
+        from data_prep.signals.aggregate import SpanConfig, clip_spans
+        from data_prep.signals.store import read_signals
+
+        table = read_signals(self.workspace, row["analyse"], ("pts", "time_s"))
+        config = SpanConfig(**{name: getattr(self.config, name) for name in ("min_s", "max_s", "trim_s")})
+        if "cuts" not in row:
+            config = SpanConfig(min_s=0, max_s=0, trim_s=0)
+        spans = clip_spans(shots_of(row.get("cuts"), table.num_rows), table, config)
+        _, seconds = frame_times(table)
+        return {"rows": [_row(row["id"], span, seconds) for span in spans]}
+
+
+def shots_of(cuts: Row | None, n_frames: int) -> Any:
+    """What the detector found, from its stored rows."""
+    from data_prep.shots.shots import Shots, Transition
+
+    rows = cuts["rows"] if cuts else []
+    found = [Transition(r["kind"], r["first_frame"], r["last_frame"], r["score"]) for r in rows if r["kind"] != TRIM]
+    trims = [r for r in rows if r["kind"] == TRIM]
+    first = max((r["last_frame"] for r in trims if r["first_frame"] == 0), default=0)
+    end = min((r["first_frame"] for r in trims if r["first_frame"] > 0), default=n_frames)
+    return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), first, end)
+
+
+def _row(source_id: str, span: Any, seconds: Any) -> Row:
+    clip_id = digest("clip", source_id, span.start_pts, span.end_pts)
+    return {
+        "id": clip_id,
+        "clip_id": clip_id,
+        "source_id": source_id,
+        "start_frame": span.start_frame,
+        "end_frame": span.end_frame,
+        "n_frames": span.end_frame - span.start_frame,
+        "start_pts": span.start_pts,
+        "end_pts": span.end_pts,
+        "start_s": float(seconds[span.start_frame]),
+        "end_s": float(seconds[span.end_frame]),
+        "boundary_in": span.boundary_in,
+        "boundary_out": span.boundary_out,
+    }

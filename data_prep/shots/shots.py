@@ -1,0 +1,193 @@
+"""Where one shot ends and the next begins: transitions from the signal table alone, without decoding.
+
+    shots = find_shots(signals.table, PRESETS["broadcast"])
+
+Hard cuts come first (a peak of the cut signal), then fades (a flat black or white frame with a ramp beside it), then
+dissolves and wipes in what lies between (two models of a mixture, see `stages.core.measures.mixing`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.shots.dissolves import find_mixtures
+from data_prep.shots.fades import find_fades
+from data_prep.shots.gradual import GradualRules
+from stages.core.measures.mixing import mixture, unlikeness
+from stages.core.measures.signature import LUMA, SIZE, U8, Novelty, cut_distance, picture_cells, plane_weights
+
+_CORE = 6000  # frames looked at in one go, so that memory does not grow with the source
+_SAMPLE = 400
+_FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotConfig:
+    """Thresholds of the detector. Times in seconds, differences in grey levels (0-255).
+
+    cut_floor    the least cut signal of a hard cut
+    cut_ratio    how many times a hard cut must stand above its surroundings (2 levels are added to those)
+    flash_s      what returns to the old picture within this time is a flash, no cut
+    gradual      thresholds of dissolves, wipes and fades
+    """
+
+    cut_floor: float = 6.0
+    cut_ratio: float = 2.5
+    flash_s: float = 0.125
+    gradual: GradualRules = field(default_factory=GradualRules)
+
+
+PRESETS = {
+    "broadcast": ShotConfig(),
+    "web": ShotConfig(cut_ratio=3.0, flash_s=0.2, gradual=GradualRules(residual=0.35, novelty=12.0, max_s=2.0)),
+}
+"""`broadcast` for edited film and television; `web` for hand-held and effect-laden clips: it wants clearer evidence."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """From one shot to the next, in frames counted from 0 in presentation order.
+
+    kind is cut, dissolve, fade or wipe. A cut has both frames at the first frame of the new shot; a gradual transition
+    its first mixed frame and the first frame wholly of the new shot. score is the strength of evidence, 0.5 at the
+    threshold and towards 1 above it.
+    """
+
+    kind: str
+    first_frame: int
+    last_frame: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Transitions in order, and the picture proper: frames [first, end) with no fade-in or fade-out at the ends."""
+
+    transitions: tuple[Transition, ...]
+    first: int
+    end: int
+
+
+def signatures_of(table: pa.Table, start: int = 0, end: int | None = None) -> U8:
+    """The signature column of frames [start, end): uint8 [n, 864]."""
+    column = table.column("signature").slice(start, None if end is None else max(0, end - start))
+    parts = [np.asarray(chunk.flatten()).reshape(-1, SIZE) for chunk in column.chunks if len(chunk)]
+    return np.concatenate(parts) if parts else np.zeros((0, SIZE), np.uint8)
+
+
+def frame_rate(table: pa.Table) -> float:
+    """Frames per second from the median spacing of the frames' times; 25 where there is only one frame."""
+    steps = np.diff(np.asarray(table.column("time_s")))
+    steps = steps[steps > 0]
+    return float(np.clip(1.0 / np.median(steps), 1.0, 1000.0)) if len(steps) else 25.0
+
+
+def find_shots(table: pa.Table, config: ShotConfig | None = None) -> Shots:
+    """All transitions of a source, from its signal table (`time_s`, `signature`; see `data_prep.signals.signals`).
+
+    Long sources are looked at in overlapping parts, so the working memory is bounded.
+    """
+    config = config or ShotConfig()
+    n, fps = len(table), frame_rate(table)
+    if n < 2:
+        return Shots((), 0, n)
+    sample = [signatures_of(table, i, i + 1) for i in np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(int))]
+    cells = picture_cells(np.concatenate(sample))
+    margin = int(2 * config.gradual.max_s * fps) + 20
+    found: list[Transition] = []
+    first, end = 0, n
+    for core in range(0, n, _CORE):
+        start, stop = max(0, core - margin), min(n, core + _CORE + margin)
+        part = find_in(signatures_of(table, start, stop), cells, fps, config)
+        shifted = [
+            replace(t, first_frame=t.first_frame + start, last_frame=t.last_frame + start) for t in part.transitions
+        ]
+        found += [t for t in shifted if core <= t.first_frame < core + _CORE]
+        first = part.first if start == 0 else first
+        end = part.end + start if stop == n else end
+    return Shots(tuple(sorted(found, key=lambda t: (t.first_frame, t.last_frame))), first, end)
+
+
+def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> Shots:
+    """The transitions within one stretch of signatures [n, 864]; `cells` says which cells are picture."""
+    span = max(4, int(np.ceil(config.flash_s * fps)))
+    novelty = Novelty(signatures, plane_weights(cells))
+    signal = cut_distance(novelty, span) * dark_gain(signatures, cells)
+    cuts = find_cuts(signal, signatures, cells, config)
+    cuts = without_flashes(cuts, novelty, span, config)
+    plain = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)
+    for at, score in plain.cuts.items():
+        if not any(abs(at - c) <= 2 for c in cuts):
+            cuts[at] = score
+    bounds, spans = (plain.first, plain.end), [(f.first_frame, f.last_frame) for f in plain.fades]
+    cuts = {c: s for c, s in cuts.items() if bounds[0] < c < bounds[1] and not any(a < c < b for a, b in spans)}
+    found = [Transition("cut", c, c, s) for c, s in cuts.items()]
+    found += [Transition("fade", f.first_frame, f.last_frame, f.score) for f in plain.fades]
+    taken = sorted([(c, c) for c in cuts] + spans)
+    for kind, mix in find_mixtures(signatures, cells, taken, bounds, fps, config.gradual):
+        found.append(Transition(kind, mix.first_frame, mix.last_frame, mix.score))
+    return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), *bounds)
+
+
+def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: ShotConfig) -> dict[int, float]:
+    """First frames of new shots by hard cut -> score, where the cut signal [n] stands alone above its surroundings."""
+    found: dict[int, float] = {}
+    for t in np.flatnonzero(signal >= config.cut_floor):
+        if int(t) - 1 in found:
+            continue
+        ratio = prominence(signal, int(t), 1)
+        if ratio < config.cut_ratio and _is_blended(signal, signatures[:, cells], int(t)):
+            ratio = prominence(signal, int(t), 2)
+        if ratio >= config.cut_ratio and not _is_exposure(signatures[:, :LUMA][:, cells[:LUMA]], int(t)):
+            found[int(t)] = round(ratio / (ratio + config.cut_ratio), 4)
+    return found
+
+
+def dark_gain(signatures: U8, cells: np.ndarray) -> np.ndarray:
+    """By how much the cut signal of each frame is raised, 1 to 3: in low light everything differs by little."""
+    contrast = signatures[:, :LUMA][:, cells[:LUMA]].std(1)
+    reach = min(8, len(contrast) - 1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(contrast, reach, mode="edge"), 2 * reach + 1)
+    return np.asarray(np.clip(_FULL_CONTRAST / np.maximum(windows.max(1), 1e-3), 1.0, 3.0))
+
+
+def _is_exposure(luma: U8, t: int) -> bool:
+    """Whether frame t is the one before it, only brighter or darker, or of more or less contrast."""
+    pair = luma[t - 1 : t + 1].astype(np.float32)
+    return bool(unlikeness(pair[:1], pair[1:])[0] < 0.03)
+
+
+def without_flashes(cuts: dict[int, float], novelty: Novelty, span: int, config: ShotConfig) -> dict[int, float]:
+    """Drops pairs of cuts at most `span` frames apart where what follows is no newer than motion makes it."""
+    kept, at = dict(cuts), sorted(cuts)
+    for first, second in pairwise(at):
+        lag, last = second - first + 1, len(novelty) - 1
+        if lag > span + 1 or first not in kept:
+            continue
+        a = np.array([first - 1, max(0, first - 1 - lag), second])
+        across, before, after = novelty(a, np.array([second, first - 1, min(last, second + lag)]))
+        if across < config.cut_ratio * (2.0 + max(before, after)):
+            kept.pop(first), kept.pop(second)
+    return kept
+
+
+def prominence(signal: np.ndarray, t: int, width: int) -> float:
+    """How many times the peak at t (`width` frames wide) stands above its neighbours and its wider surroundings."""
+    before, after = signal[max(0, t - 8) : t], signal[t + width : t + width + 8]
+    around = np.concatenate([before, after])
+    wide = np.quantile(around, 0.8) if len(around) else 0.0
+    near = max(before[-2:].max(initial=0.0), after[:2].max(initial=0.0))
+    return float(signal[t : t + width].max() / (2.0 + max(wide, near)))
+
+
+def _is_blended(signal: np.ndarray, pictures: U8, t: int) -> bool:
+    """Whether frame t is a mixture of its neighbours: a cut that a change of frame rate has blended."""
+    if t < 1 or t + 1 >= len(signal) or signal[t + 1] < 0.4 * signal[t]:
+        return False
+    a, m, b = (pictures[i].astype(np.float32) for i in (t - 1, t, t + 1))
+    mix = mixture(a, b, m[None])
+    return bool(mix.residual[0] < 0.3 and 0.1 < mix.alpha[0] < 0.9)

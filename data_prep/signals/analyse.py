@@ -1,0 +1,115 @@
+"""Decode a source once and keep what was seen: a table with a row per frame, and small pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.sources.ingest import EVERY_CORE
+from stages.core.errors import BadInput
+from stages.core.step import ARTIFACT, PermanentError, Resources, Row, Step
+
+PICTURES = pa.schema([("frame", pa.int64()), ("pts", pa.int64()), ("jpeg", pa.binary())])
+PICTURES_SUFFIX = ".pictures.parquet"
+
+
+class Analyse(Step):
+    """The one pass over a source. All later measurements of it read the signals that are kept here."""
+
+    version = 2
+    reads = ("uri", "bytes", "stream_index")
+    heft = "bytes"
+    writes = pa.schema(
+        [
+            *ARTIFACT,
+            ("pictures_uri", pa.string()),
+            ("pictures_sha256", pa.string()),
+            ("pictures_size", pa.int64()),
+            ("n_frames", pa.int64()),
+            ("duration_s", pa.float64()),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("bar_top", pa.float64()),
+            ("bar_bottom", pa.float64()),
+            ("bar_left", pa.float64()),
+            ("bar_right", pa.float64()),
+            ("truncated", pa.bool_()),
+            ("broken_packets", pa.int64()),
+            ("decode_note", pa.string()),
+        ]
+    )
+    resources = Resources(batch_rows=1, workers=EVERY_CORE, time_limit_s=7500)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """How closely a source is looked at; see `data_prep.signals.signals.SignalConfig`.
+
+        flow_hz, detail_hz, pictures_hz  how often flow, details and pictures are taken
+        pictures                         the most pictures of one source; beyond it their spacing doubles
+        max_errors                       broken packets after which the pass ends with what it has
+        time_limit_s                     the longest that one source may take, 0: no limit; no part of the identity.
+                                         Past `resources.time_limit_s` a hanging worker is ended: raise both
+        """
+
+        flow_hz: float = 10.0
+        detail_hz: float = 1.0
+        pictures_hz: float = 1.0
+        pictures: int = 4096
+        max_errors: int = 100
+        time_limit_s: float = field(default=7200.0, metadata={"identity": False})
+
+        def __post_init__(self) -> None:
+            if min(self.flow_hz, self.detail_hz, self.pictures_hz) <= 0 or self.pictures < 2:
+                raise BadInput("steps.analyse: rates must be above 0 and pictures at least 2")
+
+    def process(self, row: Row) -> Row:
+        """Decode, measure, keep. Raises ValueError where no frame can be decoded, TimeoutError at the time limit."""
+        from data_prep.signals.signals import decode_signals
+        from data_prep.signals.store import write_signals
+        from data_prep.sources.reading import local_file, open_media
+
+        with local_file(row["uri"]) as path:
+            if path.stat().st_size != row["bytes"]:
+                raise PermanentError("the file changed after it was probed; curate again")
+            with open_media(path, self.config.time_limit_s) as container:
+                signals = decode_signals(
+                    container,
+                    self.signal_config(self.config),
+                    stream_index=row["stream_index"],
+                    time_limit_s=self.config.time_limit_s,
+                )
+        if signals.truncated and "time limit" in (signals.decode_error or ""):
+            raise TimeoutError(signals.decode_error)
+        pictures = self.workspace.put(pack_pictures(signals.thumbnails), PICTURES_SUFFIX)
+        return {
+            **write_signals(self.workspace, signals.table),
+            **{f"pictures_{name}": value for name, value in pictures.items()},
+            "n_frames": signals.table.num_rows,
+            "duration_s": signals.table.column("time_s")[-1].as_py(),
+            "width": signals.width,
+            "height": signals.height,
+            **{f"bar_{side}": float(share) for side, share in (signals.bars._asdict() if signals.bars else {}).items()},
+            "truncated": signals.truncated,
+            "broken_packets": signals.broken,
+            "decode_note": signals.decode_error or "",
+        }
+
+    @staticmethod
+    def signal_config(config: Config) -> Any:
+        """The `data_prep.signals.signals.SignalConfig` that these settings mean."""
+        from data_prep.signals.signals import Rates, SignalConfig
+
+        rates = Rates(flow=config.flow_hz, detail=config.detail_hz, thumbnails=config.pictures_hz)
+        return SignalConfig(rates=rates, thumbnails=config.pictures, max_errors=config.max_errors)
+
+
+def pack_pictures(pictures: Any) -> bytes:
+    """Thumbnails as one Parquet file, uncompressed because they are JPEG."""
+    rows = [{"frame": p.frame, "pts": p.pts, "jpeg": p.jpeg} for p in pictures]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, PICTURES), buffer, compression="none", row_group_size=256)
+    return buffer.getvalue()

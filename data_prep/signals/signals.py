@@ -1,0 +1,227 @@
+"""One pass over a source: everything that is measured on its frames, decoded once, small, in presentation order.
+
+    signals = decode_signals("clip.mp4")
+    signals.table      one row a frame, see FRAMES
+    signals.thumbnails small JPEG pictures
+
+Each frame is scaled to 256 pixels on its longer side as luma and chroma planes (never as full RGB); cheap signals are
+taken of every frame, optical flow and what needs detail at stated rates. Memory does not grow with the source: rows go
+to a temporary file that the table is mapped from.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+import cv2
+import pyarrow as pa
+from av.stream import Disposition
+
+from data_prep.signals.frames import FRAMES, FrameMeter, Rates, Thumbnail
+from data_prep.sources.reading import LIMITS
+from stages.core.measures.bars import Bars, lasting
+
+__all__ = ["FRAMES", "Rates", "SignalConfig", "Signals", "Thumbnail", "decode_signals"]
+
+_BATCH = 1024
+_REORDERED = 16  # frames by which times may go back without being another beginning
+DECODER = {**LIMITS, "skip_loop_filter": "bidir"}
+"""Bidirectional frames are not deblocked: no other kind of frame refers to them, at 256 pixels it does not show, and it
+saves a tenth of the decoding. What needs detail is measured on the other frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalConfig:
+    """What the pass looks at, and how closely.
+
+    rates       how often the costly signals are taken, in Hz
+    thumbnails  the most pictures that are kept; beyond it every second one goes and their spacing doubles
+    max_errors  the number of broken packets after which the pass ends with what it has
+    """
+
+    rates: Rates = field(default_factory=Rates)
+    thumbnails: int = 64
+    max_errors: int = 100
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one pass found.
+
+    table          one row a frame (columns of FRAMES); frames count from 0 in presentation order
+    thumbnails     JPEG pictures with their frame numbers and pts
+    bars           black bars that stay throughout, or None where all is black
+    width, height  of the picture as displayed, before scaling: rotated, and with square pixels
+    time_base      seconds per unit of pts
+    truncated      whether the pass ended before the source did: too many broken packets, or the time limit
+    decode_error   why, or the first broken packet's error where the pass went on; None for a sound source
+    broken         how many packets could not be decoded
+    """
+
+    table: pa.Table
+    thumbnails: tuple[Thumbnail, ...]
+    bars: Bars | None
+    width: int
+    height: int
+    time_base: Fraction
+    truncated: bool = False
+    decode_error: str | None = None
+    broken: int = 0
+
+
+def decode_signals(
+    source: Any,
+    config: SignalConfig | None = None,
+    *,
+    stream_index: int | None = None,
+    time_limit_s: float = 0.0,
+    spool: str | None = None,
+) -> Signals:
+    """Decode the main video stream of a source once, sequentially, on one thread, and measure its frames.
+
+    source is a path, a file object, or an open PyAV container. stream_index names the stream; without it, it is the
+    first that is marked default, else the first that is no cover art. time_limit_s ends the pass early (0: no limit).
+    spool is the folder of the temporary file. Raises av.FFmpegError where the source cannot be opened and ValueError
+    where it has no video or not one frame could be decoded.
+    """
+    config = config or SignalConfig()
+    container = source if hasattr(source, "demux") else av.open(os.fspath(source) if _is_path(source) else source)
+    try:
+        return _Pass(container, _stream(container, stream_index), config, time_limit_s).run(spool)
+    finally:
+        if container is not source:
+            container.close()
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def _stream(container: Any, index: int | None) -> Any:
+    if index is not None:
+        return container.streams[index]
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not videos:
+        raise ValueError("the source has no video stream")
+    return next((s for s in videos if s.disposition & Disposition.default), videos[0])
+
+
+class Clock:
+    """Strictly increasing times for frames in presentation order, whatever their container says of them.
+
+    A sound frame keeps its pts. Where more pts than dts go backwards, dts count, as in FFmpeg's own guess. A jump back
+    by far (footage joined end to end) goes on where it was; where nothing is said the stream's frame rate decides.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        rate = stream.guessed_rate or stream.average_rate or 25
+        self._step = max(1, round(1 / (rate * stream.time_base)))
+        self._last: int | None = None
+        self._before: list[int | None] = [None, None]
+        self._faults, self._offset = [0, 0], 0
+
+    def time_of(self, pts: int | None, dts: int | None) -> int:
+        """The time of the next frame, in ticks of the stream's time base."""
+        said = self._said(pts, dts)
+        if self._last is None:
+            self._last = 0 if said is None else said
+            return self._last
+        now = self._last + self._step if said is None else said + self._offset
+        if now <= self._last - _REORDERED * self._step:
+            self._offset += self._last + self._step - now
+            now = self._last + self._step
+        now = max(now, self._last + 1)
+        self._step, self._last = (now - self._last if said is not None else self._step), now
+        return now
+
+    def _said(self, pts: int | None, dts: int | None) -> int | None:
+        for i, value in enumerate((pts, dts)):
+            before = self._before[i]
+            self._faults[i] += value is not None and before is not None and value <= before
+            self._before[i] = before if value is None else value
+        if pts is None or (dts is not None and self._faults[0] > self._faults[1]):
+            return dts
+        return pts
+
+
+class _Pass:
+    def __init__(self, container: Any, stream: Any, config: SignalConfig, time_limit_s: float) -> None:
+        self.container, self.stream, self.config = container, stream, config
+        self.limit_s, self.started = time_limit_s, time.monotonic()
+        self.broken, self.truncated = 0, False
+        self.error: str | None = None
+
+    def run(self, spool: str | None) -> Signals:
+        cv2.setNumThreads(1)
+        with tempfile.NamedTemporaryFile(prefix="rushes-signals-", dir=spool) as file:
+            meter: FrameMeter | None = None
+            with pa.OSFile(file.name, "wb") as sink, pa.ipc.new_file(sink, FRAMES) as writer:
+                for frame, pts in self._timed():
+                    if meter is None:
+                        meter = FrameMeter(frame, self.stream, self.config.rates, self.config.thumbnails)
+                    meter.measure(frame, pts)
+                    if meter.pending >= _BATCH:
+                        writer.write_batch(meter.flush())
+                if meter is not None and meter.pending:
+                    writer.write_batch(meter.flush())
+            if meter is None:
+                raise ValueError(self.error or "no frame of the source could be decoded")
+            table = pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+        return Signals(
+            table,
+            tuple(meter.thumbnails),
+            lasting(meter.bars),
+            *meter.display,
+            Fraction(self.stream.time_base),
+            self.truncated,
+            self.error,
+            self.broken,
+        )
+
+    def _timed(self) -> Iterator[tuple[Any, int]]:
+        """Frames with strictly increasing integer pts."""
+        clock = Clock(self.stream)
+        for frame in self._frames():
+            yield frame, clock.time_of(frame.pts, frame.dts)
+
+    def _frames(self) -> Iterator[Any]:
+        context = self.stream.codec_context
+        context.thread_count, self.stream.thread_type = 1, "NONE"
+        if not context.is_open:
+            context.options = DECODER
+        packets = self.container.demux(self.stream)
+        while not self._overdue():
+            try:
+                packet = next(packets, None)
+                frames = packet.decode() if packet is not None else None
+            except (av.FFmpegError, OSError) as error:
+                if not self._tolerates(error):
+                    return
+                continue
+            if frames is None:
+                return
+            yield from frames
+
+    def _overdue(self) -> bool:
+        """Looked at before every packet, also those that give no frame."""
+        if over := bool(self.limit_s) and time.monotonic() - self.started > self.limit_s:
+            self._end(f"the time limit of {self.limit_s:g} s was reached")
+        return over
+
+    def _tolerates(self, error: Exception) -> bool:
+        self.broken += 1
+        self.error = self.error or f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        if self.broken > self.config.max_errors:
+            self._end(f"more than {self.config.max_errors} broken packets; the first: {self.error}")
+            return False
+        return True
+
+    def _end(self, why: str) -> None:
+        self.truncated, self.error = True, why

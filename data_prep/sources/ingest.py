@@ -1,0 +1,296 @@
+"""Probe one source: what it is, in integers, and the SHA-256 of its bytes. Only its first two frames are decoded.
+
+What is not a plain video has a stated rule:
+  audio only             skipped, metric `video_streams`; cover art is no video stream
+  several video streams  the first marked default, else the first, as players do; `n_video_streams` counts them
+  still image            skipped, metric `frames`: a source needs two frames at least
+  interlaced             kept as it is stored, `interlaced` says so; publishing deinterlaces what it re-encodes
+  text, images, sidecars (.txt, .json, .srt ...) that libav finds no video in: skipped, metric `suffix`
+  playlists              an error: a source is one file, and what it refers to is never opened
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.sources.reading import local_file, open_media
+from stages.core.step import PermanentError, Resources, Row, Skipped, Step
+
+CHUNK = 1 << 20
+EVERY_CORE = 4096
+"""Workers of a step that may use all there is: no more start than there are cores, and sources left to do."""
+FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+COLOR_RANGES = {1: "limited", 2: "full"}
+SIDECARS = frozenset(
+    [
+        ".txt",
+        ".md",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".tsv",
+        ".yaml",
+        ".yml",
+        ".xml",
+        ".html",
+        ".htm",
+        ".pdf",
+        ".srt",
+        ".vtt",
+        ".ass",
+        ".nfo",
+        ".log",
+        ".parquet",
+        ".sha256",
+        ".md5",
+    ]
+)
+
+
+class Ingest(Step):
+    """One row per file: its digest, container, streams, integer time, key frames."""
+
+    version = 2
+    reads = ("uri", "size", "problem")
+    writes = pa.schema(
+        [
+            ("sha256", pa.string()),
+            ("bytes", pa.int64()),
+            ("container", pa.string()),
+            ("codec", pa.string()),
+            ("pix_fmt", pa.string()),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("rotation", pa.int64()),
+            ("display_width", pa.int64()),
+            ("display_height", pa.int64()),
+            ("sar_num", pa.int64()),
+            ("sar_den", pa.int64()),
+            ("interlaced", pa.bool_()),
+            ("field_order", pa.string()),
+            ("color_range", pa.string()),
+            ("stream_index", pa.int64()),
+            ("n_video_streams", pa.int64()),
+            ("time_base_num", pa.int64()),
+            ("time_base_den", pa.int64()),
+            ("start_pts", pa.int64()),
+            ("duration_pts", pa.int64()),
+            ("duration_s", pa.float64()),
+            ("n_frames", pa.int64()),
+            ("fps", pa.float64()),
+            ("is_vfr", pa.bool_()),
+            ("bitrate", pa.int64()),
+            ("keyframes", pa.list_(pa.int64())),
+            ("n_keyframes", pa.int64()),
+            ("has_audio", pa.bool_()),
+            ("audio_codec", pa.string()),
+        ]
+    )
+    resources = Resources(batch_rows=4, workers=EVERY_CORE, time_limit_s=360)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """time_limit_s: the longest that one source may take, 0 for no limit. It does not change what is found.
+        Past `resources.time_limit_s` a hanging worker is ended: raise both."""
+
+        time_limit_s: float = field(default=300.0, metadata={"identity": False})
+
+    def process(self, row: Row) -> Row:
+        """Probe the file at `uri`. Raises PermanentError with the reason for one that is broken."""
+        if row.get("problem"):
+            raise PermanentError(row["problem"])
+        check = deadline(self.config.time_limit_s)
+        with local_file(row["uri"], check) as path:
+            found = {**hashed(path, check)}
+            try:
+                return {**found, **probe(path, check, self.config.time_limit_s)}
+            except (PermanentError, Skipped):
+                if (suffix := Path(row["uri"]).suffix.lower()) in SIDECARS:
+                    raise Skipped("suffix", suffix, "not in", "footage") from None
+                raise
+
+
+def deadline(limit_s: float) -> Callable[[], None]:
+    """A function that raises TimeoutError once the limit is over."""
+    end = time.monotonic() + limit_s
+
+    def check() -> None:
+        if limit_s and time.monotonic() > end:
+            raise TimeoutError(f"it took longer than the limit of {limit_s:g} s")
+
+    return check
+
+
+def hashed(path: Path, check: Callable[[], None]) -> Row:
+    """SHA-256 and length of a file. Raises PermanentError for an empty one."""
+    hasher, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            hasher.update(part)
+            size += len(part)
+            check()
+    if not size:
+        raise PermanentError("the file is empty")
+    return {"sha256": hasher.hexdigest(), "bytes": size}
+
+
+def probe(path: Path, check: Callable[[], None], time_limit_s: float = 0.0) -> Row:
+    """All columns but the digest. Reads every packet, decodes the first two frames."""
+    from av import FFmpegError
+
+    with open_media(path, time_limit_s) as container:
+        stream, count = pick_video(container)
+        audio = next(iter(container.streams.audio), None)
+        try:
+            packets = read_packets(container, stream, check)
+        except FFmpegError as error:
+            raise PermanentError(f"its video cannot be read: {error.strerror}") from None
+        if not packets.frames:
+            raise PermanentError("no frame of it can be decoded")
+        if len(packets.frames) < 2:
+            raise Skipped("frames", len(packets.frames), ">=", 2)
+        return {
+            "container": container.format.name,
+            **picture(stream, packets.frames[0]),
+            **timing(stream, packets),
+            "stream_index": stream.index,
+            "n_video_streams": count,
+            "has_audio": audio is not None,
+            "audio_codec": audio.codec_context.name if audio is not None and audio.codec_context else "",
+        }
+
+
+def pick_video(container: Any) -> tuple[Any, int]:
+    """The video stream that counts, and how many there are. Raises Skipped where there is none."""
+    from av.stream import Disposition
+
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and s.codec_context]
+    if not videos:
+        raise Skipped("video_streams", 0, ">=", 1)
+    return next((s for s in videos if s.disposition & Disposition.default), videos[0]), len(videos)
+
+
+@dataclass
+class Packets:
+    """What the packets of one stream say, in the stream's time base, and the first two frames that decode."""
+
+    frames: list[Any] = field(default_factory=list)
+    times: array[int] = field(default_factory=lambda: array("q"))
+    keyframes: list[int] = field(default_factory=list)
+    count: int = 0
+    size: int = 0
+    last_duration: int = 0
+
+
+def read_packets(container: Any, stream: Any, check: Callable[[], None]) -> Packets:
+    """Go over every packet of one stream. A truncated file counts as far as it goes."""
+    import numpy as np
+
+    found = Packets()
+    for packet in container.demux(stream):
+        if len(found.frames) < 2:
+            found.frames += decoded(packet)
+        if packet.size == 0 or packet.is_discard:
+            continue
+        found.count += 1
+        found.size += packet.size
+        when = packet.pts if packet.pts is not None else packet.dts
+        if when is not None:
+            found.times.append(when)
+            found.last_duration = packet.duration or found.last_duration
+            if packet.is_keyframe:
+                found.keyframes.append(when)
+        if found.count % 1024 == 0:
+            check()
+    found.times = array("q", np.sort(np.array(found.times, np.int64)).tobytes())
+    return found
+
+
+def decoded(packet: Any) -> list[Any]:
+    """The frames that come out of one packet; none where it is broken."""
+    from av import FFmpegError
+
+    try:
+        return list(packet.decode())
+    except FFmpegError:
+        return []
+
+
+def picture(stream: Any, first: Any) -> Row:
+    """The picture's size, shape and kind; display size is after rotation and pixel aspect."""
+    context = stream.codec_context
+    sar = stream.sample_aspect_ratio or context.sample_aspect_ratio
+    num, den = (sar.numerator, sar.denominator) if sar else (1, 1)
+    rotation = int(round(first.rotation / 90.0) * 90) % 360
+    wide = (round(first.width * num / den), first.height)
+    display = wide[::-1] if rotation in (90, 270) else wide
+    return {
+        "codec": context.name,
+        "pix_fmt": first.format.name,
+        "width": first.width,
+        "height": first.height,
+        "rotation": rotation,
+        "display_width": display[0],
+        "display_height": display[1],
+        "sar_num": num,
+        "sar_den": den,
+        "interlaced": bool(first.interlaced_frame),
+        "field_order": FIELD_ORDERS.get(int(context.field_order), "unknown"),
+        "color_range": COLOR_RANGES.get(int(first.color_range), "unknown"),
+    }
+
+
+def timing(stream: Any, packets: Packets) -> Row:
+    """Time in integers. Where packets carry no times, the stream's stated rate has to do."""
+    import numpy as np
+
+    base = stream.time_base
+    gaps = np.diff(np.array(packets.times, np.int64))
+    steps = np.sort(gaps[gaps > 0])
+    step = int(steps[len(steps) // 2]) if len(steps) else _stated_step(stream)
+    start = packets.times[0] if packets.times else 0
+    if len(packets.times) > 1:
+        duration = packets.times[-1] - start + (packets.last_duration or step)
+    else:
+        duration = step * packets.count
+    seconds = float(duration * base)
+    return {
+        "time_base_num": base.numerator,
+        "time_base_den": base.denominator,
+        "start_pts": start,
+        "duration_pts": duration,
+        "duration_s": seconds,
+        "n_frames": packets.count,
+        "fps": _rate(packets, len(steps), base, seconds),
+        "is_vfr": _varies(steps, step),
+        "bitrate": round(packets.size * 8 / seconds) if seconds > 0 else 0,
+        "keyframes": packets.keyframes,
+        "n_keyframes": len(packets.keyframes),
+    }
+
+
+def _rate(packets: Packets, gaps: int, base: Any, seconds: float) -> float:
+    """Frames per second on average; frames that share a time count once."""
+    if gaps:
+        return float(gaps / ((packets.times[-1] - packets.times[0]) * base))
+    return packets.count / seconds if seconds > 0 else 0.0
+
+
+def _stated_step(stream: Any) -> int:
+    rate = stream.guessed_rate or stream.average_rate or 25
+    step: int = round(1 / (rate * stream.time_base))
+    return max(1, step)
+
+
+def _varies(steps: Any, usual: int) -> bool:
+    """Whether the frame rate varies: over 2 % of the gaps [n] are off by more than a tick and a tenth of the usual."""
+    off = int((abs(steps - usual) > 1 + usual * 0.1).sum())
+    return off > max(1, 0.02 * len(steps))

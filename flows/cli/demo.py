@@ -1,0 +1,77 @@
+"""`rushes demo`: the main job on what comes with the project, and one page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli.run import curate_command, render_command
+from flows.run.session import existing_catalog
+from flows.views.page import stage_costs, write_page
+from flows.views.tables import read_table
+from stages.core.config import ROOT
+from stages.core.ledger.catalog import Catalog
+from stages.core.step import Row
+
+FOOTAGE = ROOT / "data_prep" / "footage"
+CAMPAIGN = "demo"
+PAGE = "demo.html"
+CURATED = (("sources", "status"), ("cuts", "kind"), ("clips", ""), ("verdicts", "status"), ("captions", "kind"))
+"""Tables of the curation, each with the column whose values are counted."""
+
+console = Console(highlight=False)
+
+
+def run_demo(store: str, executor: str | None) -> int:
+    """Curate the shipped clips, render the demo campaign, print what was made, and write the page."""
+    common: dict[str, Any] = {
+        "store": store,
+        "dry_run": False,
+        "limit": None,
+        "executor": executor,
+        "retry_errors": False,
+    }
+    curated = curate_command([str(FOOTAGE)], config="curate", until="", only="", **common)
+    rendered = render_command([CAMPAIGN], prompt=(), seed=(), export_to=None, **common)
+    catalog = existing_catalog(store)
+    say_what_was_made(catalog)
+    console.print("page with the videos and the clips:")
+    console.print(write_page(catalog, PAGE), soft_wrap=True, markup=False)
+    return max(curated, rendered)
+
+
+def say_what_was_made(catalog: Catalog) -> None:
+    """The tables in the terminal: what, where, how long, at what cost."""
+    artifacts = read_table(catalog, "artifacts").to_pylist()
+    chains: dict[str, list[Row]] = {}
+    for row in artifacts:
+        chains.setdefault(row["take_id"], []).append(row)
+    console.print(_curated(catalog))
+    console.print(_rendered(catalog, stage_costs(chains.values())))
+
+
+def _curated(catalog: Catalog) -> Table:
+    table = Table(title="curate", title_justify="left", box=None)
+    for heading in ("table", "rows", "of them"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left")
+    for name, column in CURATED:
+        rows = read_table(catalog, name).to_pylist()
+        table.add_row(name, str(len(rows)), _tally([r[column] for r in rows]) if column else "")
+    return table
+
+
+def _tally(values: Sequence[str]) -> str:
+    return ", ".join(f"{values.count(v)} {v}" for v in sorted(set(values)))
+
+
+def _rendered(catalog: Catalog, costs: Sequence[Row]) -> Table:
+    table = Table(title=f"render, in {catalog.storage.url}/media", title_justify="left", box=None)
+    for heading in ("stage", "made", "workers", "s each", "core-s", "GPU-s"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for c in costs:
+        seconds = (f"{c[k]:.{d}f}" for k, d in (("seconds", 2), ("core_seconds", 1), ("gpu_seconds", 1)))
+        table.add_row(c["stage"], str(c["rows"]), str(c["workers"]), *seconds)
+    return table

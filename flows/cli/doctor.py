@@ -1,0 +1,248 @@
+"""`rushes doctor`: what is there, what is not, and what to do about it. Quick: versions are read, nothing is loaded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import click
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+
+from flows.prefect.server import VARIABLE, named_server, ui_address, unreachable
+from stages.core.config import CONFIGS, ROOT, structured
+from stages.core.errors import BadInput
+from stages.core.ledger.storage import TEMPORARY, Storage
+from stages.core.media import ffmpeg_binary, ffmpeg_version
+from stages.core.weights.checkpoint import ModelConfig, is_hub_id
+
+OK, NOTE, MISSING = "ok", "note", "missing"
+COLOURS = {OK: "green", NOTE: "yellow", MISSING: "red"}
+DEFAULT_MODEL = "tiny"
+PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+UPSAMPLERS = ("spatial_upsampler", "temporal_upsampler")
+LOW_DISK_GB, NO_DISK_GB, COMMAND_SECONDS = 5.0, 0.2, 10.0
+INSTALL = "run `make setup`, or pip install --constraint constraints.txt --editable ."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: how it stands, what it is, what was found, and what to do where that is not enough."""
+
+    status: str
+    name: str
+    found: str
+    advice: str = ""
+
+
+def examine(store: str | None = None) -> int:
+    """Print a line for everything that is looked at. Returns 0, or 1 where something that is needed is missing."""
+    findings = list(look(store))
+    width = max(len(f.name) for f in findings)
+    for f in findings:
+        click.echo(f"{click.style(f'{f.status:7}', fg=COLOURS[f.status])}  {f.name:{width}}  {f.found}")
+        if f.advice:
+            click.echo(f"{'':7}  {'':{width}}  -> {f.advice}")
+    return int(any(f.status == MISSING for f in findings))
+
+
+def look(store: str | None = None) -> Iterator[Finding]:
+    """Look at everything. What looking itself trips over is a finding too."""
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("packages", packages),
+        ("ffmpeg", ffmpeg),
+        ("GPU", gpu),
+        ("Ray", ray),
+        ("Prefect", prefect),
+        ("weights", weights),
+        ("disk", lambda: disk(store)),
+        ("store", lambda: writable(store)),
+    ]
+    for name, check in checks:
+        try:
+            yield from check()
+        except BadInput as bad:
+            yield Finding(MISSING, name, str(bad))
+
+
+def packages() -> Iterator[Finding]:
+    """The Python that runs, and every distribution that the project needs, against what it asks for."""
+    yield Finding(OK, "Python", f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPU cores")
+    pinned = read_constraints()
+    wrong = [text for r in requirements() if (text := mismatch(r))]
+    other = [f"{n} is {have}, pinned {pin}" for n, pin in pinned.items() if (have := installed(n)) not in ("", pin)]
+    if wrong:
+        yield Finding(MISSING, "packages", "; ".join(wrong), INSTALL)
+    if other:
+        shown = "; ".join(other[:4]) + (f"; {len(other) - 4} more" if len(other) > 4 else "")
+        yield Finding(NOTE, "packages", f"not those that were tested: {shown}", INSTALL)
+    if not wrong and not other:
+        yield Finding(OK, "packages", "all there" + (", in the tested versions" if pinned else ""))
+
+
+def requirements() -> list[Requirement]:
+    """What the installed project asks for, without its extras."""
+    try:
+        found = [Requirement(text) for text in requires("rushes") or []]
+    except PackageNotFoundError:
+        raise BadInput(f"the project itself is not installed: {INSTALL}") from None
+    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def installed(name: str) -> str:
+    """The installed version of a distribution, "" where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def mismatch(requirement: Requirement) -> str:
+    """What is wrong with one requirement, "" where it is met."""
+    have = installed(requirement.name)
+    if have and requirement.specifier.contains(have, prereleases=True):
+        return ""
+    return f"{requirement.name} is {have or 'not installed'}, needed {requirement.specifier or 'any version'}"
+
+
+def read_constraints(path: Path = ROOT / "constraints.txt") -> dict[str, str]:
+    """The tested version of every pinned distribution; empty where the file does not come with the installation."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    pins = [Requirement(line.split("#")[0].strip()) for line in lines if "==" in line.split("#")[0]]
+    met = [p for p in pins if p.marker is None or p.marker.evaluate()]
+    return {p.name: next(iter(p.specifier)).version for p in met}
+
+
+def ffmpeg() -> Iterator[Finding]:
+    """The ffmpeg in use, and whether it makes H.264."""
+    binary = ffmpeg_binary()
+    encoders = run([binary, "-hide_banner", "-encoders"])
+    advice = "unset IMAGEIO_FFMPEG_EXE to use the one of the imageio-ffmpeg package, or install a full ffmpeg"
+    if "libx264" not in encoders:
+        yield Finding(MISSING, "ffmpeg", f"{binary} has no libx264", advice)
+    else:
+        yield Finding(OK, "ffmpeg", f"{ffmpeg_version()} with x264, {binary}")
+
+
+def run(command: list[str]) -> str:
+    """What a command prints, "" where it cannot be run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def gpu() -> Iterator[Finding]:
+    """The GPUs that the driver shows, and whether the installed torch can use them."""
+    torch = installed("torch")
+    if not torch:
+        return  # told under packages
+    smi = shutil.which("nvidia-smi")
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    cards = run([smi, *query]).strip().splitlines() if smi else []
+    if not cards:
+        yield Finding(NOTE, "GPU", f"none; torch {torch} computes on the CPU", "the embedded model needs none")
+    elif torch.endswith("+cpu"):
+        yield Finding(
+            NOTE, "GPU", f"{'; '.join(cards)}, but torch {torch} cannot use it", "install a CUDA build of torch"
+        )
+    else:
+        yield Finding(OK, "GPU", f"{'; '.join(cards)}; torch {torch}")
+
+
+def ray() -> Iterator[Finding]:
+    """Ray, and the shared memory that its object store lies in."""
+    if have := installed("ray"):
+        yield Finding(OK, "Ray", f"{have}; starts with the first work, on this machine unless infra.ray.address is set")
+
+
+def prefect() -> Iterator[Finding]:
+    """Prefect, and the server that is named."""
+    if not (have := installed("prefect")):
+        return
+    try:
+        url = named_server()
+        reason = unreachable(url) if url else ""
+    except BadInput as bad:
+        url, reason = os.environ[VARIABLE], str(bad)
+    if reason:
+        advice = f"start it (`rushes serve`), or unset {VARIABLE}: flows run without one"
+        yield Finding(MISSING, "Prefect", f"{have}; {VARIABLE} names {url}, which does not answer: {reason}", advice)
+    else:
+        where = f"the server {ui_address(url)} answers" if url else "no server is named: flows run without one"
+        yield Finding(OK, "Prefect", f"{have}; {where}", "" if url else "`rushes serve` starts one")
+
+
+def weights() -> Iterator[Finding]:
+    """Whether the weights of every entry in configs/models are complete. Only the default's are needed."""
+    for path in sorted((CONFIGS / "models").glob("*.yaml")):
+        name, needed = f"model {path.stem}", path.stem == DEFAULT_MODEL
+        try:
+            yield Finding(OK, name, model_found(path))
+        except BadInput as bad:
+            advice = "`make setup` puts it there" if needed else "only needed where a campaign says so"
+            yield Finding(MISSING if needed else NOTE, name, str(bad), advice)
+
+
+def model_found(path: Path) -> str:
+    """Where the weights of a model config lie and how much that is. Raises BadInput naming what is missing."""
+    entry = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(entry, dict)
+    model = structured(ModelConfig, {str(k): v for k, v in entry.items() if k != "download"}, str(path))
+    folder = model.folder(PARTS)
+    places = [folder / p for p in PARTS] + [model.upsampler(name) for name in UPSAMPLERS]
+    files = {f for p in places for f in ([p] if p.is_file() else p.rglob("*.safetensors"))}
+    size = sum(f.stat().st_size for f in files)
+    where = model.checkpoint if is_hub_id(model.checkpoint) else folder
+    return f"complete, {size / 1e6:,.0f} MB in {len(files)} files: {where}"
+
+
+def disk(store: str | None) -> Iterator[Finding]:
+    """Free space where the store lies, or here."""
+    root = Storage(store).local_root if store else Path.cwd()
+    if root is None:
+        return
+    there = nearest_folder(root)
+    free = shutil.disk_usage(there).free / 1e9
+    advice = "" if free >= LOW_DISK_GB else "make room, or give another --store"
+    status = MISSING if free < NO_DISK_GB else NOTE if advice else OK
+    yield Finding(status, "disk", f"{free:,.1f} GB free at {there}", advice)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.is_dir())
+
+
+def writable(store: str | None) -> Iterator[Finding]:
+    """Whether a file can be put into the store and read back."""
+    if not store:
+        yield Finding(NOTE, "store", "none given", "`rushes doctor --store URL` checks that it can be written to")
+        return
+    storage = Storage(store)
+    root = storage.local_root
+    if root is not None and not root.is_dir():
+        yield _can_be_made(storage.url, nearest_folder(root))
+        return
+    probe = f"{TEMPORARY}/doctor-{uuid.uuid4().hex}"
+    try:
+        storage.write(probe, b"rushes")
+        same = storage.read(probe) == b"rushes"
+        storage.fs.rm_file(probe)
+    except Exception as error:  # every file system has errors of its own
+        yield Finding(MISSING, "store", f"{storage.url}: {type(error).__name__}: {error}", "check rights and address")
+        return
+    yield Finding(OK if same else MISSING, "store", f"{storage.url} can be written to" if same else "reads back wrong")
+
+
+def _can_be_made(url: str, above: Path) -> Finding:
+    if os.access(above, os.W_OK):
+        return Finding(OK, "store", f"{url} is not there yet and can be made")
+    return Finding(MISSING, "store", f"{url} cannot be made: {above} is not writable", "give another --store")

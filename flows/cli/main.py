@@ -1,0 +1,236 @@
+"""The `rushes` command. Heavy libraries are imported by the command that needs them, when it needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli.telemetry import be_quiet
+
+STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
+LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
+EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help="Where steps run; default: the config.")
+RUN = click.option("--run", "run_id", default="", metavar="ID", help="This run instead of the latest.")
+
+
+def friendly(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn bad input into one sentence and exit status 2, and what a command returns into its exit status."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        from stages.core.errors import BadInput, Stopped
+
+        try:
+            status = command(*args, **kwargs)
+        except BadInput as error:
+            click.echo(f"rushes: {error}", err=True)
+            sys.exit(2)
+        except Stopped as stopped:
+            click.echo(f"rushes: stopped: {stopped}", err=True)
+            sys.exit(3)
+        sys.exit(status or 0)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="rushes")
+def main() -> None:
+    """Rushes: footage to a curated training set, and prompts to finished video."""
+    be_quiet()
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[CAMPAIGN] [KEY=VALUE]...")
+@click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
+@click.option("--seed", type=click.IntRange(min=0), multiple=True, help="A seed; may be given several times.")
+@STORE
+@click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there.")
+@DRY_RUN
+@LIMIT
+@EXECUTOR
+@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@friendly
+def render(words: tuple[str, ...], **options: Any) -> int:
+    """Prompts to finished video: a CAMPAIGN file, or --prompt TEXT."""
+    from flows.cli.run import render_command
+
+    return render_command(words, **options)
+
+
+@main.command()
+@click.argument("words", nargs=-1, required=True, metavar="SOURCE... [KEY=VALUE]...")
+@STORE
+@click.option("--config", default="curate", metavar="FILE", help="The curation's config.")
+@click.option("--until", metavar="STEP", default="", help="Stop after this step.")
+@click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
+@click.option(
+    "--keep-signals",
+    is_flag=True,
+    expose_value=False,
+    help="Keep frame-level signals, to tune cuts without decoding: done in any case, see `table signals`.",
+)
+@DRY_RUN
+@LIMIT
+@EXECUTOR
+@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@friendly
+def curate(words: tuple[str, ...], **options: Any) -> int:
+    """Footage to clips: SOURCEs are files, folders, globs or manifests on any fsspec URL."""
+    from flows.cli.run import curate_command
+
+    return curate_command(words, **options)
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@STORE
+@click.option("--out", required=True, metavar="FILE.json", help="Where the figures go.")
+@click.option("--prompts", default="", metavar="FILE.txt", help="Judge these prompts, one a line.")
+@click.option("--videos", default="", metavar="FOLDER", help="Judge the videos that are there, and render none.")
+@click.option("--captions", default="", metavar="FILE.csv", help="Columns `file` and `caption`: what --videos show.")
+@click.option("--reference", default="", metavar="FOLDER", help="Compare with these videos: FVD and FID.")
+@DRY_RUN
+@LIMIT
+@EXECUTOR
+@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@friendly
+def evaluate(words: tuple[str, ...], **options: Any) -> int:
+    """How often videos show what their prompts say: a CONFIG (default: the held-out prompts, two seeds each)."""
+    from flows.cli.evaluate import evaluate_command
+
+    return evaluate_command(words, **options)
+
+
+@main.command()
+@click.argument("words", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
+@STORE
+@DRY_RUN
+@friendly
+def train(words: tuple[str, ...], **options: Any) -> int:
+    """A training CONFIG to a checkpoint in the store. Run it again to go on where it was stopped (exit status 3)."""
+    from flows.cli.train import train_command
+
+    return train_command(words, **options)
+
+
+@main.command()
+@click.argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
+@STORE
+@click.option("--config", default="publish", metavar="FILE", help="The publication's config.")
+@click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
+@DRY_RUN
+@LIMIT
+@EXECUTOR
+@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@friendly
+def publish(words: tuple[str, ...], **options: Any) -> int:
+    """Kept clips to a frozen, versioned dataset NAME: cut files, index, captions, splits, card."""
+    from flows.cli.publish import publish_command
+
+    return publish_command(words, **options)
+
+
+@main.command()
+@STORE
+@RUN
+@click.option("--out", metavar="FILE", help="Write the page there; default: report.html in the store.")
+@friendly
+def report(store: str, run_id: str, out: str | None) -> int:
+    """One HTML page about a curation: what survived, why the rest did not, and what other thresholds would do."""
+    from flows.curate.report import report_command
+
+    return report_command(store, run_id, Path(out) if out else None)
+
+
+@main.command()
+@click.argument("name")
+@STORE
+@RUN
+@click.option("--all", "everything", is_flag=True, help="The rows of every run, not only the latest.")
+@click.option("--out", metavar="FILE", help="Write to FILE.{parquet,csv,jsonl} instead of the terminal.")
+@friendly
+def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
+    """Show a table: runs, takes, artifacts, videos, sources, signals, cuts, clips, scores, verdicts, captions,
+    datasets, judgements, checkpoints."""
+    from flows.cli.store import show_table
+
+    return show_table(name, store, run_id, everything, Path(out) if out else None)
+
+
+@main.command()
+@click.argument("what", required=False, metavar="[ID]")
+@STORE
+@friendly
+def status(what: str | None, store: str) -> int:
+    """How the latest runs stand; with an ID, where that row came from."""
+    from flows.cli.store import show_lineage, show_status
+
+    return show_lineage(what, store) if what else show_status(store)
+
+
+@main.group()
+def catalog() -> None:
+    """Look after a store."""
+
+
+@catalog.command()
+@STORE
+@click.option("--repair", is_flag=True, help="Remove orphans and temporary files older than a day.")
+@friendly
+def verify(store: str, repair: bool) -> int:
+    """Check that every part reads and every row has its file with the right hash."""
+    from flows.cli.store import verify_store
+
+    return verify_store(store, repair)
+
+
+@catalog.command()
+@STORE
+@friendly
+def compact(store: str) -> int:
+    """Merge small parts; safe beside running flows."""
+    from flows.cli.store import compact_store
+
+    return compact_store(store)
+
+
+@main.command()
+@click.option("--store", default="demo", show_default=True, metavar="URL", help="Where the demo keeps its results.")
+@EXECUTOR
+@friendly
+def demo(store: str, executor: str | None) -> int:
+    """Curate the clips that come with the project, render a small campaign, and show both on one page."""
+    from flows.cli.demo import run_demo
+
+    return run_demo(store, executor)
+
+
+@main.command()
+@click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
+@friendly
+def serve(port: int) -> int:
+    """A Prefect server with the deployments of curate and render, or those on the server PREFECT_API_URL names."""
+    from flows.prefect.serve import serve_deployments
+
+    return serve_deployments(port)
+
+
+@main.command()
+@click.option("--store", metavar="URL", help="Also check that this store can be written to.")
+@friendly
+def doctor(store: str | None) -> int:
+    """Say what is there, what is not, and what to do about it."""
+    from flows.cli.doctor import examine
+
+    return examine(store)
+
+
+if __name__ == "__main__":
+    main()

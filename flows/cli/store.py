@@ -1,0 +1,184 @@
+"""`rushes table`, `status` and `catalog`: reading a store. None of Prefect, Ray and torch is imported here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from flows.run.session import existing_catalog
+from flows.views.tables import read_table
+from stages.core.errors import BadInput
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.runs import RunRecord, find_run, runs_table
+from stages.core.ledger.upkeep import Report
+from stages.core.ledger.upkeep import repair as repair_store
+from stages.core.step import Row
+
+SHOWN_ROWS, SHOWN_WIDTH = 40, 48
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+console = Console(highlight=False, emoji=False)
+
+
+def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
+    """Print a table, or write all of it to a file."""
+    if out and out.suffix not in FORMATS:
+        raise BadInput(f"--out {out}: the name must end in {', '.join(FORMATS)}")
+    table = read_table(existing_catalog(store), name, run_id=run_id, everything=everything)
+    if out:
+        write_table(table, out)
+        console.print(f"{table.num_rows} rows in {out}", soft_wrap=True)
+    else:
+        print_table(table)
+    return 0
+
+
+def write_table(table: pa.Table, out: Path) -> None:
+    """Write a table as parquet, csv (nested columns as JSON text) or jsonl. Raises BadInput where that cannot be."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(table, out)
+        elif out.suffix == ".csv":
+            import pyarrow.csv as pc
+
+            pc.write_csv(_flat(table), out)
+        else:
+            lines = (json.dumps(row, default=str, ensure_ascii=False) for row in table.to_pylist())
+            out.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error}") from None
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    columns = [
+        pa.array([json.dumps(v, default=str, ensure_ascii=False) for v in table[f.name].to_pylist()])
+        if pa.types.is_nested(f.type)
+        else table[f.name]
+        for f in table.schema
+    ]
+    return pa.table(columns, names=table.column_names)
+
+
+def print_table(table: pa.Table) -> None:
+    """The first rows, and how many there are. On a narrow terminal each row becomes a few lines."""
+    names = [n for n in table.column_names if not _is_hidden(table, n)]
+    for row in table.select(names).slice(0, SHOWN_ROWS).to_pylist():
+        cells = (f"[dim]{k}[/dim] {_short(v)}" for k, v in row.items() if v not in ("", None, []))
+        console.print("  ".join(cells), soft_wrap=True)
+    more = f", the first {SHOWN_ROWS} of them shown; --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
+    console.print(f"{table.num_rows} rows{more}")
+
+
+def _is_hidden(table: pa.Table, name: str) -> bool:
+    return name in ("plan", "config", "jobs", "versions", "sha256")
+
+
+def _short(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value) if not hasattr(value, "strftime") else f"{value:%Y-%m-%d %H:%M:%S}"
+    return escape(text if len(text) <= SHOWN_WIDTH else text[: SHOWN_WIDTH - 1] + "…")
+
+
+def show_status(store: str) -> int:
+    """The runs of a store, and how every step of the latest run of each flow stands."""
+    catalog = existing_catalog(store)
+    runs = runs_table(catalog).to_pylist()
+    if not runs:
+        console.print("no run yet")
+        return 0
+    for flow in sorted({r["flow"] for r in runs}):
+        _show_flow(catalog, flow, [r for r in runs if r["flow"] == flow])
+    return 0
+
+
+def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
+    record = find_run(catalog, flow)
+    table = Table(title=f"{flow}: {len(runs)} runs, the latest {_run_line(record)}", title_justify="left", box=None)
+    for heading in ("step", "done", "to do", "waiting", "failed"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    survey = record.survey(catalog)
+    for name, c in survey.counts().items():
+        table.add_row(name, str(c.done), str(c.todo), str(c.waiting), str(c.failed))
+    console.print(table)
+    for line in _failures(record, catalog):
+        console.print(line, markup=False)
+
+
+def _run_line(record: RunRecord) -> str:
+    row = record.row
+    spent = f"{row['core_seconds']:.1f} core-s" + (f", {row['gpu_seconds']:.1f} GPU-s" if row["gpu_seconds"] else "")
+    return f"{row['run_id']} {row['status']} ({spent})" + (f": {row['error']}" if row["error"] else "")
+
+
+def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
+    survey, lines = record.survey(catalog), []
+    for node in record.plan.nodes:
+        if node.job or not survey.count(node.name).failed:
+            continue
+        query = f"SELECT id, error, attempt FROM \"v_{node.name}\" WHERE status = 'error' LIMIT {most}"
+        for row in survey.query(query).to_pylist():
+            lines.append(f"  {node.name} {row['id'][:12]} (attempt {row['attempt']}): {row['error']}")
+    return lines[:most]
+
+
+def show_lineage(what: str, store: str) -> int:
+    """Where a row came from: from a video back to its prompt, from a clip back to its source."""
+    from stages.core.ledger.lineage import lineage
+    from stages.core.ledger.lineage_text import as_text
+
+    catalog, wanted = existing_catalog(store), what
+    while wanted:
+        found = lineage(catalog, wanted)
+        for line in [*(["", "trained from:"] if wanted != what else []), *as_text(found)]:
+            console.print(line, markup=False, soft_wrap=True)
+        wanted = found.above[-1].row.get("parent", "") if found.above else ""  # a checkpoint's own start
+    return 0
+
+
+def verify_store(store: str, repair: bool) -> int:
+    """Report on a store; exit status 1 where a part or a row's file is damaged."""
+    from data_prep.publish.folder import faults
+    from stages.core.ledger.upkeep import verify
+
+    catalog = existing_catalog(store)
+    report = verify(catalog)
+    report.faults += faults(catalog.storage)
+    for line in report_lines(report):
+        console.print(line, markup=False, soft_wrap=True)
+    if repair:
+        console.print(f"{len(repair_store(catalog, report))} files older than a day removed")
+    return 0 if report.ok else 1
+
+
+def report_lines(report: Report, most: int = 20) -> list[str]:
+    """What verify found, in words: faults whole, the rest counted and listed up to a bound."""
+    lines = [f"{report.parts} parts with {report.rows} rows, {report.files} files checked"]
+    lines += [f"fault: {fault}" for fault in report.faults]
+    left = {
+        "temporary files": [f.uri for f in report.temporaries],
+        "orphan files": [f.uri for f in report.orphans],
+        "rows computed twice": report.twice,
+    }
+    for what, found in left.items():
+        lines += [f"{len(found)} {what}", *(f"  {item}" for item in found[:most])] if found else []
+    return [*lines, "sound" if report.ok else f"{len(report.faults)} faults"]
+
+
+def compact_store(store: str) -> int:
+    """Merge small parts. Sources stay for a minute, so that no reader that listed them misses a row."""
+    from stages.core.ledger.compaction import compact
+
+    done = compact(existing_catalog(store))
+    console.print(f"{done.before} parts merged into {done.after}; {done.dropped} rows were there twice")
+    return 0

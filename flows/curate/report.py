@@ -1,0 +1,144 @@
+"""`rushes report`: one HTML page about a curation, to see what survived and to find better thresholds. Everything is
+inside the file; nothing is fetched, and every text that came with the footage is escaped."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows.curate.report_data import (
+    Scored,
+    details,
+    funnel,
+    label_counts,
+    near_threshold,
+    read_scored,
+    samples,
+    spreads,
+)
+from flows.run.session import existing_catalog
+from flows.views.page import data_uri, page_environment, reason_text
+from stages.core.errors import BadInput
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.runs import find_run
+from stages.core.ledger.survey import Survey
+from stages.core.step import Row
+
+NAME = "report.html"
+KEPT, PER_REASON, NEAR = 24, 6, 4
+SHOWN = ("motion", "camera_motion", "sharpness", "luma", "contrast", "static_ratio", "action", "text_area", "nsfw")
+
+console = Console(highlight=False)
+
+
+def report_command(store: str, run_id: str, out: Path | None) -> int:
+    """Write the report of the latest curation, or of one run."""
+    catalog = existing_catalog(store)
+    page = build_report(catalog, run_id)
+    console.print(write_report(catalog, page, out), soft_wrap=True, markup=False)
+    return 0
+
+
+def write_report(catalog: Catalog, page: str, out: Path | None) -> str:
+    """Put the page into a file, or into the store. Returns where it lies. Raises BadInput where that cannot be."""
+    if out is None:
+        catalog.storage.write(NAME, page.encode())
+        return str(catalog.storage.local_path(NAME) or f"{catalog.storage.url}/{NAME}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error}") from None
+    return str(out)
+
+
+def build_report(catalog: Catalog, run_id: str = "") -> str:
+    """The page. Raises BadInput where there is no curation that came to verdicts."""
+    record = find_run(catalog, "curate", run_id)
+    survey = record.survey(catalog)
+    for phase in survey.plan.phases:
+        if phase.name != "captions" and not survey.units_known(phase):
+            raise BadInput(f"the curation {record.row['run_id']} did not come to verdicts; run curate again")
+    try:
+        scored = read_scored(survey)
+    except KeyError as error:
+        raise BadInput(f"the curation {record.row['run_id']} has no {error.args[0]} yet; run curate again") from None
+    counts = funnel(survey, scored)
+    metrics = spreads(scored)
+    near = {m["metric"]: _near(scored, m) for m in metrics if m["limits"]}
+    alone = [r["metric"] for r in counts["reasons"]]
+    good, bad = samples(scored, KEPT, PER_REASON, list(dict.fromkeys(alone)))
+    shown = {*good, *bad, *(i for sides in near.values() for side in sides for i in side["out"] + side["in"])}
+    cards = {i: _card(catalog, row) for i, row in details(survey, scored, sorted(shown)).items()}
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            run=record.row,
+            made=datetime.now(UTC),
+            stages=_stages(survey, counts),
+            funnel=counts,
+            metrics=metrics,
+            labels=label_counts(scored),
+            near=near,
+            cards=cards,
+            kept=[cards[i] for i in good],
+            rejected=[cards[i] for i in bad],
+            data={"metrics": metrics, "clips": counts["clips"], "kept": counts["kept"], "hours": counts["kept_hours"]},
+        )
+    )
+
+
+def _near(scored: Scored, metric: Row) -> list[Row]:
+    found = []
+    for key, limit in metric["limits"].items():
+        out, inside = near_threshold(scored, metric["metric"], key, limit, NEAR)
+        found.append({"key": key, "limit": limit, "out": out, "in": inside})
+    return found
+
+
+def _stages(survey: Survey, counts: Row) -> list[Row]:
+    """The bars of the funnel. Each has its share of what it started from: sources of sources, clips of clips."""
+    stages = [
+        {"name": "sources listed", "n": counts["sources"], "of": counts["sources"], "hours": None},
+        {"name": "sound sources", "n": counts["sound"], "of": counts["sources"], "hours": counts["source_hours"]},
+        {"name": "clips", "n": counts["clips"], "of": counts["clips"], "hours": counts["hours"]},
+        {"name": "pass every threshold", "n": counts["passed"], "of": counts["clips"], "hours": counts["passed_hours"]},
+        {"name": "kept, copies left out", "n": counts["kept"], "of": counts["clips"], "hours": counts["kept_hours"]},
+    ]
+    try:
+        said = survey.query(f"SELECT count(DISTINCT clip_id) AS n FROM {survey.view('caption')}")["n"][0].as_py()
+    except KeyError:
+        return stages
+    return [*stages, {"name": "captioned", "n": said, "of": counts["clips"], "hours": None}]
+
+
+def _card(catalog: Catalog, row: Row) -> Row:
+    values = row["values"]
+    return {
+        "id": row["clip_id"],
+        "src": _picture(catalog, row["thumb"]),
+        "name": row["uri"].rsplit("/", 1)[-1],
+        "start": row["start_s"],
+        "end": row["end_s"],
+        "status": row["status"],
+        "reasons": [reason_text(r) for r in row["reasons"]],
+        "values": values,
+        "scores": [(n, _short(values[n])) for n in SHOWN if values.get(n) is not None],
+        "caption": row["caption"],
+    }
+
+
+def _picture(catalog: Catalog, uri: str | None) -> str:
+    """The thumbnail inside the page; none where it is gone from the store."""
+    try:
+        return data_uri(catalog, uri, "image/jpeg") if uri else ""
+    except FileNotFoundError:
+        return ""
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,287 @@
+"""The figures of a report: what survived, why the rest did not, how every score is spread, and examples.
+
+All of it is asked of DuckDB over the scores of one run, so that a million clips take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from data_prep.publish.roots import has_step, reasons_of, verdicts_view
+from data_prep.select import SOURCE_METRICS
+from flows.curate.curation import FIXED
+from stages.core.errors import BadInput
+from stages.core.ledger.catalog import connect
+from stages.core.ledger.survey import Survey
+from stages.core.step import Row
+
+BINS = 100
+CLIP_METRICS = {"duration_s": "c.end_s - c.start_s", "n_frames": "c.n_frames"}
+NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "UBIGINT", "UINTEGER", "SMALLINT", "DECIMAL", "BOOLEAN")
+NOT_METRICS = frozenset({"id", "unit_id", "parent_id", "clip_id", "uri", "sha256", "size", "thumb_frame"})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The clips of a run in a database of their own: table `scored`, a row per clip.
+
+    metrics     columns of `scored` with numbers, in order; labels: those with text
+    thresholds  metric -> {min, max, exclude} as the run had them
+    `failing` names the one metric that a clip fails, "" where it fails none, NULL where it fails several.
+    """
+
+    sql: duckdb.DuckDBPyConnection
+    metrics: tuple[str, ...]
+    labels: tuple[str, ...]
+    thresholds: Mapping[str, Mapping[str, Any]]
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
+        """The answer to a question."""
+        found: list[Row] = self.sql.sql(query, params=list(values)).to_arrow_table().to_pylist()
+        return found
+
+
+def read_scored(survey: Survey) -> Scored:
+    """Read what a run scored and judged. Raises BadInput where it did not come so far."""
+    verdicts = verdicts_view(survey)
+    if verdicts is None:
+        raise BadInput("this run has no verdicts: it was ended before `select`; run curate without --until")
+    columns, joins = _score_columns(survey)
+    metrics = {**columns, **CLIP_METRICS}
+    chosen = ", ".join(f'{expression} AS "{name}"' for name, expression in metrics.items())
+    per_source = ", ".join(f"{e} AS m_{n}" for n, e in SOURCE_METRICS.items())
+    from_source = ", ".join(f's.m_{n} AS "{n}"' for n in SOURCE_METRICS)
+    table = survey.query(
+        f"""SELECT c.clip_id, c.source_id, c.start_s, c.end_s, v.status, len(v.reasons) AS n_reasons,
+        CASE len(v.reasons) WHEN 0 THEN '' WHEN 1 THEN v.reasons[1].metric ELSE
+            CASE WHEN len(list_distinct(v.reasons.list_transform(lambda r: r.metric))) = 1
+            THEN v.reasons[1].metric END END AS failing,
+        {chosen}, {from_source} FROM {survey.view("clips")} c JOIN {verdicts} v ON v.id = c.clip_id
+        JOIN (SELECT id, {per_source} FROM {survey.view("sources")} WHERE status = 'ok') s ON s.id = c.source_id
+        {joins}"""
+    )
+    sql = connect()
+    sql.register("arrived", table)
+    sql.execute("CREATE TABLE scored AS SELECT * FROM arrived")
+    kinds = {name: kind for name, kind, *_ in sql.execute("DESCRIBE scored").fetchall()}
+    names = [n for n in (*metrics, *SOURCE_METRICS) if n in kinds]
+    select = json.loads(survey.plan.node("select").config)
+    return Scored(
+        sql,
+        tuple(n for n in names if _is_number(kinds[n])),
+        tuple(n for n in names if kinds[n] == "VARCHAR"),
+        {m: limits for m, limits in (select.get("thresholds") or {}).items() if limits},
+    )
+
+
+def _is_number(kind: str) -> bool:
+    return kind.split("(")[0] in NUMBERS and "[" not in kind
+
+
+def _score_columns(survey: Survey) -> tuple[dict[str, str], str]:
+    """Metric -> SQL, and the joins that bring the tables of scores."""
+    nodes = survey.plan.phase_of("clips").nodes
+    names = [n.name for n in nodes if not n.job and (n.name == "scores" or n.name not in FIXED)]
+    columns, joins = dict[str, str](), ""
+    for name in names:
+        view = survey.view(name)
+        kinds = {n: k for n, k, *_ in survey.sql.execute(f"DESCRIBE {view}").fetchall()}
+        for column, kind in kinds.items():
+            if column not in NOT_METRICS and column not in columns and (_is_number(kind) or kind == "VARCHAR"):
+                columns[column] = f'"t_{name}"."{column}"'
+        joins += f' LEFT JOIN {view} "t_{name}" ON "t_{name}".clip_id = c.clip_id'
+    return columns, joins
+
+
+def funnel(survey: Survey, scored: Scored) -> Row:
+    """Counts along the way, with the reasons of each loss."""
+    sources, verdicts = survey.view("sources"), verdicts_view(survey)
+    assert verdicts is not None
+    states = survey.query(f"SELECT status, count(*) AS n FROM {sources} GROUP BY status ORDER BY n DESC").to_pylist()
+    why = survey.query(
+        f"""SELECT coalesce(reasons[1].metric, split_part(error, ':', 1)) AS what, status, count(*) AS n
+        FROM {sources} WHERE status <> 'ok' GROUP BY ALL ORDER BY n DESC, what LIMIT 20"""
+    ).to_pylist()
+    (total,) = scored.rows(
+        """SELECT count(*) AS clips, count(*) FILTER (status = 'kept') AS kept,
+        count(*) FILTER (failing IN ('', 'duplicate')) AS passed, coalesce(sum(end_s - start_s), 0) / 3600 AS hours,
+        coalesce(sum(end_s - start_s) FILTER (failing IN ('', 'duplicate')), 0) / 3600 AS passed_hours,
+        coalesce(sum(end_s - start_s) FILTER (status = 'kept'), 0) / 3600 AS kept_hours FROM scored"""
+    )
+    seconds = survey.query(f"SELECT coalesce(sum(duration_s), 0) AS s FROM {sources} WHERE status = 'ok'")["s"][0]
+    return {
+        "sources": sum(s["n"] for s in states),
+        "sound": sum(s["n"] for s in states if s["status"] == "ok"),
+        "source_hours": seconds.as_py() / 3600,
+        "source_reasons": why,
+        **total,
+        "reasons": reasons_of(survey, verdicts),
+    }
+
+
+def spreads(scored: Scored) -> list[Row]:
+    """Of every metric that varies: its bins, thresholds first."""
+    names = sorted(scored.metrics, key=lambda n: (n not in scored.thresholds, scored.metrics.index(n)))
+    found = (spread(scored, name) for name in names)
+    return [f for f in found if f]
+
+
+def spread(scored: Scored, metric: str) -> Row | None:
+    """One metric in bins. None where it was never measured, or is the same everywhere and has no threshold.
+
+    edges      BINS + 1 values; a threshold lies on one of them, values beyond the ends count in the outer bins
+    every      clips in each bin
+    from_edge  clips that fail nothing else, binned with their lower edge in (for `min`); hours_from the same in hours
+    to_edge    the same, binned with their upper edge in (for `max`)
+    """
+    limits = {
+        k: float(v) for k, v in scored.thresholds.get(metric, {}).items() if k in ("min", "max") and v is not None
+    }
+    value = f'"{metric}"::DOUBLE'
+    (low, high, measured) = scored.sql.execute(
+        f"SELECT approx_quantile({value}, 0.005), approx_quantile({value}, 0.995), count({value}) "
+        f"FROM scored WHERE NOT isnan({value})"
+    ).fetchall()[0]
+    if not measured or (low == high and not limits):
+        return None
+    start, step = grid(low, high, sorted(set(limits.values())))
+    rows = _binned(scored, metric, start, step)
+    (rest,) = scored.rows(
+        f"""SELECT count(*) AS n, coalesce(sum(end_s - start_s), 0) / 3600 AS hours FROM scored
+        WHERE ({value} IS NULL OR isnan({value})) AND failing IN ('', ?)""",
+        [metric],
+    )
+    return {
+        "metric": metric,
+        "limits": limits,
+        "edges": [_tidy(start + i * step, step) for i in range(BINS + 1)],
+        "measured": measured,
+        "free": rest["n"],
+        "free_hours": rest["hours"],
+        **rows,
+    }
+
+
+def grid(low: float, high: float, limits: Sequence[float]) -> tuple[float, float]:
+    """Start and width of BINS bins over [low, high] and the limits, with every limit (two at the most) on an edge.
+
+    Limits that lie closer together than a bin make narrow bins, and the limits stand in the middle of them.
+    """
+    low, high = min(low, *limits) if limits else low, max(high, *limits) if limits else high
+    span = (high - low) or abs(low) or 1.0
+    low, high = low - 0.04 * span, high + 0.04 * span
+    step = (high - low) / (BINS - 2)
+    if len(limits) == 2:
+        step = (limits[1] - limits[0]) / max(1, math.floor((limits[1] - limits[0]) / step))
+    if not limits:
+        return low, step
+    below, across = math.ceil((limits[0] - low) / step), round((limits[-1] - limits[0]) / step)
+    if below + across > BINS:
+        below = (BINS - across) // 2
+    return limits[0] - below * step, step
+
+
+def _tidy(value: float, step: float) -> float:
+    """As many digits as the width of a bin deserves."""
+    return round(value, max(0, 3 - math.floor(math.log10(step))))
+
+
+def _binned(scored: Scored, metric: str, start: float, step: float) -> Row:
+    """Counts and hours per bin. A value within a billionth of a bin from an edge counts as on it."""
+    place = f'(("{metric}"::DOUBLE - {start!r}) / {step!r})'
+    rows = scored.sql.execute(
+        f"""SELECT greatest(0, least({BINS - 1}, floor({place} + 1e-9)))::INTEGER AS lower,
+        greatest(0, least({BINS - 1}, ceil({place} - 1e-9) - 1))::INTEGER AS upper,
+        count(*), count(*) FILTER (failing IN ('', ?)),
+        coalesce(sum(end_s - start_s) FILTER (failing IN ('', ?)), 0) / 3600
+        FROM scored WHERE "{metric}" IS NOT NULL AND NOT isnan("{metric}"::DOUBLE) GROUP BY ALL""",
+        [metric, metric],
+    ).fetchall()
+    empty: Row = {k: [0] * BINS for k in ("every", "from_edge", "to_edge", "hours_from", "hours_to")}
+    for lower, upper, n, left, hours in rows:
+        empty["every"][lower] += n
+        empty["from_edge"][lower] += left
+        empty["to_edge"][upper] += left
+        empty["hours_from"][lower] += hours
+        empty["hours_to"][upper] += hours
+    return {k: [round(v, 6) for v in values] for k, values in empty.items()}
+
+
+def label_counts(scored: Scored, most: int = 20) -> list[Row]:
+    """Of every metric that is a word: how many clips have which, and how many of those are kept."""
+    found = []
+    for name in scored.labels:
+        rows = scored.rows(
+            f"""SELECT coalesce("{name}", 'not measured') AS value, count(*) AS n,
+            count(*) FILTER (status = 'kept') AS kept FROM scored GROUP BY ALL ORDER BY n DESC, value LIMIT {most}"""
+        )
+        if len(rows) > 1:
+            excluded = [str(v) for v in scored.thresholds.get(name, {}).get("exclude") or []]
+            found.append({"metric": name, "rows": rows, "excluded": excluded})
+    return found
+
+
+def near_threshold(scored: Scored, metric: str, key: str, limit: float, most: int = 4) -> tuple[list[str], list[str]]:
+    """Clips that fail nothing else: the nearest that are just out, and the nearest that are just in."""
+    inside = ">=" if key == "min" else "<="
+    found = []
+    for condition in (f'NOT ("{metric}" {inside} {limit!r})', f'"{metric}" {inside} {limit!r}'):
+        rows = scored.rows(
+            f"""SELECT clip_id FROM scored WHERE failing IN ('', ?) AND {condition}
+            ORDER BY abs("{metric}" - {limit!r}), clip_id LIMIT {most}""",
+            [metric],
+        )
+        found.append([r["clip_id"] for r in rows])
+    return found[0], found[1]
+
+
+def samples(scored: Scored, kept: int, per_reason: int, reasons: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Ids of kept clips, and of rejected ones: some of each reason that stands alone, then of those that fail more."""
+    drawn = "ORDER BY md5(clip_id) LIMIT"
+    good = scored.rows(f"SELECT clip_id FROM scored WHERE status = 'kept' {drawn} {kept}")
+    bad: dict[str, None] = {}
+    for reason in [*reasons, None]:
+        rows = scored.rows(
+            f"SELECT clip_id FROM scored WHERE status = 'rejected' AND failing IS NOT DISTINCT FROM ? "
+            f"{drawn} {per_reason}",
+            [reason],
+        )
+        bad |= {r["clip_id"]: None for r in rows}
+    return [r["clip_id"] for r in good], list(bad)
+
+
+def details(survey: Survey, scored: Scored, ids: Sequence[str]) -> dict[str, Row]:
+    """What a report shows of these clips: source, span, picture, verdict, scores, captions."""
+    if not ids:
+        return {}
+    listed = ", ".join(f"'{i}'" for i in ids if i.isalnum())
+    thumbs = f"SELECT clip_id, uri FROM {survey.view('thumbs')}" if has_step(survey, "thumbs") else ""
+    pictures = f"({thumbs})" if thumbs else "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri WHERE false)"
+    rows = survey.query(
+        f"""SELECT c.clip_id, s.uri, c.start_s, c.end_s, v.status, v.reasons, t.uri AS thumb
+        FROM (SELECT * FROM {survey.view("clips")} WHERE clip_id IN ({listed})) c
+        JOIN {verdicts_view(survey)} v ON v.id = c.clip_id
+        JOIN {survey.view("sources")} s ON s.id = c.source_id AND s.status = 'ok'
+        LEFT JOIN {pictures} t ON t.clip_id = c.clip_id"""
+    ).to_pylist()
+    values = {r["clip_id"]: r for r in scored.rows(f"SELECT * FROM scored WHERE clip_id IN ({listed})")}
+    texts = _captions(survey, listed)
+    return {r["clip_id"]: {**r, "values": values[r["clip_id"]], "caption": texts.get(r["clip_id"], "")} for r in rows}
+
+
+def _captions(survey: Survey, listed: str) -> dict[str, str]:
+    try:
+        view = survey.view("caption")
+    except KeyError:
+        return {}
+    rows = survey.query(
+        f"SELECT clip_id, kind, text FROM {view} WHERE clip_id IN ({listed}) AND status = 'ok' "
+        "ORDER BY clip_id, kind DESC"
+    ).to_pylist()
+    return {r["clip_id"]: r["text"] for r in rows if r["kind"] in ("medium", "long")}

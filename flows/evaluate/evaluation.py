@@ -1,0 +1,196 @@
+"""Prompts to figures: render them (or take videos that are there), judge every clip, and say how often it is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from flows.evaluate.clip_list import clip_row, read_captions
+from flows.render.campaign import RenderConfig, chain, in_order, more_stages, on_top, resolve
+from flows.render.takes import TAKES, expand, with_images
+from stages.core.config import find_config, read_yaml
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan, make_node
+from stages.core.step import Row, StepRef
+from stages.core.weights.digests import cache_folder
+from stages.judge import ATTRIBUTES, WORLD, load_vocabulary
+
+FLOW, JUDGE = "evaluate", "judge"
+CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
+JUDGED, REFERENCE = "judged", "reference"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
+JUDGING = {JUDGE: {"use": "stages.judge:Judge", "world": "${world}", "after": ["decode"]}}
+COMPARING = {
+    "motion": {"use": "data_prep.sets.features:MotionFeatures", "after": ["decode"]},
+    "pictures": {"use": "data_prep.sets.features:PictureFeatures", "after": ["decode"]},
+    "compare": {"use": "data_prep.sets.distance:CompareSets"},
+}
+FEATURES = ("motion", "pictures")
+FIRST_FRAME_SIDE = 256
+
+
+@dataclass
+class EvaluateConfig(RenderConfig):
+    """An evaluation: a campaign whose videos are judged.
+
+    heldout    so many of the combinations that the world holds out from training are prompts too, evenly over its list
+    first_frames  whether these begin with the first frame of a true clip of theirs, as a picture given to the model
+    world      the file that says what words mean and look like
+    videos     a folder of videos to judge in place of rendering; `captions` is the CSV file that says what each shows
+    reference  a folder of videos that the judged ones are compared with, as two sets: FVD and FID
+    """
+
+    heldout: int = 0
+    first_frames: bool = False
+    world: str = WORLD
+    videos: str = ""
+    captions: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checked evaluation: its settings, the steps that make, judge and measure a clip, and one row per clip."""
+
+    config: EvaluateConfig
+    steps: dict[str, StepRef]
+    clips: tuple[Row, ...]
+
+    def plan(self, catalog: Catalog) -> Plan:
+        """The plan; keeps the clips as the roots of the store's next run."""
+        clips = with_images(catalog, [c for part in (JUDGED, REFERENCE) for c in self._part(part)])
+        roots = catalog.put_roots(clips, CLIPS, digest("clips", [dict(c) for c in clips]))
+        nodes, refs = self._chain({k: v for k, v in self.steps.items() if k != "compare"})
+        phases = [Phase("takes", ROOT_UNITS, tuple(nodes), f"part = '{JUDGED}'")]
+        if self.config.reference:
+            others, more = self._comparing()
+            phases.append(Phase("references", ROOT_UNITS, tuple(others), f"part = '{REFERENCE}'"))
+            refs = {**refs, **more}
+        return Plan(FLOW, roots, tuple(phases), refs)
+
+    def _chain(self, steps: dict[str, StepRef]) -> tuple[list[Node], dict[str, StepRef]]:
+        """A cascade with what looks at its videos; where videos are given, every step looks at them by itself."""
+        if not self.config.videos:
+            return chain(steps)
+        made = [make_node(dataclasses.replace(ref, extra={})) for ref in steps.values()]
+        return [node for node, _ in made], {node.name: ref for node, ref in made}
+
+    def _comparing(self) -> tuple[list[Node], dict[str, StepRef]]:
+        """The same features of the other set, and the distances between the two."""
+        refs = {f"reference_{n}": dataclasses.replace(self.steps[n], name=f"reference_{n}") for n in FEATURES}
+        made = [make_node(ref) for ref in refs.values()]
+        made.append(make_node(self.steps["compare"], (*FEATURES, *refs)))
+        return [node for node, _ in made], {node.name: ref for node, ref in made}
+
+    def _part(self, part: str) -> list[Row]:
+        found = [c for c in self.clips if c["part"] == part]
+        return found[: self.config.limit] if self.config.limit else found
+
+
+def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Evaluation:
+    """Merge cascade < config file < values < overrides and check all of it. Raises BadInput before any work."""
+    path = find_config(config)
+    layers = [(str(path), read_yaml(path)), *on_top(values, overrides)]
+    own = {**JUDGING, **(COMPARING if any(layer.get("reference") for _, layer in layers) else {})}
+    settings, steps = resolve(EvaluateConfig, layers, {"world": WORLD, "steps": own})
+    last = {name: steps[name] for name in own if name in steps}
+    if settings.videos:
+        return _compared(Evaluation(settings, last, tuple(list_clips(settings))))
+    if settings.captions:
+        raise BadInput("captions belong to videos: give `videos` (--videos FOLDER) too")
+    if "decode" not in steps:
+        raise BadInput("the cascade has no step `decode`, so there are no videos to judge")
+    settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
+    takes = expand(settings, str(path))
+    if wanted := more_stages(settings, steps, takes):
+        _, steps = resolve(EvaluateConfig, layers, {"world": WORLD, "steps": {**own, **wanted["steps"]}})
+        steps = in_order(steps)
+    check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
+    clips = [{**t, "path": "", "sha256": "", "part": JUDGED} for t in takes]
+    cascade = {n: r for n, r in steps.items() if n not in last}
+    return _compared(Evaluation(settings, {**cascade, **last}, tuple(clips)))
+
+
+def _compared(evaluation: Evaluation) -> Evaluation:
+    """The same with the other set's clips, if there is one. Raises BadInput where one of them is too small."""
+    config = evaluation.config
+    if not config.reference:
+        return evaluation
+    folder = Path(config.reference).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"reference: there is no folder {folder}")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+    least, frames = (getattr(evaluation.steps["compare"].config, f"least_{what}") for what in ("videos", "frames"))
+    wanted = max(least, -(-frames // evaluation.steps["pictures"].config.frames))
+    counts = [min(n, config.limit or n) for n in (len(evaluation.clips), len(paths))]
+    if min(counts) < wanted:
+        raise BadInput(
+            f"reference: FVD and FID mean little below {wanted} videos in each set; there are {counts[0]} to judge and "
+            f"{counts[1]} in {folder}"
+        )
+    others = [clip_row(config.name, i, path, "", REFERENCE) for i, path in enumerate(paths)]
+    return dataclasses.replace(evaluation, clips=(*evaluation.clips, *others))
+
+
+def heldout_prompts(config: EvaluateConfig) -> list[Any]:
+    """Prompts that the world holds out, evenly over its list, which goes by colour; with their first frames if asked
+    for. Raises BadInput where it has fewer."""
+    if config.heldout < 0:
+        raise BadInput(f"heldout is a number of prompts from 0, not {config.heldout}")
+    rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
+    if config.heldout > len(rows):
+        raise BadInput(f"heldout: {config.world} holds out {len(rows)} combinations, fewer than {config.heldout}")
+    chosen = [rows[i * len(rows) // config.heldout] for i in range(config.heldout)]
+    words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in chosen)
+    prompts = ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
+    if not config.first_frames:
+        return prompts
+    return [{"prompt": p, "image": str(first_frame(p, i, config.world))} for i, p in enumerate(prompts)]
+
+
+def first_frame(prompt: str, seed: int, world: str) -> Path:
+    """The first frame of a clip of the world that shows a prompt, 256x256, as a file in the user's cache."""
+    import cv2
+
+    from data_prep.world import load_world, render, scene_from_prompt
+
+    scene = scene_from_prompt(prompt, seed, load_world(Path(world).expanduser()))
+    frame = render(scene, FIRST_FRAME_SIDE, FIRST_FRAME_SIDE, 1, 16)[0]
+    data = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
+    path = cache_folder() / "first-frames" / f"{hashlib.sha256(data).hexdigest()}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return path
+
+
+def check_prompts(placed: Sequence[tuple[str, str]], world: str) -> None:
+    """Raise BadInput for a prompt that the judge cannot read: two objects, or what the world does not have."""
+    from stages.core.measures.world.words import parse_prompt
+
+    vocabulary = load_vocabulary(world)
+    for place, prompt in placed:
+        try:
+            parse_prompt(prompt, vocabulary)
+        except BadInput as bad:
+            raise BadInput(f"{place}: {bad}" if prompt not in place else str(bad)) from None
+
+
+def list_clips(config: EvaluateConfig) -> list[Row]:
+    """One row per captioned video. Raises BadInput naming the file and line that is wrong."""
+    folder = Path(config.videos).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"videos: there is no folder {folder}")
+    if not config.captions:
+        raise BadInput("videos need `captions` (--captions FILE.csv): which file shows what")
+    named = read_captions(Path(config.captions).expanduser(), folder)
+    check_prompts([(place, caption) for place, _, caption in named], config.world)
+    return [clip_row(config.name, i, path, caption, JUDGED) for i, (_, path, caption) in enumerate(named)]

@@ -1,0 +1,156 @@
+"""What a flow run shows in Prefect besides its tasks: progress while it goes on, and what was made at its end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.run.session import Outcome
+from stages.core.step import Row
+
+log = logging.getLogger("rushes")
+
+UPDATE_SECONDS, ERRORS_LOGGED = 3.0, 20
+SHOWN = {"render": "videos", "evaluate": "judgements", "train": "checkpoints", "publish": "datasets"}
+"""The table that shows what a flow has made."""
+
+
+@dataclass
+class Cost:
+    """What one node's rows took in this run."""
+
+    rows: int = 0
+    failed: int = 0
+    core_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    seconds: float = field(default=0.0)
+
+    def add(self, row: Row) -> None:
+        """Count one row."""
+        self.rows += 1
+        self.failed += row.get("status") == "error"
+        self.core_seconds += row.get("core_seconds") or 0.0
+        self.gpu_seconds += row.get("gpu_seconds") or 0.0
+        self.seconds += _seconds(row)
+
+
+def _seconds(row: Row) -> float:
+    if row.get("started") and row.get("ended"):
+        return float((row["ended"] - row["started"]).total_seconds())
+    return float(row.get("seconds") or 0.0)
+
+
+class Watch:
+    """A listener that keeps a flow run's progress artifact up to date, sums costs, and logs the rows that failed.
+
+    It is called in the thread of the task that made the row, so what it logs stands with that task run.
+    """
+
+    def __init__(self, flow: str, totals: Mapping[str, int]) -> None:
+        self.costs: dict[str, Cost] = {name: Cost() for name in totals}
+        self._flow, self._expected, self._made = flow, max(1, sum(totals.values())), 0
+        self._count, self._sending, self._sent = threading.Lock(), threading.Lock(), 0.0
+        self._artifact: UUID | None = None
+
+    def begin(self) -> None:
+        """Make the progress artifact; called in the flow's own thread, so that it belongs to the flow run."""
+        made = create_progress_artifact(0.0, key=f"{self._flow}-progress", description=self._told())
+        assert isinstance(made, UUID)  # a coroutine only inside an event loop
+        self._artifact = made
+
+    def __call__(self, node: str, row: Row) -> None:
+        """One more row."""
+        with self._count:
+            cost = self.costs.setdefault(node, Cost())
+            cost.add(row)
+            self._made += 1
+            failures = cost.failed
+        if row.get("status") == "error" and failures <= ERRORS_LOGGED:
+            more = "; further ones are not logged" if failures == ERRORS_LOGGED else ""
+            log.warning("%s: row %s failed: %s%s", node, row.get("id"), row.get("error"), more)
+        self._maybe_send()
+
+    def _maybe_send(self) -> None:
+        """Send at most every few seconds, from whichever thread comes first; the others do not wait for it."""
+        if time.monotonic() - self._sent < UPDATE_SECONDS or not self._sending.acquire(blocking=False):
+            return
+        try:
+            self._sent = time.monotonic()
+            self._send()
+        finally:
+            self._sending.release()
+
+    def _send(self) -> None:
+        if self._artifact is None:
+            return
+        percent = min(100.0, 100.0 * self._made / self._expected)
+        try:
+            update_progress_artifact(self._artifact, percent, description=self._told())
+        except Exception as error:  # the server's trouble must not become the run's
+            log.debug("progress not sent: %s", error)
+
+    def _told(self) -> str:
+        parts = [f"{name} {c.rows}" + (f" ({c.failed} failed)" if c.failed else "") for name, c in self.costs.items()]
+        return f"{self._made} of about {self._expected} rows: {', '.join(parts)}"
+
+    def end(self, complete: bool) -> None:
+        """Send the last figures; rows that an earlier failure kept from being made do not count as missing."""
+        with self._sending:
+            self._expected = self._made if complete and self._made else self._expected
+            self._send()
+
+
+def result_table(outcome: Outcome, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
+    """One line per stage: how it stands, and what this run's rows of it took."""
+    lines = []
+    for name, count in outcome.counts.items():
+        cost = costs.get(name, Cost())
+        lines.append(
+            {
+                "stage": name,
+                "done": count.done,
+                "to do": count.todo + count.waiting,
+                "failed": count.failed,
+                "rows in this run": cost.rows,
+                "seconds": round(cost.seconds, 2),
+                "core-seconds": round(cost.core_seconds, 2),
+                "GPU-seconds": round(cost.gpu_seconds, 2),
+            }
+        )
+    return lines
+
+
+def show_result(flow: str, scope: str, store: str, outcome: Outcome, costs: Mapping[str, Cost]) -> None:
+    """The result artifacts: a table of the stages, and a text that says where everything is."""
+    create_table_artifact(result_table(outcome, costs), key=f"{flow}-stages", description=f"Stages of {scope}")
+    create_markdown_artifact(result_text(flow, scope, store, outcome), key=f"{flow}-result", description=scope)
+
+
+def result_text(flow: str, scope: str, store: str, outcome: Outcome) -> str:
+    """What was made, how it ended, and the commands that show it."""
+    ending = "nothing was to do" if outcome.did_nothing else outcome.status
+    reason = f" ({outcome.reason})" if outcome.reason else ""
+    table = SHOWN.get(flow, "clips")
+    name = f"--run {outcome.run_id}"
+    return (
+        f"## {flow}: {ending}{reason}\n\n- scope: `{scope}`\n- run: `{outcome.run_id}`\n- store: `{store}`\n\n"
+        f"    rushes table {table} {name} --store {store}\n    rushes status --store {store}\n"
+    )
+
+
+def show_link(flow: str, name: str, address: str, text: str) -> None:
+    """A link artifact, to an export or a page."""
+    create_link_artifact(address, link_text=text, key=f"{flow}-{name}", description=text)

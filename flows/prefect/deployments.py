@@ -1,0 +1,153 @@
+"""The flows that the UI starts and schedules. Their parameters are the form, their docstrings its help texts.
+
+Module level holds no lock, event or handle: Prefect may load this module by import path in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.prefect.artifacts import show_link
+from flows.prefect.flow_run import FLOW_OPTIONS, Prepared, closing_state, run_tasks, task_runner
+from flows.run.session import open_catalog
+from stages.core.errors import BadInput
+
+log = logging.getLogger("prefect.flow_runs")
+
+
+@flow(name="render", flow_run_name="{campaign}", task_runner=task_runner(), **FLOW_OPTIONS)
+def render(campaign: str, store: str, overrides: list[str] = [], export: str = "") -> State[None]:  # noqa: B006
+    """Prompts to finished video.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        campaign: A name below configs/campaigns, or the path of a campaign file.
+        store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
+        overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
+        export: A folder that gets one mp4 per finished take: a new one, or an earlier export. Empty for none.
+    """
+    from flows.render.campaign import as_plain, load_campaign
+    from flows.render.export import check_export
+
+    try:
+        if export:
+            check_export(Path(export).expanduser())
+        loaded = load_campaign([campaign], {}, overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        plan = loaded.plan(catalog)
+        prepared = Prepared(catalog, plan, loaded.config, as_plain(loaded.config, loaded.steps), loaded.config.name)
+        outcome = run_tasks(prepared)
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    if export:
+        _export(prepared, outcome.run_id, Path(export))
+    return closing_state(outcome)
+
+
+def _export(prepared: Prepared, run_id: str, folder: Path) -> None:
+    from flows.render.export import export
+    from flows.views.tables import read_table
+
+    videos = read_table(prepared.catalog, "videos", run_id=run_id).to_pylist()
+    paths = export(prepared.catalog.storage, videos, folder)
+    show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{len(paths)} videos in {folder}")
+
+
+@flow(name="curate", flow_run_name="{store}", task_runner=task_runner(), **FLOW_OPTIONS)
+def curate(sources: list[str], store: str, config: str = "curate", overrides: list[str] = []) -> State[None]:  # noqa: B006
+    """Footage to clips with scores, verdicts and captions.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        sources: Files, folders, globs or manifests of footage, on disk or on any URL that fsspec opens.
+        store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
+        config: A name below configs, or the path of a config file.
+        overrides: Settings to change, each like limit=10 or motion.sample_fps=4.
+    """
+    from flows.curate.curation import as_plain, load_curation
+
+    try:
+        loaded = load_curation(sources, config, {}, overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        plan = loaded.plan(catalog)
+        scope = ", ".join(sources)
+        outcome = run_tasks(Prepared(catalog, plan, loaded.config, as_plain(loaded.config, loaded.steps), scope))
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    return closing_state(outcome)
+
+
+@flow(name="evaluate", flow_run_name="{config}", task_runner=task_runner(), **FLOW_OPTIONS)
+def evaluate(
+    store: str,
+    out: str,
+    config: str = "evaluate",
+    prompts: str = "",
+    videos: str = "",
+    captions: str = "",
+    reference: str = "",
+    overrides: list[str] = [],  # noqa: B006
+) -> State[None]:
+    """How often videos show what their prompts say.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
+        out: The JSON file that gets the figures.
+        config: A name below configs, or the path of a config file.
+        prompts: A text file of prompts, one a line, in place of the config's.
+        videos: A folder of videos to judge in place of rendering.
+        captions: A CSV file with the columns file and caption, which says what those videos show.
+        reference: A folder of videos to compare with, as two sets.
+        overrides: Settings to change, each like seeds=1 or base.steps=8.
+    """
+    from flows.cli.evaluate import chosen
+    from flows.evaluate.evaluation import load_evaluation
+    from flows.evaluate.report import check_out, write_report
+    from flows.render.campaign import as_plain
+
+    try:
+        path = check_out(out)
+        loaded = load_evaluation(config, chosen(prompts, videos, captions, reference), overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        plan, plain = loaded.plan(catalog), as_plain(loaded.config, loaded.steps)
+        outcome = run_tasks(Prepared(catalog, plan, loaded.config, plain, loaded.config.name))
+        write_report(catalog, outcome.run_id, loaded, path)
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    show_link("evaluate", "figures", path.resolve().as_uri(), f"figures in {out}")
+    return closing_state(outcome)
+
+
+@flow(name="train", flow_run_name="{config}", task_runner=task_runner(), **FLOW_OPTIONS)
+def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  # noqa: B006
+    """Train one stage: encode, train, evaluate, promote. Run it again to go on where it was stopped.
+
+    Relative paths count from the folder in which `rushes serve`, or the worker, was started.
+
+    Args:
+        config: A name below configs/train, or the path of a training config.
+        store: The folder or URL (s3://, gs://, az://) where the checkpoint is kept.
+        overrides: Settings to change, each like max_steps=100, workers=2 or promote=NAME.
+    """
+    from flows.cli.train import told
+    from flows.train.training import as_plain, load_training
+
+    try:
+        loaded = load_training(config, overrides)
+        catalog = open_catalog(store, loaded.config.infra.storage)
+        prepared = Prepared(catalog, loaded.plan(catalog), loaded.config, as_plain(loaded), loaded.name)
+        outcome = run_tasks(prepared)
+    except BadInput as bad:
+        return Failed(message=str(bad))
+    if not outcome.exit_status:
+        log.info("%s", "\n".join(told(catalog, outcome.run_id)))
+    return closing_state(outcome)

@@ -1,0 +1,149 @@
+"""A config to a checkpoint: encode -> train one stage -> evaluate -> promote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.run.promoted import resolve_promoted
+from flows.run.settings import FlowConfig
+from stages.core.config import find_config, make_ref, merge, parse_overrides, read_yaml
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan, make_node
+from stages.core.step import StepRef
+from stages.core.weights.digests import cache_folder, weights_digest
+from stages.train import REQUEST, WORK, dataset_identity, plain_settings
+from stages.training.settings import TrainConfig
+
+FLOW = "train"
+FLOW_KEYS = ("name", "workers", "gpus", "cpus", "clips", "promote", "at_least", "infra", "budget")
+
+
+@dataclass
+class TrainFlowConfig(FlowConfig):
+    """What `rushes train` knows beside the settings of the training itself.
+
+    name      what the checkpoint is called in tables; the stage, if empty
+    workers   processes that train together on Ray; 1 trains in this process
+    gpus, cpus  what each of several workers asks for; with a GPU, one worker trains on Ray too
+    clips     how many held-out clips the checkpoint is measured on; 0: it is not
+    promote   the name that the checkpoint gets, for `checkpoint: promoted:NAME@STORE` in cascades; empty: none
+    at_least  figure -> the least value that it must have to be promoted
+    """
+
+    name: str = ""
+    workers: int = 1
+    gpus: float = 0.0
+    cpus: float = 1.0
+    clips: int = 8
+    promote: str = ""
+    at_least: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A checked training: the flow's settings, the training's, and whether its folder was named."""
+
+    config: TrainFlowConfig
+    training: TrainConfig
+    name: str
+    out: str
+
+    def plan(self, catalog: Catalog) -> Plan:
+        """The plan; keeps what is asked for as the roots of the store's next run."""
+        shared, dataset, start = self._shared()
+        _, train = make_node(make_ref("train", {"use": "stages.train:Train", **shared}), (ROOT_UNITS,))
+        training_id = digest("training", train.fingerprint)
+        shared["whole"] = {**shared["whole"], "out": self.out or work_folder(catalog, training_id)}
+        request = {
+            "id": training_id,
+            "name": self.name,
+            "stage": self.training.stage,
+            "config": json.dumps(dataclasses.asdict(self.training)),
+            "dataset": dataset,
+            "start": start,
+            "parent": find_checkpoint(catalog, start),
+            "workers": self.config.workers,
+        }
+        roots = catalog.put_roots([request], REQUEST, digest("request", training_id, self.name))
+        made = list(self._nodes(shared))
+        phase = Phase("training", ROOT_UNITS, tuple(node for node, _ in made))
+        return Plan(FLOW, roots, (phase,), {node.name: ref for node, ref in made})
+
+    def _shared(self) -> tuple[dict[str, Any], str, str]:
+        """What the jobs are told; the data's identity, and the content that training starts from."""
+        model, dataset = self.training.model, dataset_identity(self.training)
+        shared = {
+            "settings": plain_settings(self.training),
+            "start": model.checkpoint,
+            "vae": model.vae,
+            "dataset": dataset,
+            "workers": self.config.workers,
+            "whole": dataclasses.asdict(self.training),
+            "gpus": self.config.gpus,
+            "cpus": self.config.cpus,
+        }
+        return shared, dataset, weights_digest(model.checkpoint) if model.checkpoint else ""
+
+    def _nodes(self, shared: Mapping[str, Any]) -> Iterator[tuple[Node, StepRef]]:
+        yield make_node(make_ref("encode", {"use": "stages.train:Encode", **shared}), (ROOT_UNITS,))
+        yield make_node(make_ref("train", {"use": "stages.train:Train", **shared}), (ROOT_UNITS, "encode"))
+        measure = {"use": "stages.train:Measure", "clips": self.config.clips, "whole": shared["whole"]}
+        yield make_node(make_ref("evaluate", measure), ("train",))
+        if self.config.promote:
+            promote = {"use": "stages.train:Promote", "name": self.config.promote, "at_least": self.config.at_least}
+            yield make_node(make_ref("promote", promote), ("train", "evaluate"))
+
+
+def load_training(config: str | Path, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> TrainingRun:
+    """Merge a config file (or the NAME of one in configs/train) and overrides, and check all. Raises BadInput."""
+    path = find_config(config, "train")
+    given = parse_overrides(overrides)
+    layers = [(str(path), resolve_promoted(read_yaml(path))), ("the command line", resolve_promoted(given))]
+    flow, _ = merge(TrainFlowConfig, [*_parts(layers, True), ("the command line", dict(values or {}))])
+    training, _ = merge(TrainConfig, _parts(layers, False))
+    _check(flow)
+    if limit := flow.budget.wall_seconds:
+        training = dataclasses.replace(training, stop_after_s=min(limit, training.stop_after_s or limit))
+    out = str(Path(training.out).expanduser().resolve()) if "out" in given else ""
+    return TrainingRun(flow, training, flow.name or training.stage, out)
+
+
+def _parts(layers: Sequence[tuple[str, Any]], of_the_flow: bool) -> list[tuple[str, Any]]:
+    return [(where, {k: layer._get_node(k) for k in layer if (k in FLOW_KEYS) == of_the_flow})
+            for where, layer in layers]  # fmt: skip
+
+
+def _check(flow: TrainFlowConfig) -> None:
+    if flow.workers < 1 or flow.gpus < 0 or flow.cpus <= 0 or flow.clips < 0:
+        raise BadInput("workers count from 1, clips and gpus from 0, cpus above 0")
+    if flow.at_least and not flow.promote:
+        raise BadInput("at_least says what a checkpoint must reach to be promoted: give `promote`, its name, too")
+    if flow.promote and (not flow.promote.replace("-", "").replace("_", "").replace(".", "").isalnum()):
+        raise BadInput(f"promote: {flow.promote!r} is no name; use letters, digits, -, _ and .")
+    flow.infra.executor = "local" if flow.workers == 1 and not flow.gpus else "ray"
+
+
+def work_folder(catalog: Catalog, training_id: str) -> str:
+    """Where a training keeps what it goes on from: in the store, or, where that is no folder, in the user's cache."""
+    root = catalog.storage.local_root
+    return str((root if root is not None else cache_folder()) / WORK / training_id)
+
+
+def find_checkpoint(catalog: Catalog, content: str) -> str:
+    """The id of the store's checkpoint with this content, "" where it has none."""
+    from flows.run.promoted import list_checkpoints
+
+    return next((c["id"] for c in list_checkpoints(catalog) if content and c["digest"] == content), "")
+
+
+def as_plain(run: TrainingRun) -> dict[str, Any]:
+    """The resolved config, as it is stored with the run and printed by --dry-run."""
+    flow = {k: v for k, v in dataclasses.asdict(run.config).items() if k in FLOW_KEYS}
+    return {**flow, "training": dataclasses.asdict(run.training)}

@@ -1,0 +1,137 @@
+"""The tables that people see, by name. Each is a view: the latest run of its flow, read by its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from flows.curate.tables import curation_tables
+from stages.core.config import load_class, nearest
+from stages.core.errors import BadInput
+from stages.core.ledger.catalog import Catalog, connect
+from stages.core.ledger.runs import RunRecord, find_run, runs_table
+from stages.core.ledger.survey import Survey
+
+View = Callable[[Survey], pa.Table]
+
+
+def _artifact_sql(survey: Survey, name: str) -> str:
+    """The rows of one stage per take, in the columns that all stages share."""
+    have = {c for c, *_ in survey.sql.execute(f'DESCRIBE "l_{name}"').fetchall()}
+
+    def column(wanted: str, empty: str) -> str:
+        return f'coalesce("{name}".{wanted}, {empty})' if wanted in have else empty
+
+    return f"""SELECT "{name}".id AS artifact_id, unit_id AS take_id, '{name}' AS stage,
+        {column("uri", "''")} AS uri, {column("sha256", "''")} AS sha256,
+        {column("width", "0")}::BIGINT AS width, {column("height", "0")}::BIGINT AS height,
+        {column("n_frames", "0")}::BIGINT AS n_frames, {column("fps", "0")}::DOUBLE AS fps,
+        "{name}".worker AS worker, "{name}".setups AS setups, "{name}".started AS started, "{name}".ended AS ended,
+        "{name}".core_seconds AS core_seconds, "{name}".gpu_seconds AS gpu_seconds,
+        "{name}".peak_memory_mb AS peak_memory_mb, "{name}".status AS status, "{name}".error AS error,
+        "{name}".attempt AS attempt, "{name}".run_id AS run_id, unit.position AS position
+        FROM "p_takes" WHERE "{name}".id IS NOT NULL"""
+
+
+def stages_of(survey: Survey) -> list[str]:
+    """The nodes that make files out of takes; an evaluation has others behind them, which only look."""
+    nodes = survey.plan.phases[0].nodes
+    return [n.name for n in nodes if "uri" in load_class(n.use, n.name).writes.names]
+
+
+def artifacts(survey: Survey) -> pa.Table:
+    """One row per take and stage: what was made, where, by which worker, when, at what cost."""
+    names = stages_of(survey)
+    union = " UNION ALL ".join(f"SELECT *, {i} AS nth FROM ({_artifact_sql(survey, n)})" for i, n in enumerate(names))
+    return survey.query(f"SELECT * EXCLUDE (position, nth) FROM ({union}) ORDER BY position, nth")
+
+
+def takes(survey: Survey) -> pa.Table:
+    """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed."""
+    names = stages_of(survey)
+    last = names[-1]
+    bad = " ".join(
+        f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN {{'status': "{n}".status, 'reasons': "{n}".reasons,
+        'error': '{n}: ' || coalesce("{n}".error, '')}}"""
+        for n in names
+    )
+    empty = f'"{last}".reasons'
+    return survey.query(
+        f"""SELECT unit_id AS take_id, campaign, prompt, negative_prompt, seed, tags, s.status AS status,
+        coalesce(s.reasons, []) AS reasons, s.error AS error FROM (
+          SELECT unit_id, unit.campaign AS campaign, unit.prompt AS prompt, unit.negative_prompt AS negative_prompt,
+            unit.seed AS seed, unit.tags AS tags, unit.position AS position, CASE
+            WHEN "ok_{last}" THEN {{'status': 'ok', 'reasons': {empty}, 'error': ''}} {bad}
+            ELSE {{'status': 'pending', 'reasons': {empty}, 'error': ''}} END AS s FROM "p_takes")
+        ORDER BY position"""
+    )
+
+
+def videos(survey: Survey) -> pa.Table:
+    """One row per take that reached the last stage."""
+    last = stages_of(survey)[-1]
+    return survey.query(
+        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
+        a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
+        FROM ({_artifact_sql(survey, last)}) a JOIN "p_takes" p ON p.unit_id = a.take_id ORDER BY unit.position"""
+    )
+
+
+def _judgements(survey: Survey) -> pa.Table:
+    from flows.evaluate.report import judgements
+
+    return judgements(survey)
+
+
+RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos}
+TABLES: dict[str, tuple[str, View]] = {
+    **{name: ("render", view) for name, view in RENDER_TABLES.items()},
+    **{name: ("curate", view) for name, view in curation_tables.items()},
+    "judgements": ("evaluate", _judgements),
+}
+
+
+def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: bool = False) -> pa.Table:
+    """A table by name: of the latest run of its flow, of one run, or every row of every run.
+
+    Raises BadInput for a name that there is not, or where no such run exists.
+    """
+    if name == "runs":
+        table = runs_table(catalog)
+        return table.filter(pa.compute.starts_with(table["run_id"], run_id)) if run_id else table
+    if name == "checkpoints":
+        from flows.run.promoted import checkpoints
+
+        return checkpoints(catalog)
+    if name == "datasets":
+        from flows.publish.publication import datasets
+
+        return datasets(catalog)
+    if name not in TABLES:
+        raise BadInput(f"there is no table {name!r}; {nearest(name, ['runs', 'checkpoints', 'datasets', *TABLES])}")
+    flow, view = TABLES[name]
+    if not everything:
+        return view(_run(catalog, flow, run_id).survey(catalog))
+    return _all_runs(catalog, flow, view)
+
+
+def _run(catalog: Catalog, flow: str, run_id: str) -> RunRecord:
+    """The latest run of a flow, or the one that is named: what an evaluation has rendered is shown by its run's id."""
+    if run_id and flow == "render":
+        record = find_run(catalog, "", run_id)
+        if record.plan.flow == "evaluate":
+            return record
+    return find_run(catalog, flow, run_id)
+
+
+def _all_runs(catalog: Catalog, flow: str, view: View) -> pa.Table:
+    """The rows of every run of a flow, each row once."""
+    rows = [r for r in runs_table(catalog).to_pylist() if r["flow"] == flow]
+    plans = {r["plan"] + r["jobs"]: r["run_id"] for r in rows}
+    if not plans:
+        raise BadInput(f"there is no {flow} run in {catalog.storage.url} yet")
+    sql = connect()
+    tables = [view(find_run(catalog, flow, run_id).survey(catalog)) for run_id in plans.values()]
+    sql.register("every", pa.concat_tables(tables, promote_options="permissive"))
+    return sql.sql("SELECT DISTINCT * FROM every").to_arrow_table()

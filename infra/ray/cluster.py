@@ -1,0 +1,163 @@
+"""Ray itself: starting one on this machine or joining a cluster, what its nodes have, and the workers' environment.
+
+On a cluster this project must be installed on every node at the version that the driver runs (see docker/): nothing is
+shipped along with the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from infra.ray.capacity import Node
+from infra.settings import RaySettings
+from stages.core.config import ROOT
+from stages.core.errors import BadInput
+
+THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+"""One thread a worker: results must not depend on how many CPUs a worker was given. `infra.ray.env` may say more."""
+
+NODES_KEPT_S = 2.0
+CONNECT_S = 10.0
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def worker_environment(settings: RaySettings) -> dict[str, str]:
+    """What workers have in their environment beside the driver's (local) or the node's (cluster).
+
+    A kill that a fault test has asked of the driver (RUSHES_CRASH) is not handed down to them.
+    """
+    return {**THREADS, **QUIET, "RUSHES_CRASH": "", **settings.env}
+
+
+def first_worker_crash() -> str:
+    """Where the first worker of every step is to be killed: RUSHES_CRASH_WORKER, set by fault tests only.
+
+    Its replacements are not killed, so that the run goes on.
+    """
+    return os.environ.get("RUSHES_CRASH_WORKER", "")
+
+
+class Cluster:
+    """A connection to Ray, made at the first need. A Ray that is up in this process already is used and left up."""
+
+    def __init__(self, settings: RaySettings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._down = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._connected = False
+        self._seen: tuple[float, list[Node]] = (-NODES_KEPT_S, [])
+
+    def connect(self) -> None:
+        """Start or join Ray, once. Raises BadInput where no cluster answers at the address."""
+        with self._lock:
+            if not self._connected and not ray.is_initialized():
+                self._begin()
+            self._connected = True
+
+    def _begin(self) -> None:
+        """The kernel ends Ray's processes with the thread that started them, so that thread stays until `close`."""
+        up: Future[None] = Future()
+        self._down.clear()
+        self._keeper = threading.Thread(target=self._keep, args=(up,), name="ray-keeper", daemon=True)
+        self._keeper.start()
+        up.result()
+
+    def _keep(self, up: Future[None]) -> None:
+        try:
+            _init(self.settings)
+        except BaseException as error:
+            up.set_exception(error)
+            return
+        up.set_result(None)
+        self._down.wait()
+        ray.shutdown()
+
+    def nodes(self) -> list[Node]:
+        """What each living node has; asked of Ray again after NODES_KEPT_S."""
+        when, found = self._seen
+        if time.monotonic() - when >= NODES_KEPT_S:
+            found = [Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+            self._seen = (time.monotonic(), found)
+        return found
+
+    def close(self) -> None:
+        """Leave Ray, and end it where it was started here."""
+        with self._lock:
+            if self._keeper:
+                self._down.set()
+                self._keeper.join()
+            self._keeper, self._connected = None, False
+
+
+def _init(settings: RaySettings) -> None:
+    """`ray.init`, quiet. Raises BadInput for an address that cannot be used."""
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it tells every time that tokens are on
+    if settings.address != "local":
+        _join(settings)
+        return
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with _environment({**worker_environment(settings), "PYTHONPATH": path}):
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus if settings.num_cpus is not None else os.cpu_count(),
+            num_gpus=settings.num_gpus,
+            object_store_memory=settings.object_store_mb << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def _join(settings: RaySettings) -> None:
+    """Join from a machine that is a node of the cluster: `ray.init` needs a node beside the driver."""
+    if settings.address.startswith("ray://"):
+        raise BadInput(
+            f"infra.ray.address: {settings.address} is Ray's remote client, which cannot stream rows; run the flow on "
+            "a machine of the cluster and give `auto` or HOST:PORT"
+        )
+    _knock(os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address)
+    runtime_env = {"env_vars": worker_environment(settings)}
+    try:
+        ray.init(address=settings.address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"infra.ray.address: no Ray cluster answers at {settings.address!r} ({reason}); where it asks for tokens, "
+            "set RAY_AUTH_MODE=token"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise BadInput where nothing listens; Ray itself would try for more than ten minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # left to Ray, which finds the cluster of its own machine, or says at once that there is none
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise BadInput(f"infra.ray.address: no Ray cluster answers at {address!r} ({error})") from None
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """This environment for what is started inside; local workers inherit it, which saves each its own set-up."""
+    before: dict[str, Any] = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values.keys() - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update({name: before[name] for name in values.keys() & before.keys()})

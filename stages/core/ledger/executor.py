@@ -1,0 +1,197 @@
+"""The seam between what is done and where: one protocol, and the in-process implementation that is a real one.
+
+Results cross the seam as plain ledger rows. An exception of a step never does: it becomes an error row in the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Protocol
+
+from stages.core.config import load_class
+from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
+from stages.core.identity import child_id, row_id
+from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
+from stages.core.ledger.storage import Storage
+from stages.core.step import Rejected, Row, Skipped, Step, StepRef, Workspace
+
+ERROR_LENGTH = 2000
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row to do: its identity, how often it was tried before, and what the step is given."""
+
+    input_id: str
+    seed: int
+    attempt: int
+    row: Row
+
+
+class Executor(Protocol):
+    """Runs steps somewhere. `map` may be called from several threads at once, for the same step too."""
+
+    def check(self, refs: Sequence[StepRef]) -> None:
+        """Raise BadInput where a step asks for more than any node has; nothing has started then."""
+
+    def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
+        """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set."""
+
+    def release(self, ref: StepRef) -> None:
+        """Let go of a step's workers: no more of its rows will come."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+def ledger_row(ref: StepRef, work: Work, **columns: Any) -> Row:
+    """The ledger columns of one result; what is not given is filled with its empty value at commit."""
+    return {
+        "id": row_id(ref.fingerprint, work.input_id, work.seed),
+        "input_id": work.input_id,
+        "seed": work.seed,
+        "attempt": work.attempt + 1,
+        **columns,
+    }
+
+
+def error_row(ref: StepRef, work: Work, message: str, kind: str = TRANSIENT, **columns: Any) -> Row:
+    """The row of a failure."""
+    return ledger_row(ref, work, status="error", error=message[:ERROR_LENGTH], error_kind=kind, **columns)
+
+
+def describe(error: BaseException) -> str:
+    """Class, message and where it was raised: what a person needs, bounded in length."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    text = f"{type(error).__name__}: {error}"[: ERROR_LENGTH - len(where)] + where
+    return text.encode("utf-8", "replace").decode()  # a file's name may hold what is no text
+
+
+class Worker:
+    """One warm instance of a step. The same code runs in-process and inside a Ray actor."""
+
+    def __init__(self, ref: StepRef, storage: Storage, name: str = "") -> None:
+        self.ref, self.name = ref, name or f"{socket.gethostname()}/{os.getpid()}"
+        cls = load_class(ref.use, ref.name)
+        assert issubclass(cls, Step)
+        self.step = cls(ref.config, Workspace(storage))
+        self.schema = ledger_schema(cls.writes, cls.fan_out)
+        self.setups = 0
+        self._failures: list[tuple[Exception, TracebackType | None]] = []
+
+    def setup(self) -> None:
+        """Load weights, once. A failure is tried again for the next rows, then remembered and raised at once."""
+        if self.setups:
+            return
+        if len(self._failures) >= max(1, self.ref.resources.attempts):
+            error, where = self._failures[-1]
+            raise error.with_traceback(where)
+        try:
+            self.step.setup()
+        except Exception as caught:
+            self._failures.append((caught, caught.__traceback__))
+            raise
+        self.setups += 1
+
+    def run(self, batch: Sequence[Work]) -> list[Row]:
+        """One ledger row per piece of work, one after the other: bytes must not depend on the batch."""
+        return [self.run_one(work) for work in batch]
+
+    def run_one(self, work: Work) -> Row:
+        """Process one row; every exception becomes a row. Loading weights is not counted to the first."""
+        failed = self._setup_failure()
+        started, clock, cpu = datetime.now(UTC), time.perf_counter(), _cpu_seconds()
+        outcome = failed or self._outcome(work)
+        seconds = time.perf_counter() - clock
+        usage = {
+            "worker": self.name,
+            "setups": self.setups,
+            "started": started,
+            "ended": datetime.now(UTC),
+            "core_seconds": _cpu_seconds() - cpu,
+            "gpu_seconds": seconds * self.ref.resources.gpus,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        return ledger_row(self.ref, work, **usage, **outcome)
+
+    def _setup_failure(self) -> Row:
+        try:
+            self.setup()
+        except Exception as error:  # not the row's fault: the weights may be there the next time
+            return {"status": "error", "error": describe(error), "error_kind": TRANSIENT}
+        return {}
+
+    def _outcome(self, work: Work) -> Row:
+        try:
+            return {"status": "ok", **self._checked(work, self.step.process({**work.row, "seed": work.seed}))}
+        except Rejected as refused:
+            status = "skipped" if isinstance(refused, Skipped) else "rejected"
+            return {"status": status, "reasons": [{"step": self.ref.name, **refused.reason}]}
+        except Exception as error:
+            kind = TRANSIENT if is_out_of_memory(error) else kind_of(error)
+            return {"status": "error", "error": describe(error), "error_kind": kind}
+
+    def _checked(self, work: Work, output: Row) -> Row:
+        """Hold a row to what the step declares, here, so that a bad one is an error of its own and not of its part.
+
+        Child rows get their ids; a step may set `id` itself where it has a better one.
+        """
+        if clash := set(output) & set(LEDGER.names):
+            raise BadInput(f"a step may not write the ledger's own columns {sorted(clash)}")
+        if self.step.fan_out:
+            parent = row_id(self.ref.fingerprint, work.input_id, work.seed)
+            output = {**output, "rows": [{"id": child_id(parent, i), **r} for i, r in enumerate(output["rows"])]}
+        to_table([output], self.schema)
+        return output
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process, its threads, and the children it has waited for (encoders)."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+class LocalExecutor:
+    """Runs everything in this process, one row at a time, weights kept warm. The fake that is real."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._workers: dict[str, Worker] = {}
+        self._lock = threading.Lock()
+
+    def check(self, refs: Sequence[StepRef]) -> None:
+        """In-process there is one of everything, so nothing is refused."""
+
+    def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
+        """One row at a time, in order; the lock keeps one model at work, as on a laptop it should be."""
+        for item in work:
+            with self._lock:
+                if stop.is_set():
+                    return
+                result = self._worker(ref).run_one(item)
+            yield result
+
+    def _worker(self, ref: StepRef) -> Worker:
+        if ref.fingerprint not in self._workers:
+            self._workers[ref.fingerprint] = Worker(ref, self.storage)
+        return self._workers[ref.fingerprint]
+
+    def release(self, ref: StepRef) -> None:
+        """Drop the warm instance."""
+        with self._lock:
+            self._workers.pop(ref.fingerprint, None)
+
+    def close(self) -> None:
+        """Drop every warm instance."""
+        with self._lock:
+            self._workers.clear()

@@ -1,0 +1,171 @@
+"""Checkpoint folders in the diffusers layout: where they lie, what is in them, and what is refused. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import BadInput
+
+CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+WEIGHTLESS = ("scheduler", "tokenizer")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DTYPES = ("float32", "bfloat16", "float16")
+OFFLOADS = ("none", "group")
+
+_WHERE = {"identity": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A set of weights and how to hold them.
+
+    family             the adapter: a module of stages.families.contract
+    checkpoint         a folder in the diffusers layout, or a hub id (`owner/name`) together with `revision`
+    spatial_upsampler  the latent upsampler: a folder, one .safetensors file, or a hub id (`owner/name@revision`)
+    temporal_upsampler likewise. Empty: the folder of that name inside a local checkpoint
+    dtype              what the models compute in: float32, bfloat16 or float16
+    threads            CPU threads of a forward pass: another number may change the last digits
+    device             `auto` (a GPU where the worker has one), `cpu` or `cuda`
+    offload            `none`, or `group`: weights stay in host memory and visit the GPU layer by layer
+    download           whether a hub id may be fetched when it is not in the local cache
+
+    Where weights lie and how they are held is no part of identity (their content is, see `Step.weights`).
+    """
+
+    family: str = "ltx"
+    checkpoint: str = field(default="", metadata=_WHERE)
+    revision: str = field(default="", metadata=_WHERE)
+    spatial_upsampler: str = field(default="", metadata=_WHERE)
+    temporal_upsampler: str = field(default="", metadata=_WHERE)
+    dtype: str = "float32"
+    threads: int = 1
+    device: str = field(default="auto", metadata=_WHERE)
+    offload: str = field(default="none", metadata=_WHERE)
+    download: bool = field(default=False, metadata=_WHERE)
+
+    def __post_init__(self) -> None:
+        for name, known in (("dtype", DTYPES), ("offload", OFFLOADS), ("device", ("auto", "cpu", "cuda"))):
+            if getattr(self, name) not in known:
+                raise BadInput(f"model.{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.threads < 1:
+            raise BadInput(f"model.threads is {self.threads}; it must be at least 1")
+        for name in ("spatial_upsampler", "temporal_upsampler"):
+            if not getattr(self, name) and self.checkpoint and not is_hub_id(self.checkpoint):
+                object.__setattr__(self, name, str(Path(self.checkpoint) / name))
+
+    def folder(self, parts: Sequence[str]) -> Path:
+        """The checkpoint folder on this machine, with these parts complete. Raises BadInput."""
+        found = locate(self.checkpoint, "model.checkpoint", parts, self.revision, self.download)
+        check_parts(found, parts)
+        return found
+
+    def upsampler(self, name: str) -> Path:
+        """The folder (or single file) of the `spatial_upsampler` or `temporal_upsampler`. Raises BadInput."""
+        found = locate_pinned(getattr(self, name), f"model.{name}", self.download)
+        if (found / "latent_upsampler").is_dir():  # the layout of a saved LTXLatentUpsamplePipeline
+            found = found / "latent_upsampler"
+        check_part(found, name)
+        return found
+
+    def read_config(self, part: str) -> dict[str, Any] | None:
+        """The JSON config of a part where the checkpoint is a folder here, else None. For checks while planning."""
+        path = Path(self.checkpoint).expanduser() / part / "config.json"
+        return _read_json(path) if self.checkpoint and path.is_file() else None
+
+
+def is_hub_id(location: str) -> bool:
+    """Whether a location that is no file here has the form of a hub id, `owner/name`."""
+    form = location.count("/") == 1 and not location.startswith((".", "/", "~")) and not location.endswith("/")
+    return form and not Path(location).exists()
+
+
+def locate(location: str, key: str, parts: Sequence[str], revision: str = "", download: bool = False) -> Path:
+    """The local path of a folder, file or hub id. Fetches only the given parts, and only where `download`."""
+    if not location:
+        raise BadInput(f"{key} is empty: give a checkpoint folder, or a hub id with a revision")
+    path = Path(location).expanduser()
+    if path.exists():
+        return path
+    if not is_hub_id(location):
+        raise BadInput(f"{key}: there is no checkpoint at {location}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [f"{p}/*" for p in parts] + ["*.json"] if parts else None
+    offline = not download or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    try:
+        found = snapshot_download(
+            location, revision=revision or None, allow_patterns=patterns, ignore_patterns=[f"*{s}" for s in PICKLED],
+            local_files_only=offline,
+        )  # fmt: skip
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
+        raise BadInput(f"{key}: {location} is not in the local hub cache ({type(error).__name__}); {hint}") from None
+    return Path(found)
+
+
+def locate_pinned(location: str, key: str, download: bool = False) -> Path:
+    """The local path of a folder, file or hub id that carries its revision, `owner/name@revision`. Raises BadInput."""
+    place, _, revision = ("", "", "") if Path(location).exists() else location.partition("@")
+    return locate(place or location, key, (), revision, download)
+
+
+def check_parts(folder: Path, parts: Sequence[str]) -> None:
+    """Raise one BadInput that names everything missing from a checkpoint folder, or the pickled weights in it."""
+    missing = [p for p in parts if not (folder / p).is_dir()]
+    if missing:
+        raise BadInput(f"the checkpoint {folder} is incomplete: it has no {', '.join(f'{m}/' for m in missing)}")
+    for part in parts:
+        check_part(folder / part, part)
+
+
+def check_part(path: Path, part: str) -> None:
+    """Raise BadInput where a part has no config, no weights, a shard too few, or only pickled weights."""
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise BadInput(f"{part}: {path.name} is no safetensors file; other weights are refused")
+        return
+    files = {p.name: p for p in path.iterdir()}
+    if not any(name in files for name in CONFIG_NAMES):
+        raise BadInput(
+            f"the checkpoint {path.parent} is incomplete: {path.name}/ has none of {', '.join(CONFIG_NAMES)}"
+        )
+    if part not in WEIGHTLESS:
+        _check_weights(path, files)
+
+
+def _check_weights(path: Path, files: dict[str, Path]) -> None:
+    tensors = [name for name in files if name.endswith(".safetensors")]
+    pickled = sorted(name for name in files if name.endswith(PICKLED))
+    if not tensors and pickled:
+        raise BadInput(f"{path.name}/ holds pickled weights only ({pickled[0]}): refused; convert them to safetensors")
+    if not tensors:
+        raise BadInput(f"the checkpoint {path.parent} is incomplete: {path.name}/ has no .safetensors weights")
+    for index in (p for name, p in files.items() if name.endswith(".safetensors.index.json")):
+        wanted = set(_read_json(index).get("weight_map", {}).values())
+        if lost := sorted(wanted - set(files)):
+            raise BadInput(f"the checkpoint {path.parent} is incomplete: {path.name}/ lacks {', '.join(lost)}")
+    for name in tensors:
+        if _is_pointer(files[name]):
+            raise BadInput(f"{path.name}/{name} is a Git LFS pointer or empty, not weights: fetch the real file")
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(8)
+    return len(head) < 8 or int.from_bytes(head, "little") > path.stat().st_size
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} must hold a JSON object")
+    return value

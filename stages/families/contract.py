@@ -1,0 +1,173 @@
+"""Model families: what an adapter offers to the stages.
+
+Everything that crosses this line is plain: numpy arrays in the form of `stages.core.latents.form`, in VAE space, one
+clip at a time. An adapter turns that into its pipelines' own forms and back. A new family is one module or folder
+here with a `FAMILY`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.core.config import nearest
+from stages.core.errors import BadInput
+from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec, TextEmbeds
+from stages.core.weights.checkpoint import ModelConfig
+from stages.core.weights.lora import LoraConfig
+
+Frames = npt.NDArray[np.uint8]
+"""RGB frames [F, H, W, 3], 0 to 255."""
+
+SCHEDULES = ("linear_quadratic", "linear")
+NO_LORA = LoraConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to denoise.
+
+    steps      passes from pure noise to a clean latent; a refine pass does only the last of them
+    guidance   classifier-free guidance scale; up to 1 there is none, and a pass costs half
+    rescale    0 to 1, against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
+    schedule   noise levels: `linear_quadratic` (LTX-Video's own) or `linear`, which `shift` > 1 pushes towards noise
+    timesteps  explicit noise levels instead, falling from at most 1000, as distilled models want them
+    condition_noise  0 to 1: noise on the frames that a clip is conditioned on; a little of it gives more motion
+    """
+
+    steps: int = 30
+    guidance: float = 3.0
+    rescale: float = 0.0
+    schedule: str = "linear_quadratic"
+    shift: float = 1.0
+    timesteps: tuple[float, ...] = ()
+    condition_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.shift <= 0 or self.guidance < 0 or not 0 <= self.rescale <= 1:
+            raise BadInput("sampling: steps from 1, shift above 0, guidance from 0, rescale from 0 to 1")
+        if self.schedule not in SCHEDULES:
+            raise BadInput(f"sampling: unknown schedule {self.schedule!r}; {nearest(self.schedule, SCHEDULES)}")
+        falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False))
+        if self.timesteps and not (falling and self.timesteps[0] <= 1000 and self.timesteps[-1] >= 0):
+            raise BadInput(f"sampling: timesteps must fall from at most 1000, these are {list(self.timesteps)}")
+
+    def check_strength(self, strength: float) -> None:
+        """Raise BadInput for a refine pass that a pipeline would silently make a new clip of, or nothing."""
+        steps = len(self.timesteps) or self.steps
+        if not 0 < strength < 1:
+            raise BadInput(f"refine: strength is {strength}; it must lie between 0 and 1, both excluded")
+        if int(steps * strength) < 1:
+            raise BadInput(f"refine: {strength} of {steps} steps is less than one step; raise strength or steps")
+
+    def levels(self) -> list[float]:
+        """The explicit timesteps, 1000 to 0, or [] for the pipeline's own schedule."""
+        if self.timesteps or self.schedule != "linear":
+            return list(self.timesteps)
+        sigmas = np.linspace(1.0, 1.0 / self.steps, self.steps)
+        return [float(1000 * s) for s in self.shift * sigmas / (1 + (self.shift - 1) * sigmas)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A latent [C, F, H, W] in VAE space that the clip must show from pixel frame `frame` on; strength is 0 to 1."""
+
+    video: Floats
+    frame: int = 0
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeFacts:
+    """What stages must know of a VAE that they do not load. scale is its latents' typical standard deviation."""
+
+    vae_id: str
+    spatial_ratio: int
+    temporal_ratio: int
+    channels: int
+    scale: float = 1.0
+    decode: DecodeRecipe = field(default_factory=DecodeRecipe)
+
+
+class TextEncoder(Protocol):
+    """Loads the tokenizer and the text encoder only."""
+
+    def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[TextEmbeds, int]:
+        """Both prompts encoded, padded to max_tokens, and how many tokens the prompt has (more are cut off)."""
+
+
+class Denoiser(Protocol):
+    """Loads the denoising model and its scheduler only."""
+
+    vae: VaeFacts
+
+    def generate(
+        self, text: TextEmbeds, spec: LatentSpec, sampling: Sampling, conditions: Sequence[Condition] = ()
+    ) -> Floats:
+        """A latent of the spec's size from pure noise drawn with its seed."""
+
+    def refine(self, text: TextEmbeds, video: Floats, spec: LatentSpec, sampling: Sampling, strength: float) -> Floats:
+        """The latent, noised as far as `strength` (0 to 1, both excluded) and denoised again."""
+
+
+class Upsampler(Protocol):
+    """Loads one latent upsampler only."""
+
+    vae: VaeFacts
+
+    def upsample(self, video: Floats, spec: LatentSpec, adain: float, tone_map: float) -> Floats:
+        """The latent, twice as wide and high, or with 2F - 1 frames."""
+
+
+class Codec(Protocol):
+    """Loads the VAE only."""
+
+    vae: VaeFacts
+
+    def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
+        """The frames of a latent."""
+
+    def encode(self, frames: Frames) -> Floats:
+        """The latent of frames: the mean of the posterior, so that it needs no seed."""
+
+
+class Family(Protocol):
+    """One adapter. Its methods load what their stage needs and nothing else, onto the device that the config names."""
+
+    name: str
+
+    def check_size(self, model: ModelConfig, width: int, height: int, n_frames: int) -> None:
+        """Raise BadInput, naming the nearest size, where the family cannot make this one. Needs no torch."""
+
+    def text(self, model: ModelConfig) -> TextEncoder: ...
+
+    def denoiser(self, model: ModelConfig, lora: LoraConfig = NO_LORA) -> Denoiser: ...
+
+    def spatial(self, model: ModelConfig) -> Upsampler: ...
+
+    def temporal(self, model: ModelConfig) -> Upsampler: ...
+
+    def codec(self, model: ModelConfig) -> Codec: ...
+
+
+def families() -> list[str]:
+    """The names of the adapters that there are."""
+    here = Path(__file__).parent
+    files = {p.stem: p for p in here.glob("*.py")} | {p.parent.name: p for p in here.glob("*/__init__.py")}
+    offers = re.compile(r"^(FAMILY = |from .+ import FAMILY\b)", re.MULTILINE)  # read: importing loads torch
+    return sorted(name for name, path in files.items() if offers.search(path.read_text()))
+
+
+def load_family(name: str) -> Family:
+    """The adapter of a family. Raises BadInput for a name that there is no adapter of."""
+    if name not in families():
+        raise BadInput(f"model.family: there is no adapter for {name!r}; {nearest(name, families())}")
+    found: Family = importlib.import_module(f"stages.families.{name}").FAMILY
+    return found

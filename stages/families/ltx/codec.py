@@ -1,0 +1,67 @@
+"""The LTX VAE at work: pixels from latents and back."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLLTXVideo
+from diffusers.video_processor import VideoProcessor
+
+from stages.core.latents.form import DecodeRecipe, Floats
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import Frames
+from stages.families.ltx.runtime import Stage
+from stages.families.ltx.vae import VaeCard
+
+
+class LTXCodec(Stage):
+    """The VAE: pixels from latents and back."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        folder = model.folder(("vae",))
+        self.card = VaeCard(model, self.dtype)
+        self.vae = self.card.facts
+        self.network = self.place(
+            AutoencoderKLLTXVideo.from_pretrained(
+                folder / "vae", torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
+            )
+        )
+        self.processor = VideoProcessor(vae_scale_factor=self.vae.spatial_ratio)
+
+    def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
+        """RGB frames [F, H, W, 3], 0 to 255. The recipe's seed draws whatever noise this VAE decodes with."""
+        with self.running(recipe.seed) as generator:
+            self._tile(recipe)
+            latents = torch.from_numpy(np.ascontiguousarray(video))[None]
+            timestep = None
+            if self.card.config.timestep_conditioning:
+                noise = torch.randn(latents.shape, generator=generator)
+                latents = (1 - recipe.noise_scale) * latents + recipe.noise_scale * noise
+                timestep = torch.tensor([recipe.timestep], device=self.device, dtype=self.dtype)
+            latents = latents.to(self.device, self.dtype)
+            pixels = self.network.decode(latents, timestep, return_dict=False)[0]
+            clip = self.processor.postprocess_video(pixels, output_type="np")[0]
+        return cast(Frames, (clip * 255).round().astype(np.uint8))
+
+    def encode(self, frames: Frames) -> Floats:
+        """The mean of the posterior [C, F, H, W] in VAE space. Frames must number k * temporal ratio + 1."""
+        with self.running(0):
+            self._tile(DecodeRecipe())
+            pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            posterior = self.network.encode(pixels.to(self.device, self.dtype)).latent_dist
+            return cast(Floats, posterior.mode()[0].float().cpu().contiguous().numpy())
+
+    def _tile(self, recipe: DecodeRecipe) -> None:
+        """Tiles overlap by a quarter, chunks by half; both change pixels, so they come from the recipe, every time."""
+        vae, ratio, t = self.network, self.vae.spatial_ratio, self.vae.temporal_ratio
+        vae.use_slicing, vae.use_tiling, vae.use_framewise_decoding = False, recipe.tiling > 0, recipe.chunk > 0
+        if recipe.tiling:
+            edge = max(2 * ratio, recipe.tiling // ratio * ratio)
+            stride = max(ratio, edge * 3 // 4 // ratio * ratio)
+            vae.enable_tiling(edge, edge, None, stride, stride, None)
+        if recipe.chunk:
+            frames = max(2 * t, recipe.chunk // t * t)
+            vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames = frames, max(t, frames // 2 // t * t)

@@ -1,0 +1,191 @@
+"""The networks: from a checkpoint folder or of a new shape, frozen by patterns, with low-rank adapters where asked."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
+from torch import nn
+
+from stages.core.errors import BadInput
+from stages.core.identity import digest
+from stages.core.weights.checkpoint import check_part
+from stages.families.ltx.shape import Shape
+from stages.families.untrained import build_untrained
+from stages.training.settings import Lora, Model
+
+_EXTRA = {"LTXLatentUpsamplerModel": LTXLatentUpsamplerModel}
+DENOISERS = ("transformer", "unet")
+
+
+def start_folder(model: Model, out: Path, seed: int) -> Path:
+    """The checkpoint that a run starts from: the config's, or a new one of its shape, written once beside the run."""
+    if model.checkpoint:
+        return Path(model.checkpoint).expanduser()
+    shape = _shape(model.shape)
+    return build_untrained(out / f"start-{digest(repr(shape), seed)[:8]}", seed, shape)
+
+
+def _shape(values: Mapping[str, Any]) -> Shape:
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return Shape(**given)
+    except TypeError as error:
+        raise BadInput(f"model.shape: {str(error).replace('Shape.__init__() ', '')}") from None
+
+
+def load_part(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """One part of a diffusers folder by the class that its config names, in evaluation mode. Raises BadInput."""
+    path = folder / name
+    if not path.is_dir():
+        raise BadInput(f"the checkpoint {folder} has no {name}/")
+    if name == "tokenizer":
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    check_part(path, name)
+    config = json.loads((path / "config.json").read_text())
+    label = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
+    cls: Any = _EXTRA.get(label) or getattr(diffusers, label, None) or getattr(transformers, label, None)
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
+        raise BadInput(f"{path}/config.json names the class {label!r}: no model of diffusers or transformers")
+    kind = {"torch_dtype": dtype} if issubclass(cls, diffusers.ModelMixin) else {"dtype": dtype}
+    made: Any = cls  # checked above; its class says nothing to the type checker
+    return made.from_pretrained(path, use_safetensors=True, local_files_only=True, **kind).eval()
+
+
+def denoiser_name(folder: Path) -> str:
+    """`transformer` or `unet`, whichever the checkpoint has. Raises BadInput."""
+    for name in DENOISERS:
+        if (folder / name).is_dir():
+            return name
+    raise BadInput(f"the checkpoint {folder} has neither of {', '.join(DENOISERS)}: nothing to denoise with")
+
+
+def prepare(parts: Mapping[str, nn.Module], model: Model) -> list[str]:
+    """Freeze and unfreeze the parameters of the parts to be trained; the names of those that will be.
+
+    With a LoRA rank, adapters are put into the first part's matching layers, and they alone are trained. Raises
+    BadInput where nothing is left to train.
+    """
+    for part in parts.values():
+        part.requires_grad_(False)
+    if model.lora.rank:
+        add_lora(next(iter(parts.values())), model.lora)
+    else:
+        for name, parameter in _named(parts):
+            parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in model.trainable))
+    if model.checkpointing:
+        for part in parts.values():
+            _checkpoint(part)
+    chosen = [name for name, parameter in _named(parts) if parameter.requires_grad]
+    if not chosen:
+        example = next(iter(_named(parts)))[0]
+        raise BadInput(f"model.trainable {model.trainable} matches no parameter; one is called {example}")
+    return chosen
+
+
+def _named(parts: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    return [(f"{part}.{name}", p) for part, module in parts.items() for name, p in module.named_parameters()]
+
+
+def _checkpoint(part: nn.Module) -> None:
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next((getattr(part, n) for n in names if hasattr(part, n)), None)
+    if enable is None or not getattr(part, "_supports_gradient_checkpointing", True):
+        raise BadInput(f"model.checkpointing: {type(part).__name__} has no gradient checkpointing; set it to false")
+    enable()
+
+
+def add_lora(part: nn.Module, lora: Lora) -> None:
+    """Put adapters into the layers that the targets name; the seed of the global generator draws them."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha or lora.rank, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+    )
+    try:
+        inject_adapter_in_model(config, part)
+    except ValueError as error:
+        raise BadInput(f"model.lora: {str(error).splitlines()[0]}") from None
+
+
+def lora_tensors(part: nn.Module) -> dict[str, torch.Tensor]:
+    """The adapters' tensors under peft's names, as diffusers' `load_lora_weights` reads them."""
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(part)
+    return found
+
+
+def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """VAE space -> spread near 1, as a denoiser works on it; [B, C, F, H, W]."""
+    mean, std = statistics(vae, latents)
+    return (latents - mean) * getattr(vae.config, "scaling_factor", 1.0) / std
+
+
+def denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The inverse of `normalise`."""
+    mean, std = statistics(vae, latents)
+    return latents * std / getattr(vae.config, "scaling_factor", 1.0) + mean
+
+
+def statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and spread of every latent channel, [1, C, 1, 1, 1]; 0 and 1 for a VAE that keeps none."""
+    found = []
+    for name, default in (("latents_mean", 0.0), ("latents_std", 1.0)):
+        value = getattr(vae, name, None)
+        value = getattr(vae.config, name, None) if value is None else value
+        flat = torch.full((like.shape[1],), default) if value is None else torch.as_tensor(value)
+        found.append(flat.to(like.device, like.dtype).view(1, -1, 1, 1, 1))
+    return found[0], found[1]
+
+
+def latents_digest(vae: Any) -> str:
+    """A digest of all that latents depend on: every tensor of the VAE but the decoder's, which may be trained on."""
+    decoding = ("decoder.", "post_quant_conv.")
+    encoding = {n: t for n, t in vae.state_dict().items() if not n.startswith(decoding)}
+    return tensors_digest(encoding, f"{vae.config.get('scaling_factor', 1.0)}")
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor], about: str = "") -> str:
+    """A digest of named tensors as they rest, in half precision, and of what else is said about them."""
+    found = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def encode(vae: Any, video: torch.Tensor) -> torch.Tensor:
+    """The posterior's mean, normalised: [B, 3, F, H, W] in -1..1 -> [B, C, f, h, w]. No gradients."""
+    with torch.no_grad():
+        return normalise(vae, vae.encode(video).latent_dist.mode().float())
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels [B, 3, F, H, W] near -1..1 of normalised latents. Gradients pass."""
+    raw = denormalise(vae, latents)
+    steps = torch.full((len(raw),), 0.05, device=raw.device) if vae.config.get("timestep_conditioning") else None
+    pixels: torch.Tensor = vae.decode(raw, steps, return_dict=False)[0] if steps is not None else vae.decode(raw)[0]
+    return pixels
+
+
+def set_statistics(vae: Any, videos: Sequence[torch.Tensor], *, shared: bool = False) -> None:
+    """Measure mean and spread of every latent channel over videos [1, 3, F, H, W] and keep them in the VAE.
+
+    shared: one spread for all channels, so that those that carry more stay stronger.
+    """
+    with torch.no_grad():
+        flat = [vae.encode(v).latent_dist.mode().float().movedim(1, 0).flatten(1).cpu() for v in videos]
+    joined = torch.cat(flat, dim=1)
+    std = joined.std(dim=1).clamp(min=1e-4)
+    std = std.square().mean().sqrt().expand_as(std) if shared else std
+    vae.latents_mean.copy_(joined.mean(dim=1))
+    vae.latents_std.copy_(std)
