@@ -21,10 +21,11 @@ def run_all(
     catalog: Catalog, plan: Plan, *, retry_errors: bool = False, limit: int = 0, budget: Budget | None = None
 ) -> Run:
     """Every phase, node after node; with `limit`, only so many units of each phase, and no job."""
-    run = Run(catalog, LocalExecutor(catalog.storage), plan, budget=budget)
+    survey = Survey(catalog, plan, retry="all" if retry_errors else "transient")
+    run = Run(catalog, LocalExecutor(catalog.storage), plan, budget=budget, survey=survey)
     run.begin()
     for phase in plan.phases:
-        survey = Survey(catalog, plan, retry="all" if retry_errors else "transient", jobs=run.jobs)
+        survey = run.look()
         if not survey.units_known(phase):
             break
         items = survey.items(phase)[: limit or None]
@@ -33,6 +34,7 @@ def run_all(
                 run.do_job(node)
             elif not node.job:
                 items = run.do(node, items)
+    run.look()
     run.finish("done")
     return run
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +16,20 @@ import pyarrow as pa
 from stages.core.config import make_ref
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Node, Phase, Plan, make_node
-from stages.core.step import ARTIFACT, Job, PermanentError, Rejected, Row, Skipped, Step, StepRef
+from stages.core.ledger.binding import make_plan
+from stages.core.ledger.plan import Plan
+from stages.core.step import (
+    ARTIFACT,
+    Inputs,
+    Job,
+    PermanentError,
+    Port,
+    Rejected,
+    Row,
+    Skipped,
+    Step,
+    StepRef,
+)
 
 CALLS: Counter[str] = Counter()
 """How often a step was called for a text, in this process."""
@@ -30,7 +42,8 @@ ROOTS = pa.schema(
     [
         ("id", pa.string()),
         ("position", pa.int64()),
-        ("text_id", pa.string()),
+        ("extra", pa.string()),
+        ("place", pa.string()),
         ("text", pa.string()),
         ("seed", pa.int64()),
     ]
@@ -40,14 +53,18 @@ ROOTS = pa.schema(
 class Words(Step):
     """One file a text. Takes with the same text share it."""
 
+    kind = "words"
     version = 2
-    reads = ("text",)
     writes = pa.schema([("length", pa.int64()), *ARTIFACT])
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         suffix: str = ""
         pause: float = 0.0
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(depends=("text",))
 
     def process(self, row: Row) -> Row:
         with CALLS_LOCK:
@@ -75,13 +92,18 @@ def _trouble(text: str) -> None:
 class Split(Step):
     """Child rows, each with a file; as many as `parts`."""
 
+    kind = "parts"
     fan_out = True
-    seeded = True
+    child_key = "part_id"
     writes = pa.schema([("part", pa.int64()), *ARTIFACT])
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         parts: int = 2
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"words": Port(kind="words")}, depends=("seed",), draws=True)
 
     def process(self, row: Row) -> Row:
         text = self.workspace.read(row["words"]["uri"]).decode()
@@ -92,21 +114,35 @@ class Split(Step):
 class Keep(Job):
     """The child rows with an even part."""
 
-    writes = pa.schema([("id", pa.string()), ("part", pa.int64()), ("uri", pa.string()), ("sha256", pa.string())])
+    kind = "kept"
+    passes = True
+    units = "parts"
+    writes = pa.schema([("id", pa.string()), ("status", pa.string())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"parts": Port(kind="parts")})
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        rows = [r for r in tables["split"].to_pylist() if r["part"] % 2 == 0]
-        return pa.Table.from_pylist([{k: r[k] for k in self.writes.names} for r in rows], self.writes)
+        rows = [
+            {"id": r["id"], "status": "rejected" if r["part"] % 2 else "ok"} for r in tables["parts"].to_pylist()
+        ]
+        return pa.Table.from_pylist(rows, self.writes)
 
 
 class Mark(Step):
     """A number for a kept part."""
 
+    kind = "mark"
     writes = pa.schema([("mark", pa.int64())])
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         add: int = 1
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(depends=("id", "sha256"), carries=("uri",))
 
     def process(self, row: Row) -> Row:
         return {"mark": len(self.workspace.read(row["uri"])) + self.config.add}
@@ -152,38 +188,36 @@ class Weighted(Step):
 
 
 USES = {"words": "Words", "split": "Split", "keep": "Keep", "mark": "Mark"}
-AFTER: dict[str, tuple[str, ...]] = {"split": ("words",), "keep": ("split",)}
 
 
-def node(name: str, use: str = "", after: tuple[str, ...] = (), key: str = "id", **config: Any) -> tuple[Node, StepRef]:
-    """A node of one of these steps."""
-    return make_node(make_ref(name, {"use": f"tests.toys:{use or USES[name]}", **config}), after, key)
+def ref(name: str, use: str = "", **entry: Any) -> StepRef:
+    """One of these steps as a config names it."""
+    return make_ref(name, {"use": f"tests.toys:{use or USES[name]}", **entry})
+
+
+def plan_of(*refs: StepRef) -> Plan:
+    """A plan of these steps over takes, without a store."""
+    return make_plan("toy", "roots/none.parquet", {r.name: r for r in refs}, ROOTS.names)
 
 
 def roots(texts: list[tuple[str, int]]) -> list[Row]:
     """Takes of (text, seed)."""
-    return [
-        {"id": digest("take", t, s), "position": i, "text_id": digest("text", t), "text": t, "seed": s}
-        for i, (t, s) in enumerate(texts)
-    ]
+    return [{"id": digest("take", t, s), "position": i, "text": t, "seed": s} for i, (t, s) in enumerate(texts)]
 
 
 def toy_plan(
     catalog: Catalog, takes: list[tuple[str, int]], configs: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Plan:
     """words (shared by takes of one text) -> split (children) -> keep (job) | mark over what was kept."""
-    rows = roots(takes)
-    path = catalog.put_roots(rows, ROOTS, digest([r["id"] for r in rows]))
-    made = {
-        name: node(
-            name, after=AFTER.get(name, ()), key="text_id" if name == "words" else "id", **(configs or {}).get(name, {})
-        )
-        for name in USES
-    }
-    nodes = {name: n for name, (n, _) in made.items()}
-    first = Phase("takes", "roots", (nodes["words"], nodes["split"], nodes["keep"]))
-    second = Phase("kept", "keep", (nodes["mark"],))
-    return Plan("toy", path, (first, second), {name: ref for name, (_, ref) in made.items()})
+    steps = {name: ref(name, **(configs or {}).get(name, {})) for name in USES}
+    return planned(catalog, roots(takes), steps)
+
+
+def planned(catalog: Catalog, rows: list[Row], steps: Mapping[str, StepRef]) -> Plan:
+    """The plan of these steps over these takes, which become the roots."""
+    plan = make_plan("toy", "", steps, ROOTS.names)
+    path = catalog.put_roots(rows, ROOTS, digest([r["id"] for r in rows]), plan.phases[0].depends)
+    return replace(plan, roots=path)
 
 
 def media(root: Path) -> dict[str, bytes]:

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 PACKAGES: tuple[str, ...] = ("stages.", "data_prep.")
 STEPS = "steps"
+ENTRY_KEYS = ("use", "resources", "enabled", "after", "before")
+"""Keys of a step's entry that are no part of its `Config`."""
 
 T = TypeVar("T")
 
@@ -166,7 +168,19 @@ def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]
     except (ValueError, TypeError) as error:
         raise BadInput(f"config: {error}") from None
     steps = {str(name): make_ref(str(name), entry) for name, entry in entries.items() if _enabled(str(name), entry)}
-    return settings, steps  # type: ignore[return-value]
+    return settings, in_order(steps)  # type: ignore[return-value]
+
+
+def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
+    """The steps as they are written, but for those that say before which other one they have their place."""
+    names = [n for n, ref in steps.items() if not ref.before]
+    for name, ref in steps.items():
+        if not ref.before:
+            continue
+        if ref.before not in names:
+            raise BadInput(f"steps.{name}.before names {ref.before!r}, which is no step; {nearest(ref.before, names)}")
+        names.insert(names.index(ref.before), name)
+    return {n: steps[n] for n in names}
 
 
 def _enabled(name: str, entry: Any) -> bool:
@@ -199,15 +213,18 @@ def make_ref(name: str, entry: Mapping[str, Any]) -> StepRef:
     if "use" not in entry:
         raise BadInput(f"steps.{name} needs `use: module:Class`")
     cls = load_class(entry["use"], name)
-    values = {k: v for k, v in entry.items() if k not in ("use", "resources", "enabled", "after")}
+    values = {k: v for k, v in entry.items() if k not in ENTRY_KEYS}
     config = structured(cls.Config, values, f"steps.{name}")
     asked = entry.get("resources") or {}
     if not isinstance(asked, Mapping):
         known = ", ".join(f.name for f in dataclasses.fields(Resources))
         raise BadInput(f"steps.{name}.resources must be a mapping ({known}), not {asked!r}")
     resources = structured(Resources, {**dataclasses.asdict(cls.resources), **asked}, f"steps.{name}.resources")
-    extra = {"after": _after(name, entry["after"])} if entry.get("after") else {}
-    return StepRef(name=name, use=entry["use"], config=config, resources=resources, extra=extra)
+    after = _after(name, entry["after"]) if entry.get("after") else ()
+    before = entry.get("before") or ""
+    if not isinstance(before, str):
+        raise BadInput(f"steps.{name}.before must be the name of one step, not {before!r}")
+    return StepRef(name, entry["use"], config, resources, after=after, before=before)
 
 
 def _after(name: str, value: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ _PERMANENT_TYPES = (
     "InvalidDataError",
     "ValueError",
     "TypeError",
+    "UndeclaredRead",
 )
 
 

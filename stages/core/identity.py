@@ -1,7 +1,8 @@
 """Identity: what makes two pieces of work the same. Resume is set difference on these.
 
-A fingerprint is the hash of everything that changes a step's output; a row id is the hash of the fingerprint, the input
-row and the seed. Whatever has no stable identity raises instead of being guessed.
+A fingerprint is the hash of everything that changes a step's output; a row id is the hash of the fingerprint, the rows
+that the step is handed, and the values of the unit on which it depends. Whatever has no stable identity raises instead
+of being guessed.
 """
 
 from __future__ import annotations
@@ -56,9 +57,47 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=ID_BYTES).hexdigest()
 
 
-def row_id(fingerprint: str, input_id: str, seed: int = 0) -> str:
-    """The id of the row that a step makes of one input row. input_id is that row's id."""
-    return hashlib.blake2b(f"{fingerprint}/{input_id}/{seed}".encode(), digest_size=ID_BYTES).hexdigest()
+def row_id(fingerprint: str, parents: str, depends: str) -> str:
+    """The id of the row that a step makes: of its fingerprint, the ids of the rows that it is handed (`join_parents`),
+    and the values of the unit that decide the result (`depends_digest`)."""
+    return hashlib.blake2b(f"{fingerprint}/{parents}/{depends}".encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def join_parents(ids: Iterable[str | None]) -> str:
+    """Parent ids in the order of a step's ports, as one text. A port without a row is empty, and such ports at the end
+    are left out: so a further optional port changes no id of a unit that has nothing for it."""
+    return "/".join(i or "" for i in ids).rstrip("/")
+
+
+def value_digest(name: str, value: Any) -> str:
+    """The hash of one named value of a unit. Null, "" and 0 differ; a field of a struct that is null is as one that is
+    absent, so that a struct may get further fields later. Raises TypeError for what has no stable identity."""
+    return digest(name, _without_null_fields(value))
+
+
+def depends_digest(values: Mapping[str, Any]) -> str:
+    """The identity of the values that decide a result, whatever their order; "" where there are none."""
+    if not values:
+        return ""
+    return text_digest("".join(value_digest(name, values[name]) for name in sorted(values)))
+
+
+def text_digest(text: str) -> str:
+    """The hash of a text as it is, as 32 hexadecimal digits."""
+    return hashlib.blake2b(text.encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def depends_key(columns: Iterable[str]) -> str:
+    """The name of the column that keeps the `depends_digest` of these columns of a unit."""
+    return f"depends_{digest(sorted(columns))[:12]}"
+
+
+def _without_null_fields(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_null_fields(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_null_fields(v) for v in value]
+    return value
 
 
 def child_id(parent_id: str, index: int) -> str:
@@ -66,10 +105,14 @@ def child_id(parent_id: str, index: int) -> str:
     return hashlib.blake2b(f"{parent_id}#{index}".encode(), digest_size=ID_BYTES).hexdigest()
 
 
-def stage_seed(seed: int, stage: str) -> int:
-    """The seed of one stage's generator for a take, 0 <= value < 2**63; independent of batch, worker and order."""
-    raw = hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=8).digest()
-    return int.from_bytes(raw, "big") >> 1
+def stage_seed(seed: int, node: str, counter: int = 0) -> int:
+    """The seed of one node's generator for a take, 0 <= value < 2**63; independent of batch, worker and order.
+
+    counter tells apart the draws of one node for one take: its windows, say. The name of the node enters, so that the
+    same step twice in a cascade draws different noise.
+    """
+    text = f"{seed}/{node}/{counter}" if counter else f"{seed}/{node}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def digest_of_ids(ids: Iterable[str]) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
+from stages.core.identity import stage_seed
 from stages.core.ledger.storage import Storage
 
 Row = dict[str, Any]
@@ -48,6 +49,76 @@ class Resources:
     batch_rows: int = 8
     time_limit_s: float = 0.0
     attempts: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """One kind of row that a step or job is handed.
+
+    kind      what the row holds: `text`, `latent`, `signals`, `scores` ...: the `kind` of an earlier step
+    required  without such a row the step does not apply to a unit; else it is handed None
+    columns   only rows that have these columns count (all of them; any of them where `many`)
+    child     the step's units are child rows, and it is handed the child row of its own unit
+    many      jobs only: the rows of every earlier node that fits, each as a table of its own under the node's name
+    """
+
+    kind: str
+    required: bool = True
+    columns: tuple[str, ...] = ()
+    child: bool = False
+    many: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a step or job reads, and nothing else is handed to it.
+
+    ports    name -> the kind of row; their ids enter the identity of what is made, in this order
+    depends  columns of the unit whose values decide the result, and so enter its identity
+    carries  columns that it is handed and that must not decide it: where a thing lies, as against what it is
+    when     columns of which one must be there (neither null nor empty) for the step to apply to a unit
+    draws    whether it draws random numbers: then `seed` is among `depends`, and the node's name enters its identity
+    units    jobs only: columns of the units, handed as the table `units`
+    tables   jobs only: tables of the store that no node makes -> the column that names a unit, "" for the whole table
+    per      jobs only: each group of units that agree in these columns is decided once its own units have ended; ()
+             for all units at once
+    """
+
+    ports: Mapping[str, Port] = field(default_factory=dict)
+    depends: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
+    draws: bool = False
+    units: tuple[str, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
+    per: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.draws and "seed" not in self.depends:
+            raise TypeError("a step that draws random numbers must have `seed` among `depends`")
+        if both := set(self.depends) & set(self.carries):
+            raise TypeError(f"{sorted(both)} cannot both decide a result and be carried")
+        if clash := set(self.ports) & {*self.depends, *self.carries}:
+            raise TypeError(f"{sorted(clash)} name both a port and a column of the unit")
+
+
+class UndeclaredRead(KeyError):
+    """Raised where a step reads what it has not declared: that would decide a result without entering its identity."""
+
+
+class InputRow(dict[str, Any]):
+    """The declared columns and ports of one unit. Reading anything else raises, also by `get` and `in`."""
+
+    def __missing__(self, key: str) -> Any:
+        raise UndeclaredRead(f"{key!r} is not among the inputs that the step declares ({', '.join(self)})")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, `default` where it is null. Raises UndeclaredRead."""
+        value = self[key]
+        return default if value is None else value
+
+    def __contains__(self, key: object) -> bool:
+        return self[str(key)] is not None
 
 
 Launch = Callable[[str, Row, Mapping[str, Any], Callable[[], bool], Callable[[str], None]], Row]
@@ -92,7 +163,7 @@ class Rejected(Exception):
     """Raised by `process` for a row that is sound but refused; carries typed reasons for the ledger."""
 
     def __init__(self, metric: str, value: object, op: str, threshold: object) -> None:
-        super().__init__(f"{metric} is {value}, wanted {op} {threshold}")
+        super().__init__(f"{metric} is {value}, needed {op} {threshold}")
         self.reason = {"metric": metric, "value": str(value), "op": op, "threshold": str(threshold)}
 
 
@@ -104,26 +175,30 @@ class PermanentError(Exception):
     """Raised for bad input or bad media: running it again gives the same, so a rerun leaves it alone."""
 
 
-class Step:
-    """Row-parallel work. Subclasses set the class variables, nest a frozen `Config`, and write `process`.
+C = TypeVar("C")
+"""A step's own `Config`."""
 
-    version   bump it when the same config would now give other output
-    reads     the input columns that `process` looks at, for the reader; `latent` stands for whichever stage made it
-    writes    the columns of an output row; enforced when it is committed
-    fan_out   whether an output row is {"rows": [...]}, each of them with the columns of `writes`
-    seeded    whether the take's seed enters the row's identity and arrives as row["seed"]
-    heft      the input column (a number) that tells how long a row takes, where rows differ widely: the longest are
-              handed out first, so that none of them is left running alone at the end
-    resources the defaults of what a worker asks for; `resources:` in a config entry replaces single fields
-    weights   config fields that hold a checkpoint folder or file -> the parts below it that this step loads (() for
-              all). The content of these enters the step's identity, the path does not.
+
+class Step(Generic[C]):
+    """Row-parallel work. Subclasses set the class variables, nest a frozen `Config`, declare `inputs`, write `process`.
+
+    kind       what an output row holds; ports of later steps ask for it
+    version    bump it when the same config would now give other output
+    writes     the columns of an output row; enforced when it is committed
+    fan_out    whether an output row is {"rows": [...]}, each of them with the columns of `writes`
+    child_key  of a step whose child rows become units: the column in which child rows of other steps name them
+    heft       the input column (a number) that tells how long a row takes, where rows differ widely: the longest are
+               handed out first, so that none of them is left running alone at the end
+    resources  the defaults of what a worker asks for; `resources:` in a config entry replaces single fields
+    weights    config fields that hold a checkpoint folder or file -> the parts below it that this step loads (() for
+               all). The content of these enters the step's identity, the path does not.
     """
 
+    kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[pa.Schema] = pa.schema([])
     fan_out: ClassVar[bool] = False
-    seeded: ClassVar[bool] = False
+    child_key: ClassVar[str] = ""
     heft: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources()
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -132,32 +207,52 @@ class Step:
     class Config:
         """The step's settings: everything here changes the output and so enters its identity."""
 
-    def __init__(self, config: Any, workspace: Workspace) -> None:
+    def __init__(self, config: C, workspace: Workspace, name: str = "") -> None:
         self.config = config
         self.workspace = workspace
+        self.name = name or type(self).__name__.lower()
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        """What a step with this config reads. Answers without torch; a family looks into its checkpoint's JSON."""
+        return Inputs()
+
+    def seed_for(self, row: Row, counter: int = 0) -> int:
+        """The seed of this node's generator for a unit, 0 <= value < 2**63; counter for further draws for the same."""
+        return stage_seed(int(row["seed"]), self.name, counter)
 
     def setup(self) -> None:
         """Load weights. Called once per worker, before the first row, on the worker."""
 
     def process(self, row: Row) -> Row:
-        """The output of one input row: a value for each column of `writes`, or {"rows": [...]} where `fan_out`.
+        """The output of one unit: a value for each column of `writes`, or {"rows": [...]} where `fan_out`.
 
-        Raises Rejected or Skipped for a typed reason, PermanentError for bad input; any other exception counts as
-        transient and is tried again. Must give the same bytes whenever it is run on the same row.
+        row holds the declared columns of the unit, and by the name of each port the row that fills it, or None; any
+        other key raises UndeclaredRead. Raises Rejected or Skipped for a typed reason, PermanentError for bad input;
+        any other exception counts as transient and is tried again. Must give the same bytes whenever it is run on the
+        same row, and must not let a carried value enter them.
         """
         raise NotImplementedError
 
 
-class Job:
-    """Whole-table work: its input is every row of the tables it names, its output one table.
+class Job(Generic[C]):
+    """Work on many rows at once: the tables that it names, to one table. A job decides whether, never what: its ids
+    enter no identity.
 
-    `run` must not depend on the order of rows. The result is kept under the step's fingerprint and a digest of the
-    input ids, so that the same question is never computed twice. `writes` holds the columns of the result; it must
-    have an `id` column.
+    `run` must not depend on the order of rows. The result is kept under the step's fingerprint and a digest of what it
+    read, so that the same question is never computed twice. `writes` holds the columns of the result; it must have an
+    `id` column.
+
+    passes  whether its `ok` rows are the units of the steps behind it; it then writes a `status`
+    units   of a job that passes: "" where its ids are those of its own units, a kind where they are those of that
+            kind's child rows, `own` where it makes new units
     """
 
+    kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
     writes: ClassVar[pa.Schema] = pa.schema([])
+    passes: ClassVar[bool] = False
+    units: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources()
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -165,9 +260,15 @@ class Job:
     class Config:
         """The job's settings."""
 
-    def __init__(self, config: Any, workspace: Workspace) -> None:
+    def __init__(self, config: C, workspace: Workspace, name: str = "") -> None:
         self.config = config
         self.workspace = workspace
+        self.name = name or type(self).__name__.lower()
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        """What a job with this config reads."""
+        return Inputs()
 
     def columns(self, table: str) -> tuple[str, ...]:
         """The columns of one of its tables that `run` looks at, as far as that table has them; () for all. Where tables
@@ -175,17 +276,26 @@ class Job:
         return ()
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """The result for these input tables, by name."""
+        """The result for these input tables: by port, by node where a port takes many, and `units`."""
         raise NotImplementedError
+
+
+OWN_UNITS = "own"
+"""`Job.units` of a job whose rows are new units."""
 
 
 @dataclass(frozen=True)
 class StepRef:
-    """A step as a config names it: import path, checked config, resources. Plain data, so it crosses processes."""
+    """A step as a config names it: import path, checked config, resources. Plain data, so it crosses processes.
+
+    after   the nodes that its ports are bound to, where not to the nearest that fit
+    before  the node before which it has its place in the plan, where not the one in which it is written
+    """
 
     name: str
     use: str
     config: Any
     resources: Resources
     fingerprint: str = ""
-    extra: Row = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    before: str = ""

@@ -2,11 +2,12 @@
 
     tables/<step>/<fingerprint>/part-*.parquet   one ledger row per input and attempt
     tables/<job>/<fingerprint>/job-<digest>.parquet   one whole-table result per set of inputs
+    tables/<job>/<fingerprint>/groups-*.parquet       results of a job that decides by group, each row with its digest
     tables/runs/all/part-*.parquet               what was asked for, when, and how it ended
     roots/<digest>.parquet                       what a run starts from: a campaign's takes, a curation's sources
     media/<aa>/<sha256>.<suffix>                 files that rows point at
 
-A part is written whole and never changed. Readers de-duplicate by (input, seed), so two writers never clash.
+A part is written whole and never changed. Readers de-duplicate by id, so two writers never clash.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import pyarrow.parquet as pq
 
 from stages.core.crash import crash_point
 from stages.core.errors import BadInput
-from stages.core.identity import is_safe_name
+from stages.core.identity import depends_key, is_safe_name, text_digest, value_digest
+from stages.core.identity import digest as digest_of
 from stages.core.ledger.storage import Storage
 from stages.core.step import REASON, Row
 
@@ -37,8 +39,8 @@ T = TypeVar("T")
 LEDGER = pa.schema(
     [
         ("id", pa.string()),
-        ("input_id", pa.string()),
-        ("seed", pa.int64()),
+        ("parents", pa.string()),
+        ("depends", pa.string()),
         ("status", pa.string()),
         ("reasons", pa.list_(REASON)),
         ("error", pa.string()),
@@ -54,7 +56,8 @@ LEDGER = pa.schema(
         ("peak_memory_mb", pa.float64()),
     ]
 )
-"""The columns that every row of every step has."""
+"""The columns that every row of every step has. parents: the ids of the rows that the step was handed
+(`stages.core.identity.join_parents`). depends: the digest of the unit's values that decide the result."""
 
 VOLATILE = (
     "attempt",
@@ -131,6 +134,41 @@ def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
         raise BadInput(f"{field.name} does not fit what the step declares ({field.type}): {error}") from None
 
 
+def units_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Units as a table of exactly this schema, in which what is not set is null. Raises BadInput naming a column."""
+    known = set(schema.names)
+    for row in rows:
+        if extra := set(row) - known:
+            raise BadInput(f"columns {sorted(extra)} are none of a unit ({', '.join(schema.names)})")
+    columns = []
+    for field in schema:
+        try:
+            columns.append(pa.array([row.get(field.name) for row in rows], field.type))
+        except (OverflowError, TypeError, ValueError) as error:
+            raise BadInput(f"{field.name} is not {field.type}: {error}") from None
+    return pa.table(columns, schema=schema)
+
+
+def with_depends(table: pa.Table, sets: Sequence[tuple[str, ...]]) -> pa.Table:
+    """The table with a column of digests (`depends_digest`) for each set of its columns. Each distinct value is hashed
+    once: takes by the million share prompts, sizes and rates."""
+    digests: dict[str, list[str]] = {}
+    for name in sorted({c for s in sets for c in s}):
+        column = table.column(name).combine_chunks()
+        flat = not pa.types.is_nested(column.type)
+        coded = column.dictionary_encode(null_encoding="encode") if flat else None
+        if coded is not None:
+            words = [value_digest(name, v) for v in coded.dictionary.to_pylist()]
+            digests[name] = [words[i] for i in coded.indices.to_pylist()]
+        else:
+            digests[name] = [value_digest(name, v) for v in column.to_pylist()]
+    for columns in sets:
+        joined = ["".join(parts) for parts in zip(*(digests[c] for c in sorted(columns)), strict=True)]
+        marks = {text: text_digest(text) for text in set(joined)}
+        table = table.append_column(depends_key(columns), pa.array([marks[t] for t in joined], pa.string()))
+    return table
+
+
 def _to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -178,12 +216,19 @@ class Catalog:
             found += [(step.rsplit("/", 1)[-1], f.rsplit("/", 1)[-1]) for f in _folders(fs, step)]
         return sorted(found)
 
-    def put_roots(self, rows: Sequence[Row] | pa.Table, schema: pa.Schema, digest: str) -> str:
-        """Keep the rows that a run starts from, under their digest. Writes nothing where they are already there."""
-        path = f"{ROOTS}/{digest}.parquet"
+    def put_roots(
+        self, rows: Sequence[Row] | pa.Table, schema: pa.Schema, digest: str, depends: Sequence[tuple[str, ...]] = ()
+    ) -> str:
+        """Keep the rows that a run starts from, under their digest. Writes nothing where they are already there.
+
+        depends: sets of columns on which steps depend; a digest of each is kept beside the rows, so that planning
+        compares instead of hashing. Nulls stay nulls. Raises BadInput for values that do not fit the schema.
+        """
+        sets = sorted({tuple(sorted(s)) for s in depends if s})
+        path = f"{ROOTS}/{digest_of(digest, sets)}.parquet"
         if not self.storage.exists(path):
-            table = rows if isinstance(rows, pa.Table) else to_table(rows, schema)
-            self.storage.write(path, _to_parquet(table))
+            table = rows if isinstance(rows, pa.Table) else units_table(rows, schema)
+            self.storage.write(path, _to_parquet(with_depends(table, sets)))
         return path
 
     def scan(self, connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> str:

@@ -22,19 +22,26 @@ from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.storage import Storage
-from stages.core.step import Rejected, Row, Skipped, Step, StepRef, Workspace
+from stages.core.step import InputRow, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000
 
 
 @dataclass(frozen=True)
 class Work:
-    """One row to do: its identity, how often it was tried before, and what the step is given."""
+    """One row to do: what it is made of, how often it was tried before, and what the step is handed.
 
-    input_id: str
-    seed: int
+    parents, depends as in the ledger (`stages.core.ledger.catalog.LEDGER`); row has the declared columns and ports.
+    """
+
+    parents: str
+    depends: str
     attempt: int
     row: Row
+
+    def id(self, fingerprint: str) -> str:
+        """The id of the row that the step of this fingerprint makes."""
+        return row_id(fingerprint, self.parents, self.depends)
 
 
 class Executor(Protocol):
@@ -56,9 +63,9 @@ class Executor(Protocol):
 def ledger_row(ref: StepRef, work: Work, **columns: Any) -> Row:
     """The ledger columns of one result; what is not given is filled with its empty value at commit."""
     return {
-        "id": row_id(ref.fingerprint, work.input_id, work.seed),
-        "input_id": work.input_id,
-        "seed": work.seed,
+        "id": work.id(ref.fingerprint),
+        "parents": work.parents,
+        "depends": work.depends,
         "attempt": work.attempt + 1,
         **columns,
     }
@@ -84,7 +91,7 @@ class Worker:
         self.ref, self.name = ref, name or f"{socket.gethostname()}/{os.getpid()}"
         cls = load_class(ref.use, ref.name)
         assert issubclass(cls, Step)
-        self.step = cls(ref.config, Workspace(storage))
+        self.step = cls(ref.config, Workspace(storage, threads=max(1, int(ref.resources.cpus))), ref.name)
         self.schema = ledger_schema(cls.writes, cls.fan_out)
         self.setups = 0
         self._failures: list[tuple[Exception, TracebackType | None]] = []
@@ -133,7 +140,7 @@ class Worker:
 
     def _outcome(self, work: Work) -> Row:
         try:
-            return {"status": "ok", **self._checked(work, self.step.process({**work.row, "seed": work.seed}))}
+            return {"status": "ok", **self._checked(work, self.step.process(InputRow(work.row)))}
         except Rejected as refused:
             status = "skipped" if isinstance(refused, Skipped) else "rejected"
             return {"status": status, "reasons": [{"step": self.ref.name, **refused.reason}]}
@@ -149,7 +156,7 @@ class Worker:
         if clash := set(output) & set(LEDGER.names):
             raise BadInput(f"a step may not write the ledger's own columns {sorted(clash)}")
         if self.step.fan_out:
-            parent = row_id(self.ref.fingerprint, work.input_id, work.seed)
+            parent = work.id(self.ref.fingerprint)
             output = {**output, "rows": [{"id": child_id(parent, i), **r} for i, r in enumerate(output["rows"])]}
         to_table([output], self.schema)
         return output

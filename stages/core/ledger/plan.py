@@ -1,34 +1,46 @@
 """Plans: which rows a run needs, which are there, which are to do. A view is a plan that is read instead of run.
 
-A plan is a list of phases. A phase takes *units* (a campaign's takes, the sources of a curation, its kept clips)
-through *nodes*; each node makes one ledger row per unit from the row of the node before it. A job stands between
-phases: it looks at whole tables and makes the units of the next. The same SQL serves resume, --dry-run, status, table.
+A plan is an ordered list of steps and jobs over *units* (a campaign's takes, a curation's files). Each step makes one
+ledger row per unit to which it applies, from the rows that fill its ports. A job that `passes` ends a phase: its `ok`
+rows are the units of what stands behind it. The same SQL serves resume, --dry-run, status and tables.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-from stages.core.config import load_class
 from stages.core.errors import BadInput
-from stages.core.identity import digest, is_safe_name
-from stages.core.step import Job, Step, StepRef
-from stages.core.weights.digests import fingerprint, weights_identity
+from stages.core.identity import is_safe_name
+from stages.core.step import OWN_UNITS, StepRef
 
 ROOT_UNITS = "roots"
-RESERVED = ("unit", "unit_id", "unit_order", "parent_id")
+RESERVED = ("unit", "unit_id", "unit_order", "parent_id", "units", ROOT_UNITS)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What fills one port of a node: the row of the first of `nodes` that applies to a unit; all of them where `many`.
+
+    child: the child row of the node that belongs to the unit, which is a child row itself.
+    """
+
+    port: str
+    nodes: tuple[str, ...]
+    required: bool = True
+    child: bool = False
+    many: bool = False
 
 
 @dataclass(frozen=True)
 class Node:
-    """One step or job of a plan.
+    """One step or job of a plan. The fields are those of `Step`, `Job` and `Inputs`, bound to this plan.
 
-    after    the nodes whose rows it is given; the first decides its rows' identity, the others must be among that
-             one's ancestors. Empty: it is given the unit itself.
-    key      for a node without `after`: the unit's column that is its input's id (units that agree share one row)
+    passes   None for what does not end a phase; else the node whose child rows it passes on, "" for its own units,
+             `own` for new ones
     config   the step's checked config as JSON text; for people who ask where a row came from
     weights  (config field, digest of the weights that it names), for the same
     """
@@ -36,11 +48,18 @@ class Node:
     name: str
     use: str
     fingerprint: str
-    after: tuple[str, ...] = ()
-    key: str = "id"
-    seeded: bool = False
+    kind: str = ""
+    ports: tuple[Binding, ...] = ()
+    depends: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
     fan_out: bool = False
+    child_key: str = ""
     job: bool = False
+    passes: str | None = None
+    per: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    tables: tuple[tuple[str, str], ...] = ()
     attempts: int = 3
     config: str = "{}"
     weights: tuple[tuple[str, str], ...] = ()
@@ -48,49 +67,55 @@ class Node:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Node:
         """From what `dataclasses.asdict` and JSON make of a node."""
-        weights = tuple((name, mark) for name, mark in raw.get("weights", ()))
-        return cls(**{**raw, "after": tuple(raw["after"]), "weights": weights})
+        ports = tuple(Binding(**{**p, "nodes": tuple(p["nodes"])}) for p in raw.pop("ports"))
+        pairs = {name: tuple((a, b) for a, b in raw.pop(name)) for name in ("weights", "tables")}
+        lists = {name: tuple(raw.pop(name)) for name in ("depends", "carries", "when", "per", "units")}
+        return cls(**raw, ports=ports, **pairs, **lists)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every node whose rows may fill one of its ports."""
+        return tuple(dict.fromkeys(name for p in self.ports for name in p.nodes))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column of the unit that it is handed or judged by."""
+        return tuple(dict.fromkeys((*self.depends, *self.carries, *self.when)))
 
 
 @dataclass(frozen=True)
 class Phase:
     """Nodes over the same units.
 
-    units    `roots`, or the node whose rows (child rows, where it fans out) are the units
-    where    an SQL condition on the units, written by a flow, never by a user
+    name   `roots`, or the job whose `ok` rows are the units
+    level  how often units have become other units on the way: child rows, or new ones
+    units  as `Node.passes` of that job; "" for roots
     """
 
     name: str
+    level: int
     units: str
     nodes: tuple[Node, ...]
-    where: str = "true"
 
-    def __post_init__(self) -> None:
-        seen: dict[str, set[str]] = {}
-        for node in self.nodes:
-            if node.job:
-                continue
-            unknown = [a for a in node.after if a not in seen]
-            if unknown:
-                raise BadInput(f"steps.{node.name}.after names {unknown[0]!r}, which is no earlier step")
-            strangers = [a for a in node.after[1:] if a not in seen[node.after[0]]]
-            if strangers:
-                raise BadInput(f"steps.{node.name}.after: {strangers[0]!r} must come before {node.after[0]!r} too")
-            seen[node.name] = {node.name, *(x for a in node.after for x in seen[a])}
+    @property
+    def steps(self) -> list[Node]:
+        """The nodes that make rows of units."""
+        return [n for n in self.nodes if not n.job]
 
-    def chain(self, name: str) -> list[Node]:
-        """The nodes whose rows lead to this node's rows, from the one that is given the unit to the node itself."""
-        nodes = {n.name: n for n in self.nodes}
-        found = [nodes[name]]
-        while found[0].after:
-            found.insert(0, nodes[found[0].after[0]])
-        return found
+    @property
+    def jobs(self) -> list[Node]:
+        """The others."""
+        return [n for n in self.nodes if n.job]
 
-    def shared_key(self, name: str) -> tuple[str, bool]:
-        """The unit's column that decides a node's row, and whether the unit's seed does so too. Units that agree on
-        these share the row; where the column is `id` each has its own."""
-        chain = self.chain(name)
-        return chain[0].key, any(n.seeded for n in chain)
+    @property
+    def depends(self) -> list[tuple[str, ...]]:
+        """The sets of columns on which its steps depend, each once."""
+        return list(dict.fromkeys(tuple(sorted(n.depends)) for n in self.steps if n.depends))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of its units that its steps are handed or judged by."""
+        return list(dict.fromkeys(c for n in self.steps for c in n.columns))
 
 
 @dataclass(frozen=True)
@@ -99,7 +124,7 @@ class Plan:
 
     flow: str
     roots: str
-    phases: tuple[Phase, ...]
+    nodes: tuple[Node, ...]
     refs: Mapping[str, StepRef] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -111,55 +136,54 @@ class Plan:
                 raise BadInput(f"steps.{name}: two steps have this name (upper and lower case count as one)")
             names.add(name.lower())
 
-    @property
-    def nodes(self) -> Iterator[Node]:
-        """Every node in order."""
-        return (node for phase in self.phases for node in phase.nodes)
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """Its nodes, cut behind every job that passes units on."""
+        return tuple(_phases(self.nodes))
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Its nodes by name."""
+        return {n.name: n for n in self.nodes}
+
+    @cached_property
+    def _phase_of(self) -> dict[str, Phase]:
+        return {n.name: p for p in self.phases for n in p.nodes}
 
     def node(self, name: str) -> Node:
         """The node of this name. Raises KeyError."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self.by_name[name]
 
     def phase_of(self, name: str) -> Phase:
-        """The phase that a node stands in."""
-        return next(p for p in self.phases if any(n.name == name for n in p.nodes))
+        """The phase that a node stands in. Raises KeyError."""
+        return self._phase_of[name]
+
+    def of_kind(self, kind: str) -> list[Node]:
+        """The nodes whose rows hold this, in order."""
+        return [n for n in self.nodes if n.kind == kind]
 
     def to_json(self) -> str:
         """All but the live step references."""
-        return json.dumps({"flow": self.flow, "roots": self.roots, "phases": [asdict(p) for p in self.phases]})
+        return json.dumps({"flow": self.flow, "roots": self.roots, "nodes": [asdict(n) for n in self.nodes]})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """The plan of an earlier run."""
         raw = json.loads(text)
-        phases = []
-        for phase in raw["phases"]:
-            nodes = tuple(Node.from_dict(n) for n in phase.pop("nodes"))
-            phases.append(Phase(**phase, nodes=nodes))
-        return cls(raw["flow"], raw["roots"], tuple(phases))
+        return cls(raw["flow"], raw["roots"], tuple(Node.from_dict(n) for n in raw["nodes"]))
 
 
-def make_node(ref: StepRef, after: Sequence[str] = (), key: str = "id") -> tuple[Node, StepRef]:
-    """The node of a step, fingerprinted, and its reference with that fingerprint."""
-    cls = load_class(ref.use, ref.name)
-    own = fingerprint(ref)
-    mark = digest(own, list(after[1:])) if len(after) > 1 else own
-    is_step = issubclass(cls, Step)
-    node = Node(
-        name=ref.name,
-        use=ref.use,
-        fingerprint=mark,
-        after=tuple(after),
-        key=key,
-        seeded=is_step and cls.seeded,  # type: ignore[union-attr]
-        fan_out=is_step and cls.fan_out,  # type: ignore[union-attr]
-        job=issubclass(cls, Job),
-        attempts=ref.resources.attempts,
-        config=json.dumps(asdict(ref.config), default=str, sort_keys=True),
-        weights=tuple(weights_identity(ref).items()),
-    )
-    filled = StepRef(ref.name, ref.use, ref.config, ref.resources, mark, dict(ref.extra))
-    return node, filled
+def _phases(nodes: tuple[Node, ...]) -> Iterator[Phase]:
+    name, level, units, members = ROOT_UNITS, 0, "", list[Node]()
+    for node in nodes:
+        members.append(node)
+        if node.passes is None:
+            continue
+        yield Phase(name, level, units, tuple(members))
+        name, units, members = node.name, node.passes, []
+        level += node.passes != ""
+    if members or name == ROOT_UNITS:
+        yield Phase(name, level, units, tuple(members))
+
+
+__all__ = ["OWN_UNITS", "ROOT_UNITS", "Binding", "Node", "Phase", "Plan"]

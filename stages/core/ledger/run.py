@@ -10,21 +10,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.core.config import load_class
 from stages.core.errors import Stopped
 from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.ledger.executor import Executor, Work
+from stages.core.identity import digest
+from stages.core.ledger.handing import handed
 from stages.core.ledger.plan import Node, Plan
-from stages.core.ledger.survey import Item, Survey
-from stages.core.step import Job, Row, StepRef, Workspace
+from stages.core.ledger.survey import STORE_TABLE, Item, Survey
+from stages.core.step import Job, Row, Step, StepRef, Workspace
 
 COMMIT_ROWS, COMMIT_SECONDS = 32, 5.0
-RUNS, RUNS_FINGERPRINT = "runs", "all"
+RUNS, RUNS_FINGERPRINT = "runs", STORE_TABLE
 
 RUN_SCHEMA = pa.schema(
     [
@@ -84,6 +88,7 @@ class Run:
     """One run of a plan: does nodes for shards, commits what comes back, and writes its own row in `runs`.
 
     `do` may be called from many threads. Set `stop` to end early: what is done is committed, the rest stays to do.
+    survey: the one reading of the plan that a run keeps, and reads again when rows were committed.
     """
 
     def __init__(
@@ -97,19 +102,23 @@ class Run:
         budget: Budget | None = None,
         listener: Listener | None = None,
         run_id: str = "",
+        survey: Survey | None = None,
     ) -> None:
         self.catalog, self.executor, self.plan = catalog, executor, plan
         self.run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.survey = survey or Survey(catalog, plan)
+        self.survey.run_id = self.run_id
         self.stop = threading.Event()
         self.stopped_because = ""
         self.spent = {"core_seconds": 0.0, "gpu_seconds": 0.0}
-        self.jobs: dict[str, str] = {}
         self._config, self._scope = json.dumps(dict(config or {}), default=str), scope
         self._budget, self._listener = budget or Budget(), listener
         self._lock = threading.Lock()
-        self._survey: Survey | None = None
-        self._in_flight: dict[tuple[str, str, int], threading.Event] = {}
-        self._shared: dict[tuple[str, str, int], Row] = {}
+        self._stale = False
+        self._in_flight: dict[str, threading.Event] = {}
+        self._made: dict[str, Row] = {}
+        self._failed_with: dict[str, set[str]] = {}
+        self._sharing: set[str] | None = None
         self._started = datetime.now(UTC)
 
     # -- the run's own row -------------------------------------------------------------------------------------------
@@ -132,7 +141,7 @@ class Run:
             "config": self._config,
             "scope": self._scope,
             "plan": self.plan.to_json(),
-            "jobs": json.dumps(self.jobs),
+            "jobs": json.dumps(self.survey.jobs),
             "counts": json.dumps(counts),
             "error": error,
             "host": socket.gethostname(),
@@ -142,60 +151,92 @@ class Run:
         }
         self.catalog.commit(RUNS, RUNS_FINGERPRINT, [row], RUN_SCHEMA)
 
+    def look(self) -> Survey:
+        """The survey as things stand now; read again only where rows were committed since the last time."""
+        with self._lock:
+            stale, self._stale = self._stale, False
+        if stale:
+            self.survey.refresh()
+        known = [p for p in self.plan.phases if self.survey.units_known(p)]
+        self._sharing = {name for p in known for name, shares in self.survey.shared(p).items() if shares}
+        return self.survey
+
     # -- row-parallel nodes ------------------------------------------------------------------------------------------
 
     def do(self, node: Node, items: Sequence[Item]) -> list[Item]:
         """Bring these units past one node. Returns them with the node's rows filled in where there are any.
 
-        Raises Stopped once the run is stopping, so that nothing behind this shard starts.
+        A row that several units share is made once, with what the first of them carries; where that fails, with what
+        the next one carries. Raises Stopped once the run is stopping, so that nothing behind this shard starts.
         """
-        mine, theirs = self._claim(node, items)
-        try:
-            made = self._execute(node, mine)
-        finally:
-            self._let_go(node, mine)
-        for key in theirs:
-            self._wait_for(key)
-        if self.stop.is_set():
-            raise Stopped(self.stopped_because or "the run was stopped")
-        return [self._with_row(node, item, made) for item in items]
+        own: dict[str, Row] = {}
+        while True:
+            mine, others = self._claim(node, items, own)
+            try:
+                own |= self._execute(node, list(mine.values()))
+            finally:
+                self._let_go(mine)
+            for mark in others:
+                self._wait_for(mark)
+            if self.stop.is_set():
+                raise Stopped(self.stopped_because or "the run was stopped")
+            if not mine and not others:
+                return [self._with_row(node, item, own) for item in items]
 
-    def _claim(self, node: Node, items: Sequence[Item]) -> tuple[list[Work], list[tuple[str, str, int]]]:
+    def _claim(self, node: Node, items: Sequence[Item], own: Mapping[str, Row]) -> tuple[dict[str, Work], list[str]]:
         """Split what is to do into what this call does and what another call is doing at this moment."""
-        mine, theirs = [], []
+        mine, others = dict[str, Work](), list[str]()
         with self._lock:
             for item in items:
-                if (work := _work(node, item)) is None:
+                if (work := self._work(node, item, own)) is None:
                     continue
-                key = (node.fingerprint, work.input_id, work.seed)
-                if key in self._in_flight or key in self._shared:
-                    theirs.append(key)
-                else:
-                    self._in_flight[key] = threading.Event()
-                    mine.append(work)
-        return mine, theirs
+                mark = work.id(node.fingerprint)
+                if mark in self._in_flight and mark not in mine:
+                    others.append(mark)
+                elif mark not in mine:
+                    self._in_flight[mark] = threading.Event()
+                    mine[mark] = work
+                    if node.carries:
+                        self._failed_with.setdefault(mark, set()).add(_carried(node, work))
+        return mine, others
 
-    def _let_go(self, node: Node, mine: Sequence[Work]) -> None:
-        with self._lock:
-            for work in mine:
-                self._in_flight.pop((node.fingerprint, work.input_id, work.seed)).set()
+    def _work(self, node: Node, item: Item, own: Mapping[str, Row]) -> Work | None:
+        """What is to do for one unit at one node, None where it is done, failed for good, or not ready."""
+        work = handed(self.plan, node, item)
+        if work is None:
+            return None
+        mark = work.id(node.fingerprint)
+        if made := own.get(mark) or self._made.get(mark):
+            other = node.carries and _carried(node, work) not in self._failed_with.get(mark, ())
+            return replace(work, attempt=made["attempt"]) if made["status"] == "error" and other else None
+        row = item.get(node.name)
+        if row is not None and not row["retry"]:
+            return None
+        return replace(work, attempt=row["attempt"] if row else 0)
 
-    def _wait_for(self, key: tuple[str, str, int]) -> None:
+    def _let_go(self, mine: Mapping[str, Work]) -> None:
         with self._lock:
-            event = self._in_flight.get(key)
+            for mark in mine:
+                self._in_flight.pop(mark).set()
+
+    def _wait_for(self, mark: str) -> None:
+        with self._lock:
+            event = self._in_flight.get(mark)
         while event and not event.wait(0.2) and not self.stop.is_set():
             pass
 
-    def _execute(self, node: Node, work: Sequence[Work]) -> dict[tuple[str, int], Row]:
+    def _execute(self, node: Node, work: Sequence[Work]) -> dict[str, Row]:
         """Run the work and commit what comes back: a part every few seconds or some tens of rows."""
+        made: dict[str, Row] = {}
+        if not work:
+            return made
         ref = self.plan.refs[node.name]
         schema = ledger_schema(load_class(ref.use, ref.name).writes, node.fan_out)
-        made: dict[tuple[str, int], Row] = {}
         ready: list[Row] = []
         deadline = time.monotonic() + COMMIT_SECONDS
         try:
             for row in self._results(ref, work):
-                made[row["input_id"], row["seed"]] = row
+                made[row["id"]] = row
                 ready.append({**row, "run_id": self.run_id})
                 if len(ready) >= COMMIT_ROWS or time.monotonic() > deadline:
                     self._commit(node, ready, schema)
@@ -205,20 +246,18 @@ class Run:
         return made
 
     def _results(self, ref: StepRef, work: Sequence[Work]) -> Iterator[Row]:
-        heft = getattr(load_class(ref.use, ref.name), "heft", "")  # jobs have none
+        cls = load_class(ref.use, ref.name)
+        heft = cls.heft if issubclass(cls, Step) else ""
         ordered = sorted(work, key=lambda w: -(w.row.get(heft) or 0)) if heft else work
-        return self.executor.map(ref, ordered, self.stop) if work else iter(())
+        return self.executor.map(ref, ordered, self.stop)
 
     def _commit(self, node: Node, rows: Sequence[Row], schema: pa.Schema) -> None:
         self.catalog.commit(node.name, node.fingerprint, rows, schema)
         with self._lock:
-            self._survey = None
-        key, by_seed = self.plan.phase_of(node.name).shared_key(node.name)
-        shared = key != "id" and not by_seed  # other shards may hold units that want the same row
-        with self._lock:
             for row in rows:
-                if shared:
-                    self._shared[node.fingerprint, row["input_id"], row["seed"]] = row
+                self._stale = True
+                if self._sharing is None or node.name in self._sharing:
+                    self._made[row["id"]] = row  # other shards may hold units that need the same row
                 for name in self.spent:
                     self.spent[name] += row.get(name) or 0.0
             reason = self._budget.exceeded(self.spent)
@@ -233,74 +272,85 @@ class Run:
         self.stopped_because = self.stopped_because or reason
         self.stop.set()
 
-    def _with_row(self, node: Node, item: Item, made: Mapping[tuple[str, int], Row]) -> Item:
-        key = _key(node, item)
-        row = made.get(key) or self._shared.get((node.fingerprint, *key)) if key else None
+    def _with_row(self, node: Node, item: Item, own: Mapping[str, Row]) -> Item:
+        work = handed(self.plan, node, item)
+        mark = work.id(node.fingerprint) if work else ""
+        row = own.get(mark) or self._made.get(mark)
         return {**item, node.name: {**_for_steps(row), "retry": False}} if row else item
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     def do_job(self, node: Node) -> None:
-        """Do one whole-table job, unless its result for these inputs is there.
+        """Do one job, unless its result for these inputs is there: for all units, or for the groups that have ended.
 
-        Rows that failed are given to it as they stand: one bad row, even one to be tried again, stops nothing. Jobs
-        behind it are looked up when their turn comes.
+        Rows that failed are handed to it as they stand: one bad row, even one to be tried again, stops nothing.
         """
-        survey = self._survey_for(node)
-        mark = survey.jobs.get(node.name, "")
-        if not mark:
-            mark = survey.job_digest(node)
-            if not mark:
-                raise Stopped(f"{node.name} cannot run: some of {', '.join(node.after)} are still to do")
-            self._do_job(node, mark, survey)
-        self.jobs = {**self.jobs, node.name: mark}
-
-    def _survey_for(self, node: Node) -> Survey:
-        """One survey serves the jobs of a phase, which follow each other; rows that are committed make it stale."""
-        with self._lock:
-            survey = self._survey
-        if survey is None or not survey.units_known(self.plan.phase_of(node.name)):
-            survey = Survey(self.catalog, self.plan, retry="none", jobs=self.jobs)
+        survey = self.look()
+        if node.per:
+            self._do_groups(node, survey)
         elif node.name not in survey.jobs:
             survey.look_again(node)
-        with self._lock:
-            self._survey = survey
-        return survey
+            if node.name not in survey.jobs:
+                self._do_table(node, survey)
 
-    def _do_job(self, node: Node, mark: str, survey: Survey) -> None:
+    def _do_table(self, node: Node, survey: Survey) -> None:
+        mark = survey.job_digest(node)
+        if not mark:
+            raise Stopped(f"{node.name} cannot run: some of {', '.join(node.sources)} are still to do")
+        result = self._timed(node, lambda job: job.run(survey.inputs(node, job.columns)))
+        self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
+        survey.add_result(node, mark, result)
+        with self._lock:
+            self._stale = True
+
+    def _do_groups(self, node: Node, survey: Survey) -> None:
+        """Decide every group that has ended; the results of one call make one file."""
+        ready = survey.groups(node).ready
+        if not ready:
+            return
+
+        def decide(job: Job[Any]) -> pa.Table:
+            tables, keys, columns = survey.inputs(node, job.columns), survey.group_keys(node), dict(node.tables)
+            parts = []
+            for group in ready:
+                members = pa.array(keys[group.key], pa.string())
+                own = {n: _of_units(t, members, columns.get(n, "")) for n, t in tables.items()}
+                result = job.run(own).cast(job.writes)
+                parts.append(result.append_column("mark", pa.repeat(pa.scalar(group.mark), result.num_rows)))
+            return pa.concat_tables(parts)
+
+        result = self._timed(node, decide)
+        self.catalog.commit_table(node.name, node.fingerprint, result, f"groups-{uuid.uuid4().hex}")
+        with self._lock:
+            self._stale = True
+
+    def _timed(self, node: Node, work: Callable[[Job[Any]], pa.Table]) -> pa.Table:
+        """What a job makes; its time is spent, and progress hears of it."""
         ref = self.plan.refs[node.name]
         cls = load_class(ref.use, ref.name)
         assert issubclass(cls, Job)
         clock, cpu = time.monotonic(), time.process_time()
-        launch = getattr(self.executor, "launch", None)
-        job = cls(ref.config, Workspace(self.catalog.storage, stop=self.stop.is_set, launch=launch))
-        result = job.run({name: survey.table(name, job.columns(name)) for name in node.after}).cast(cls.writes)
-        self.catalog.commit_table(node.name, node.fingerprint, result, f"job-{mark}")
-        survey.add_result(node, mark, result)
+        threads = max(1, int(ref.resources.cpus))
+        space = Workspace(self.catalog.storage, threads, self.stop.is_set, getattr(self.executor, "launch", None))
+        made = work(cls(ref.config, space, ref.name))
+        result = made if node.per else made.cast(cls.writes)
         self.spent["core_seconds"] += time.process_time() - cpu
-        self._tell_job(node, result.num_rows, time.monotonic() - clock)
-
-    def _tell_job(self, node: Node, rows: int, seconds: float) -> None:
         if self._listener:
-            self._listener(node.name, {"status": "ok", "rows": rows, "seconds": seconds})
+            self._listener(node.name, {"status": "ok", "rows": result.num_rows, "seconds": time.monotonic() - clock})
+        return result
+
+
+def _of_units(table: pa.Table, members: pa.Array, column: str) -> pa.Table:
+    """The rows of a table that belong to some units; all of one whose rows name no unit."""
+    name = column or next((n for n in ("unit_id", "id") if n in table.column_names), "")
+    if name not in table.column_names:
+        return table
+    return table.filter(pc.is_in(table.column(name), members))
+
+
+def _carried(node: Node, work: Work) -> str:
+    return digest({name: repr(work.row[name]) for name in node.carries})
 
 
 def _for_steps(row: Row) -> Row:
     return {k: v for k, v in row.items() if k not in BOOKKEEPING}
-
-
-def _key(node: Node, item: Item) -> tuple[str, int] | None:
-    """(input id, seed) of the row that a node makes of a unit; None where what it needs is not there."""
-    if any((item.get(name) or {}).get("status") != "ok" for name in node.after):
-        return None
-    source = item[node.after[0]]["id"] if node.after else item["unit"][node.key]
-    return str(source), int(item["unit"]["seed"]) if node.seeded else 0
-
-
-def _work(node: Node, item: Item) -> Work | None:
-    """What is to do for one unit at one node, None where it is done, failed for good, or not ready."""
-    row, key = item.get(node.name), _key(node, item)
-    if key is None or (row is not None and not row["retry"]):
-        return None
-    given = {name: item[name] for name in node.after}
-    return Work(*key, attempt=row["attempt"] if row else 0, row={**item["unit"], **given})

@@ -10,15 +10,27 @@ import duckdb
 import pyarrow as pa
 
 from stages.core.config import load_class
-from stages.core.identity import digest
+from stages.core.identity import depends_key, digest
 from stages.core.ledger import survey_sql
-from stages.core.ledger.catalog import LISTINGS, NO_ROWS, Catalog, connect, has_vanished, ledger_schema
-from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan
+from stages.core.ledger.catalog import (
+    LISTINGS,
+    NO_ROWS,
+    Catalog,
+    connect,
+    has_vanished,
+    ledger_schema,
+    with_depends,
+)
+from stages.core.ledger.groups import Group, Groups, key_sql
+from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Phase, Plan
 
 T = TypeVar("T")
+STORE_TABLE = "all"
+"""The fingerprint of tables that no node makes, `runs` among them."""
 Jobs = Mapping[str, str]
 Item = dict[str, Any]
-"""One unit on its way through a phase: {"unit": {...}, "<node>": its ledger row or None, ...}."""
+"""One unit on its way through a phase: {"unit": {...}, "<node>": its ledger row or None, ...}; with the rows of earlier
+phases that its steps are handed."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +46,32 @@ class Count:
 class Survey:
     """One consistent reading of a plan. `jobs` names the results of jobs (node -> digest) of a finished run; where a
     job is not named there, its result is looked up by the digest of its inputs as they are now. `retry` says which
-    errors count as still to do: `none`, `transient` or `all`.
+    errors count as still to do: `none`, `transient` or `all`; never those of the run `run_id`, which has tried them.
 
     What is there is read once, narrowly, when the survey is made; whole rows are read when they are asked for. SQL for
     `query` may use, for a node and a phase: "v_<node>" its rows within the plan; "x_<node>" its child rows; "l_<node>"
     its rows whatever the plan, each once; "u_<phase>" the units; "p_<phase>" the units with their rows and states.
     """
 
-    def __init__(self, catalog: Catalog, plan: Plan, *, retry: str = "transient", jobs: Jobs | None = None) -> None:
-        self.catalog, self.plan, self.retry = catalog, plan, retry
+    def __init__(
+        self, catalog: Catalog, plan: Plan, *, retry: str = "transient", jobs: Jobs | None = None, run_id: str = ""
+    ) -> None:
+        self.catalog, self.plan, self.retry, self.run_id = catalog, plan, retry, run_id
         self.sql = connect()
-        self._jobs = dict(jobs or {})
+        self._recorded = dict(jobs or {})
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read again what is there now."""
+        self._jobs: dict[str, str] = {}
+        self._groups: dict[str, Groups] = {}
         self._read: dict[str, Node] = {}
         self._results: dict[str, pa.Table] = {}
-        self._phases: dict[str, list[Node]] = {}
+        self._phases: dict[str, Phase] = {}
+        self._shared: dict[str, dict[str, bool]] = {}
         self._counts: dict[str, Count] = {}
         self._add_roots()
-        for phase in plan.phases:
+        for phase in self.plan.phases:
             if not self._add_phase(phase):
                 break
 
@@ -59,27 +80,62 @@ class Survey:
     def _add_roots(self) -> None:
         if not self.catalog.storage.exists(self.plan.roots):
             raise FileNotFoundError(f"{self.plan.roots} is missing from {self.catalog.storage.url}")
-        self._create_view("roots", f"SELECT * FROM {self.catalog.scan(self.sql, [self.plan.roots])}")
+        self._create_view(ROOT_UNITS, f"SELECT * FROM {self.catalog.scan(self.sql, [self.plan.roots])}")
 
     def _add_phase(self, phase: Phase) -> bool:
         """Tables and views for one phase; False where its units are not known yet, as a job before it has not run."""
-        if phase.units != ROOT_UNITS and not self._known(phase.units):
+        if phase.name != ROOT_UNITS and not self._known(phase.name):
             return False
-        steps = [n for n in phase.nodes if not n.job]
-        self._create_view(f"u_{phase.name}", f"SELECT * FROM {self._units(phase)} WHERE {phase.where}")
-        for node in steps:
+        self._add_units(phase)
+        for node in phase.steps:
             self._again(lambda node=node: self._add_rows(node, repeated=False))  # type: ignore[misc]
-        self._add_standing(phase, steps)
-        self._create_view(f"p_{phase.name}", survey_sql.units_with_rows(phase, steps))
-        self._phases[phase.name] = steps
-        for node in steps:
+        self._add_standing(phase)
+        self._create_view(f"p_{phase.name}", survey_sql.units_with_rows(phase))
+        self._phases[phase.name] = phase
+        for node in phase.steps:
             self._add_views(phase, node)
-        for node in (n for n in phase.nodes if n.job):
+        for node in phase.jobs:
             self._add_job(node)
         return True
 
-    def _units(self, phase: Phase) -> str:
-        return "roots" if phase.units == ROOT_UNITS else self.view(phase.units)
+    def _add_units(self, phase: Phase) -> None:
+        """`u_<phase>`: the units with all their columns, and the ids of the units that they came from by level."""
+        if phase.name == ROOT_UNITS:
+            self._create_view(f"u_{ROOT_UNITS}", "SELECT * FROM roots")
+            return
+        before = self.plan.phase_of(phase.name)
+        source, own = f'"u_{before.name}"', f'"v_{phase.name}"'
+        names = self._columns(own)
+        kept = [n for n in names if n not in ("id", "status", "reasons", "mark")]
+        ok = f"SELECT DISTINCT ON (id) * FROM {own} WHERE status = 'ok' ORDER BY ALL" if "status" in names else own
+        verdict = f"(SELECT DISTINCT ON (id) * FROM ({ok}) ORDER BY ALL)" if "status" not in names else f"({ok})"
+        if phase.units == OWN_UNITS:
+            query = f"SELECT * FROM {verdict}"
+            levels = "".join(f", NULL::VARCHAR AS level_{i}" for i in range(phase.level))
+            self._create_view(f"u_{phase.name}", f"SELECT *{levels} FROM ({query})")
+            return
+        columns, joins = "", f"JOIN {source} u ON u.id = j.id"
+        above = [f"level_{i}" for i in range(before.level)]
+        if phase.units:
+            child = f'"x_{phase.units}"'
+            joins = f"JOIN {child} x ON x.id = j.id JOIN {source} u ON u.id = x.unit_id"
+            theirs = [n for n in self._columns(child) if n not in (*kept, "unit_id", "parent_id", "id")]
+            columns = "".join(f', x."{n}"' for n in theirs)
+            kept, columns = [*kept, *theirs], columns
+            own_kept = [n for n in kept if n not in theirs]
+            columns += f", u.id AS level_{before.level}"
+        else:
+            own_kept = kept
+        taken = {*kept, "id", *above}
+        rest = "".join(f', u."{n}"' for n in self._columns(source) if n not in taken and not n.startswith("depends_"))
+        mine = "".join(f', j."{n}"' for n in own_kept)
+        levels = "".join(f", u.{n}" for n in above)
+        self._create_view(
+            f"u_{phase.name}", f"SELECT j.id{mine}{columns}{levels}{rest} FROM {verdict} j {joins}"
+        )
+
+    def _columns(self, view: str) -> list[str]:
+        return [name for name, *_ in self._execute(f"DESCRIBE {view}").fetchall()]
 
     def _create_view(self, name: str, query: str) -> None:
         self._execute(f'CREATE OR REPLACE TEMP VIEW "{name}" AS {query}')
@@ -91,31 +147,43 @@ class Survey:
         if source == NO_ROWS:
             source = f'"empty_{node.name}"'
             self.sql.register(f"empty_{node.name}", _empty(node))
-        narrow = survey_sql.narrow(node, source, self.retry, repeated)
-        latest = survey_sql.latest(node, source, self.retry, repeated)
+        tried = survey_sql.again(node, self.retry, self.run_id)
+        narrow = survey_sql.narrow(node, source, tried, repeated)
+        latest = survey_sql.latest(source, tried, repeated)
         self.sql.execute(f'CREATE OR REPLACE TEMP VIEW "n_{node.name}" AS {narrow}')
         self.sql.execute(f'CREATE OR REPLACE TEMP VIEW "l_{node.name}" AS {latest}')
         self.sql.execute(f'CREATE OR REPLACE TEMP VIEW "i_{node.name}" AS {survey_sql.for_steps(node)}')
 
-    def _add_standing(self, phase: Phase, steps: list[Node]) -> None:
+    def _add_standing(self, phase: Phase) -> None:
         """`s_<phase>`: one narrow row per unit.
 
-        Tried first as if no input had two rows, and no unit came twice: then as many rows come out as there are units.
+        Tried first as if no input had two rows: then as many rows come out as there are units.
         """
-        if self._units(phase) != "roots" and self._has(f'count(*) > count(DISTINCT id) FROM "u_{phase.name}"'):
-            once = f"SELECT DISTINCT ON (id) * FROM {self._units(phase)} WHERE {phase.where} ORDER BY ALL"
-            self._create_view(f"u_{phase.name}", once)
-        self._write_standing(phase, steps)
+        kinds = {name: kind for name, kind, *_ in self._execute(f'DESCRIBE "u_{phase.name}"').fetchall()}
+        keys = self._add_keys(phase, set(kinds))
+        order = "u.position" if "position" in kinds else "u.id"
+        query = survey_sql.Standing(self.plan, phase, kinds).query(order, keys)
+        self._write_standing(phase, query)
         if self._has(f'count(*) > (SELECT count(*) FROM "u_{phase.name}") FROM "s_{phase.name}"'):
-            for node in steps:
+            for node in phase.steps:
                 if self._has(f'count(*) > count(DISTINCT id) FROM "n_{node.name}"'):
                     self._again(lambda node=node: self._add_rows(node, repeated=True))  # type: ignore[misc]
-            self._write_standing(phase, steps)
+            self._write_standing(phase, query)
 
-    def _write_standing(self, phase: Phase, steps: list[Node]) -> None:
-        order = "u.position" if self._has_column(phase, "position") else "u.id"
-        query = survey_sql.standing(phase, steps, order)
+    def _write_standing(self, phase: Phase, query: str) -> None:
         self._execute(f'CREATE OR REPLACE TEMP TABLE "s_{phase.name}" AS {query}')
+
+    def _add_keys(self, phase: Phase, have: set[str]) -> str:
+        """A table with the digests of what the phase's steps depend on, "" where the units carry them already."""
+        missing = [s for s in phase.depends if depends_key(s) not in have]
+        if not missing:
+            return ""
+        names = sorted({c for s in phase.depends for c in s})
+        columns = ", ".join(f'"{c}"' for c in names)
+        values = self.query(f'SELECT id AS unit_id, {columns} FROM "u_{phase.name}"')
+        table = with_depends(values, phase.depends)
+        self.sql.register(f"k_{phase.name}", table.select(["unit_id", *(depends_key(s) for s in phase.depends)]))
+        return f"k_{phase.name}"
 
     def _add_views(self, phase: Phase, node: Node) -> None:
         """`v_<node>`: its rows within this plan, each once, with the unit they belong to."""
@@ -123,15 +191,24 @@ class Survey:
         self._create_view(
             f"v_{node.name}", f'SELECT unit_id, l.* FROM ({members}) m JOIN "l_{node.name}" l ON l.id = m.id'
         )
-        if node.fan_out:
-            self._create_view(
-                f"x_{node.name}",
-                f'SELECT unit_id, id AS parent_id, unnest(rows, max_depth := 2) FROM "v_{node.name}" '
-                "WHERE status = 'ok'",
-            )
+        if not node.fan_out:
+            return
+        self._create_view(
+            f"x_{node.name}",
+            f"SELECT unit_id, id AS parent_id, unnest(rows, max_depth := 2) FROM \"v_{node.name}\" WHERE status = 'ok'",
+        )
+        for later in self.plan.phases:  # whose units are child rows, which this node's child rows may name
+            key = self.plan.node(later.units).child_key if later.units not in ("", OWN_UNITS) else ""
+            if key and key in self._columns(f'"x_{node.name}"'):
+                self._create_view(f"c_{node.name}", f'SELECT "{key}" AS child_of, * FROM "x_{node.name}"')
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
 
     def _add_job(self, node: Node) -> None:
-        mark = self._jobs.get(node.name) or self.job_digest(node)
+        if node.per:
+            self._add_groups(node)
+            return
+        mark = self._recorded.get(node.name) or self.job_digest(node)
         path = f"{self.catalog.folder(node.name, node.fingerprint)}/job-{mark}.parquet"
         if mark and self.catalog.storage.exists(path):
             self._jobs[node.name] = mark
@@ -139,80 +216,198 @@ class Survey:
         else:
             self._jobs.pop(node.name, None)
 
+    def _add_groups(self, node: Node) -> None:
+        """`v_<job>`: the rows of those groups that are decided as they are now."""
+        known = all(self._known(name) for name in node.sources)
+        groups = Groups.read(self, node) if known else Groups(node, ())
+        self._groups[node.name] = groups
+        paths = self.catalog.parts(node.name, node.fingerprint, "groups-")
+        self.sql.register(f"marks_{node.name}", pa.table({"mark": pa.array([g.mark for g in groups.all], pa.string())}))
+        if paths:
+            rows = f'{self.catalog.scan(self.sql, paths)} WHERE mark IN (SELECT mark FROM "marks_{node.name}")'
+            decided = {m for (m,) in self._execute(f"SELECT DISTINCT mark FROM {rows}").fetchall()}
+            self._create_view(f"v_{node.name}", f"SELECT DISTINCT ON (id, mark) * FROM {rows} ORDER BY ALL")
+        else:
+            self.sql.register(f"empty_{node.name}", _empty_result(node))
+            decided = set()
+            self._create_view(f"v_{node.name}", f'SELECT * FROM "empty_{node.name}"')
+        self._groups[node.name] = groups.with_decided(decided)
+
+    def groups(self, job: Node) -> Groups:
+        """The groups that a job decides one by one."""
+        return self._groups[job.name]
+
     def look_again(self, job: Node) -> None:
         """Take note of a job's result that was committed since this survey was made."""
+        self._recorded.pop(job.name, None)
         self._add_job(job)
 
     def add_result(self, job: Node, mark: str, result: pa.Table) -> None:
         """Take note of a job's result that was committed just now, without reading it again."""
         self._jobs[job.name], self._results[job.name] = mark, result
+        self._recorded[job.name] = mark
         self.sql.register(f"result_{job.name}", result)
         self._create_view(f"v_{job.name}", f'SELECT * FROM "result_{job.name}"')
 
-    # -- questions ---------------------------------------------------------------------------------------------------
-
-    def _known(self, name: str) -> bool:
-        if name == ROOT_UNITS:
-            return True
-        node = self.plan.node(name)
-        return name in self._jobs if node.job else self.plan.phase_of(name).name in self._phases
-
     @property
     def jobs(self) -> dict[str, str]:
-        """The jobs whose results are there: node -> digest of the inputs."""
+        """The jobs over whole tables whose results are there: node -> digest of the inputs."""
         return dict(self._jobs)
 
     def job_digest(self, node: Node) -> str:
         """The identity of a job's inputs, "" where they are not all known or some are still to do."""
-        if not all(self._known(name) for name in node.after):
+        if not all(self._complete(name) for name in node.sources):
             return ""
-        if any(c.todo or c.waiting for name in node.after if (c := self.count(name))):
+        phase = self.plan.phase_of(node.name)
+        if node.units and (phase.name not in self._phases or not self._ended(phase)):
             return ""
-        return digest([(name, *self._set_hash(name)) for name in node.after])
+        return self.group_digests(node, "''").get("", "")
 
-    def _set_hash(self, name: str) -> tuple[str, ...]:
+    def group_digests(self, node: Node, group: str) -> dict[str, str]:
+        """group -> the identity of a job's inputs of that group; group is SQL over the units `u` of its phase."""
+        found: dict[str, list[Any]] = {}
+
+        def add(name: str, texts: str) -> None:
+            for g, *sums in self._execute(survey_sql.set_hashes(texts)).fetchall():
+                found.setdefault(g, []).append([name, *map(str, sums)])
+
+        phase = self.plan.phase_of(node.name)
+        for name in dict.fromkeys(node.sources):
+            one = self.plan.node(name)
+            if one.job:
+                add(name, f"SELECT {group} AS g, '{one.fingerprint}/{self._job_mark(one)}' AS t FROM {self._units(phase)}")
+            else:
+                of = self.plan.phase_of(name)
+                add(name, survey_sql.row_texts(of, one, group if of.name == phase.name else "''"))
+        if node.units or node.per:
+            values = ", ".join(f'"{c}" := u."{c}"' for c in ("id", *(c for c in node.units if c != "id")))
+            add("units", f"SELECT {group} AS g, to_json(struct_pack({values}))::VARCHAR AS t FROM {self._units(phase)}")
+        for table, column in node.tables:
+            add(f"table:{table}", self._table_texts(table, column, group, phase))
+        if not node.per and not found:
+            found[""] = []
+        return {g: digest(sorted(parts)) for g, parts in found.items()}
+
+    def _table_texts(self, table: str, column: str, group: str, phase: Phase) -> str:
+        """(group, text) of the rows of a table of the store: of each group its own, where a column names the unit."""
+        source = self.catalog.rows(self.sql, table, STORE_TABLE)
+        if source == NO_ROWS:
+            return "SELECT '' AS g, '' AS t WHERE false"
+        if column:
+            rows = f'(SELECT "{column}" AS of_unit, to_json(r)::VARCHAR AS t FROM {source} r)'
+            return f"SELECT {group} AS g, t FROM {self._units(phase)} JOIN {rows} ON of_unit = u.id"
+        hashed = survey_sql.set_hashes(f"SELECT '' AS g, to_json(r)::VARCHAR AS t FROM {source} r")
+        return f"SELECT {group} AS g, to_json(h)::VARCHAR AS t FROM {self._units(phase)}, ({hashed}) h"
+
+    def _units(self, phase: Phase) -> str:
+        return f'"u_{phase.name}" u'
+
+    def _job_mark(self, job: Node) -> str:
+        return self._jobs.get(job.name) or digest(sorted(g.mark for g in self._groups[job.name].all))
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> bool:
+        """Whether there is something to read of a node: of a job that decides by group, at least what it has decided."""
         if name == ROOT_UNITS:
-            return (self.plan.roots,)
+            return True
         node = self.plan.node(name)
+        if node.per:
+            return name in self._groups
+        return name in self._jobs if node.job else self.plan.phase_of(name).name in self._phases
+
+    def _complete(self, name: str) -> bool:
+        """Whether all rows of a node are there that this plan will ever have."""
+        node = self.plan.node(name)
+        if node.per:
+            return name in self._groups and self._groups[name].complete and self._ended(self.plan.phase_of(name))
         if node.job:
-            return (node.fingerprint, self._jobs[node.name])  # the same inputs under other settings
-        return tuple(str(v) for v in self._one(survey_sql.set_hash(self.plan.phase_of(node.name), node)))
+            return name in self._jobs
+        phase = self.plan.phase_of(name)
+        if phase.name not in self._phases or not self.units_complete(phase):
+            return False
+        count = self.count(name)
+        return not (count.todo or count.waiting)
+
+    def _ended(self, phase: Phase) -> bool:
+        return self.units_complete(phase) and not any(
+            c.todo or c.waiting for n in phase.steps if (c := self.count(n.name))
+        )
+
+    def units_known(self, phase: Phase) -> bool:
+        """Whether some units of a phase can be listed already."""
+        return phase.name in self._phases
+
+    def units_complete(self, phase: Phase) -> bool:
+        """Whether all units of a phase are known."""
+        return phase.name in self._phases and (phase.name == ROOT_UNITS or self._complete(phase.name))
+
+    def shared(self, phase: Phase) -> dict[str, bool]:
+        """Of each step of a phase, whether some units share a row of it."""
+        if phase.name not in self._shared:
+            columns = ", ".join(f'count(DISTINCT "share_{n.name}") < count(*)' for n in phase.steps)
+            row = self._one(f'SELECT {columns} FROM "s_{phase.name}"') if phase.steps else ()
+            self._shared[phase.name] = {n.name: bool(v) for n, v in zip(phase.steps, row, strict=True)}
+        return self._shared[phase.name]
 
     def count(self, name: str) -> Count:
-        """How one node stands. Units that share a row count once."""
-        if name == ROOT_UNITS:
-            return Count(0, 0, 0, 0)
+        """How one node stands. Units that share a row count once; a job counts its groups, or itself."""
         node, phase = self.plan.node(name), self.plan.phase_of(name)
+        if node.per:
+            groups = self._groups.get(name) or Groups(node, ())
+            decided = sum(g.decided for g in groups.all)
+            ready = sum(g.ended and not g.decided for g in groups.all)
+            return Count(decided, ready, len(groups.all) - decided - ready, 0)
         if node.job:
             return Count(*((1, 0, 0, 0) if name in self._jobs else (0, 1, 0, 0)))
         if name not in self._counts and phase.name in self._phases:
-            steps = self._phases[phase.name]
-            row = self._one(survey_sql.counts(phase, steps))
-            self._counts |= {n.name: Count(*row[4 * i : 4 * i + 4]) for i, n in enumerate(steps)}
+            row = self._one(survey_sql.counts(phase, self.shared(phase)))
+            self._counts |= {n.name: Count(*row[4 * i : 4 * i + 4]) for i, n in enumerate(phase.steps)}
         return self._counts.get(name, Count(0, 0, 0, 0))
 
     def counts(self) -> dict[str, Count]:
         """How every node stands, in the plan's order."""
         return {node.name: self.count(node.name) for node in self.plan.nodes}
 
-    def units_known(self, phase: Phase) -> bool:
-        """Whether the units of a phase can be listed already."""
-        return phase.name in self._phases
-
     def items(self, phase: Phase, *, unsettled: bool = True) -> list[Item]:
-        """The units of a phase with the rows they have (all columns but BOOKKEEPING), in order; only those with work
-        left, or all."""
-        steps = self._phases[phase.name]
-        left = " OR ".join(f'NOT ("set_{n.name}" OR "blocked_{n.name}")' for n in steps) or "false"
-        names = ", ".join(["unit", *(f'"{n.name}"' for n in steps)])
-        condition = left if unsettled else "true"
-        rows = survey_sql.units_with_rows(phase, steps, "i")
-        query = f"SELECT {names} FROM ({rows}) WHERE {condition} ORDER BY unit_order, unit_id"
-        return [{k: _row_or_none(v) for k, v in item.items()} for item in self.query(query).to_pylist()]
+        """The units of a phase with the rows they have (all columns but BOOKKEEPING) and those of earlier phases that
+        they are handed, in order; only those with work left, or all. Of a unit come the columns that steps declare."""
+        extra = self._earlier(phase)
+        names = ", ".join(["unit", *(f'"{n.name}"' for n in phase.steps), *(f'"{name}"' for name, *_ in extra)])
+        condition = survey_sql.left(phase) if unsettled else "true"
+        rows = survey_sql.units_with_rows(phase, "i", extra)
+        columns = self._columns(f'"u_{phase.name}"')
+        keys = [depends_key(s) for s in phase.depends]
+        wanted = [c for c in dict.fromkeys(("id", "position", *phase.columns)) if c in columns]
+        unit = ", ".join(f'"{c}" := unit."{c}"' for c in wanted)
+        held = {c for c in keys if c in columns}
+        digests = "".join(f', "{c}" := ' + (f'unit."{c}"' if c in held else f'k."{c}"') for c in keys)
+        join = "" if len(held) == len(keys) else f' LEFT JOIN "k_{phase.name}" k USING (unit_id)'
+        query = (
+            f"SELECT * REPLACE (struct_pack({unit}{digests}) AS unit) FROM (SELECT {names}, unit_id, unit_order "
+            f"FROM ({rows}) WHERE {condition}){join} ORDER BY unit_order, unit_id"
+        )
+        found = self.query(query).drop_columns(["unit_order", "unit_id", *(keys if join else [])]).to_pylist()
+        return [{k: _row_or_none(v) for k, v in item.items()} for item in found]
 
-    def _has_column(self, phase: Phase, column: str) -> bool:
-        described = self._execute(f'DESCRIBE "u_{phase.name}"').fetchall()
-        return any(name == column for name, *_ in described)
+    def _earlier(self, phase: Phase) -> list[tuple[str, str, str]]:
+        """(node, view, condition) of the rows of earlier phases that fill ports of this one."""
+        found = []
+        for binding in (b for n in phase.steps for b in n.ports):
+            for name in binding.nodes:
+                of = self.plan.phase_of(name)
+                if of.name == phase.name or any(name == f[0] for f in found):
+                    continue
+                if binding.child:
+                    condition = f'"c_{name}".child_of = s.unit_id'
+                    found.append((name, f'"c_{name}"', condition))
+                    continue
+                unit = "s.unit_id" if of.level == phase.level else f"s.level_{of.level}"
+                view = f'(SELECT unit_id AS of_unit, r.* FROM "s_{of.name}" z JOIN "i_{name}" r ON r.id = z."id_{name}")'
+                alias = f'"h_{name}"'
+                found.append((name, alias, f"{alias}.of_unit = {unit}"))
+                self._create_view(f"h_{name}", view[1:-1])
+        return found
 
     def view(self, name: str) -> str:
         """The SQL name of a node's rows: child rows where it fans out. Raises KeyError where they are not known."""
@@ -227,9 +422,54 @@ class Survey:
         view = self.view(name)
         if (known := self._results.get(name)) is not None:
             return known.select([c for c in known.column_names if c in columns] or known.column_names)
-        there = [c for c, *_ in self._execute(f"DESCRIBE {view}").fetchall() if c in columns]
+        there = [c for c in self._columns(view) if c in columns]
         names = ", ".join('"' + c + '"' for c in there)
         return self.query(f"SELECT {names or '*'} FROM {view}")
+
+    def units(self, phase: Phase, columns: Sequence[str] = ()) -> pa.Table:
+        """The units of a phase: `id`, and these columns of them, or all."""
+        names = ", ".join(f'"{c}"' for c in dict.fromkeys(("id", *columns))) if columns else "*"
+        return self.query(f'SELECT {names} FROM "u_{phase.name}" ORDER BY id')
+
+    def group_keys(self, job: Node) -> dict[str, list[str]]:
+        """group -> the ids of its units."""
+        phase = self.plan.phase_of(job.name)
+        rows = self._execute(f"SELECT {key_sql(job)}, list(u.id) FROM {self._units(phase)} GROUP BY 1").fetchall()
+        return {key: ids for key, ids in rows}
+
+    def inputs(self, job: Node, columns: Callable[[str], Sequence[str]]) -> dict[str, pa.Table]:
+        """The tables that a job is handed, whole. columns: what it looks at of each, () for all.
+
+        A job that decides on units gets a row for every unit, also where several share it; others get each row once.
+        """
+        phase, tables = self.plan.phase_of(job.name), dict[str, pa.Table]()
+        for binding in job.ports:
+            parts = [Binding(n, (n,)) for n in binding.nodes] if binding.many else [binding] if binding.nodes else []
+            for part in parts:
+                if job.passes == "" and not self.plan.node(part.nodes[0]).job:
+                    tables[part.port] = self._rows_of_units(part, columns(part.port))
+                else:
+                    tables[part.port] = self.table(part.nodes[0], columns(part.port))
+        for name, _ in job.tables:
+            tables[name] = self.catalog.with_rows(
+                self.sql, name, STORE_TABLE, lambda source: self.sql.sql(f"SELECT * FROM {source}").to_arrow_table()
+            )
+        if job.units or job.per:
+            tables["units"] = self.units(phase, (*job.units, *job.per))
+        return tables
+
+    def _rows_of_units(self, binding: Binding, columns: Sequence[str]) -> pa.Table:
+        """(unit_id, columns) of what fills a port: the row of the first of its nodes that applies to a unit."""
+        parts, before = list[str](), "true"
+        for name in binding.nodes:
+            standing = f'"s_{self.plan.phase_of(name).name}"'
+            there = [c for c in self._columns(f'"l_{name}"') if c in columns] if columns else []
+            chosen = ", ".join(f'l."{c}"' for c in there) or "l.*"
+            parts.append(
+                f'SELECT s.unit_id, {chosen} FROM {standing} s JOIN "l_{name}" l ON l.id = s."id_{name}" WHERE {before}'
+            )
+            before += f' AND NOT "applies_{name}"'
+        return self.query(" UNION ALL BY NAME ".join(parts))
 
     def query(self, query: str) -> pa.Table:
         """The answer to SQL over the survey's views. Use this and not `sql` for whole rows: parts that were compacted
@@ -273,3 +513,11 @@ def _row_or_none(row: Any) -> Any:
 def _empty(node: Node) -> pa.Table:
     """No rows, with the columns that they would have."""
     return ledger_schema(load_class(node.use, node.name).writes, node.fan_out).empty_table()
+
+
+def _empty_result(node: Node) -> pa.Table:
+    writes = load_class(node.use, node.name).writes
+    return pa.schema([*writes, ("mark", pa.string())]).empty_table()
+
+
+__all__ = ["Count", "Group", "Groups", "Item", "Survey"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from stages.core.identity import depends_key
 from stages.core.ledger.catalog import BOOKKEEPING
-from stages.core.ledger.plan import Node, Phase
+from stages.core.ledger.plan import Binding, Node, Phase, Plan
 
 STATUSES = ("ok", "rejected", "skipped", "error", "error")
 OK, ERROR = 0, 3
@@ -21,114 +23,241 @@ as their step allows; or all."""
 _BEST = "(status = 'ok') DESC, attempt DESC, started"
 
 
-def again(node: Node, retry: str) -> str:
-    """Whether a ledger row is to be tried again, where `retry` is one of RETRY."""
+def again(node: Node, retry: str, run_id: str = "") -> str:
+    """Whether a ledger row is to be tried again, where `retry` is one of RETRY: what failed in the run `run_id` is not,
+    while that run goes on."""
     tries = {"none": "false", "transient": f"(error_kind = 'transient' AND attempt < {node.attempts})", "all": "true"}
-    return f"(status = 'error' AND {tries[retry]})"
+    other = f" AND run_id <> '{run_id}'" if run_id else ""
+    return f"(status = 'error' AND {tries[retry]}{other})"
 
 
-def narrow(node: Node, source: str, retry: str, repeated: bool) -> str:
+def narrow(node: Node, source: str, tried: str, repeated: bool) -> str:
     """Identity and standing of each row; where rows are repeated, of the best attempt: an ok one, else the last.
+    tried: as `again` says.
 
-    Rows of one id are attempts at the same thing, so that grouping by the id alone is grouping by input and seed. Code
-    and retry are packed below the order, so that one maximum finds all three.
+    Rows of one id are attempts at the same thing, so that grouping by the id alone is grouping by what they are made
+    of. Code and retry are packed below the order, so that one maximum finds all three.
     """
-    code, tried = _CODE, again(node, retry)
+    code = _CODE
     if not repeated:
-        return f"SELECT id, input_id, seed, {code} AS code, {tried} AS retry FROM {source}"
+        return f"SELECT id, parents, depends, {code} AS code, {tried} AS retry FROM {source}"
     rank = f"(((status = 'ok')::BIGINT << 40) | (attempt::BIGINT << 8) | ({code}::BIGINT << 1) | {tried}::BIGINT)"
     return (
-        "SELECT id, input_id, seed, ((rank >> 1) & 127)::UTINYINT AS code, (rank & 1) = 1 AS retry "
-        f"FROM (SELECT id, any_value(input_id) AS input_id, any_value(seed) AS seed, max({rank}) AS rank "
+        "SELECT id, parents, depends, ((rank >> 1) & 127)::UTINYINT AS code, (rank & 1) = 1 AS retry "
+        f"FROM (SELECT id, any_value(parents) AS parents, any_value(depends) AS depends, max({rank}) AS rank "
         f"FROM {source} GROUP BY id)"
     )
 
 
-def latest(node: Node, source: str, retry: str, repeated: bool) -> str:
-    """The whole rows, each input once, with `retry`; the window costs, so it is left out where no id is repeated."""
+def latest(source: str, tried: str, repeated: bool) -> str:
+    """The whole rows, each once, with `retry`; the window costs, so it is left out where no id is repeated."""
     once = f" QUALIFY row_number() OVER (PARTITION BY id ORDER BY {_BEST}) = 1" if repeated else ""
-    return f"SELECT *, {again(node, retry)} AS retry FROM {source}{once}"
+    return f"SELECT *, {tried} AS retry FROM {source}{once}"
 
 
-def standing(phase: Phase, steps: Sequence[Node], order: str) -> str:
-    """One narrow row per unit: per node its row's id, the code of its status, and what that means for the plan."""
-    columns, joins = ["u.id AS unit_id", f"{order} AS unit_order"], []
-    for node in steps:
-        row, before = f'"n_{node.name}"', node.after[0] if node.after else ""
-        key = f'"n_{before}".id' if before else f'u."{node.key}"'
-        seed = "u.seed" if node.seeded else "0"
-        joins.append(f"LEFT JOIN {row} ON {row}.input_id = {key} AND {row}.seed = {seed}")
-        columns += _states(node, row)
-        if group := _group(phase, node):
-            columns.append(f'{group} AS "group_{node.name}"')
-    return f'SELECT {", ".join(columns)} FROM "u_{phase.name}" u {" ".join(joins)}'
+@dataclass(frozen=True)
+class _Fill:
+    """One node that may fill a port, as SQL over the units of a phase.
+
+    applies, id, ok  for conditions of joins, where names of the select list are not known
+    blocked          that no such row will come
+    """
+
+    applies: str
+    id: str
+    ok: str
+    blocked: str
 
 
-def _states(node: Node, row: str) -> list[str]:
-    blocked = " OR ".join(f'"blocked_{a}" OR ("set_{a}" AND NOT "ok_{a}")' for a in node.after) or "false"
-    ready = " AND ".join(f'"ok_{a}"' for a in node.after) or "true"
-    return [
-        f'{row}.id AS "id_{node.name}"',
-        f'{row}.code AS "code_{node.name}"',
-        f'coalesce({row}.code = {OK}, false) AS "ok_{node.name}"',
-        f'coalesce(NOT {row}.retry, false) AS "set_{node.name}"',
-        f'coalesce({row}.code >= {ERROR}, false) AS "bad_{node.name}"',
-        f'({blocked}) AS "blocked_{node.name}"',
-        f'(NOT "set_{node.name}" AND NOT "blocked_{node.name}" AND ({ready})) AS "todo_{node.name}"',
-    ]
+class Standing:
+    """The query that says how every unit of a phase stands: per node its row's id, the code of its status, and what
+    that means for the plan.
+
+    kinds: the SQL type of each column of the units. units: the name of the level's column of units of earlier levels.
+    """
+
+    def __init__(self, plan: Plan, phase: Phase, kinds: Mapping[str, str]) -> None:
+        self.plan, self.phase, self.kinds = plan, phase, kinds
+        self.joins: list[str] = []
+        self._joined: set[str] = set()
+
+    def query(self, order: str, keys: str = "") -> str:
+        """One narrow row per unit. keys: a table with the digests of the units' columns, where they lack them."""
+        columns = ["u.id AS unit_id", f"{order} AS unit_order"]
+        columns += [f"u.level_{i} AS level_{i}" for i in range(self.phase.level)]
+        if keys:
+            self.joins.append(f'LEFT JOIN "{keys}" k ON k.unit_id = u.id')
+        source = "k" if keys else "u"
+        for node in self.phase.steps:
+            row = f'"n_{node.name}"'
+            conditions = []
+            if node.ports:
+                conditions.append(f"{row}.parents = {self.parents(node)}")
+            if node.depends:
+                conditions.append(f'{row}.depends = {source}."{depends_key(node.depends)}"')
+            if (applies := self.applies(node)) != "true":
+                conditions.append(applies)
+            self.joins.append(f"LEFT JOIN {row} ON {' AND '.join(conditions) or 'true'}")
+            columns += self._states(node, row)
+            columns.append(f'{self._share(node, source)} AS "share_{node.name}"')
+        return f'SELECT {", ".join(columns)} FROM "u_{self.phase.name}" u {" ".join(self.joins)}'
+
+    def applies(self, node: Node) -> str:
+        """Whether a node of this phase makes a row of a unit."""
+        conditions = []
+        if node.when:
+            conditions.append("(" + " OR ".join(self._there(c) for c in node.when) + ")")
+        for binding in node.ports:
+            if binding.required:
+                any_of = [self._fill(name, binding).applies for name in binding.nodes]
+                if "true" not in any_of:
+                    conditions.append("(" + " OR ".join(any_of) + ")")
+        return " AND ".join(dict.fromkeys(conditions)) or "true"
+
+    def _there(self, column: str) -> str:
+        """Whether a value is neither null nor empty."""
+        name = f'u."{column}"'
+        if self.kinds[column].endswith("[]"):
+            return f"coalesce(len({name}) > 0, false)"
+        return f"coalesce({name} <> '', false)" if self.kinds[column] == "VARCHAR" else f"{name} IS NOT NULL"
+
+    def parents(self, node: Node) -> str:
+        """The ids of the rows that fill a node's ports, joined as `stages.core.identity.join_parents` does; null while
+        one of them is not there."""
+        parts = [self._parent(b) for b in node.ports]
+        while len(parts) > 1 and parts[-1] == "''":
+            parts.pop()
+        if len(parts) == 1:
+            return parts[0]
+        joined = " || '/' || ".join(parts)
+        return f"rtrim({joined}, '/')"
+
+    def _parent(self, binding: Binding) -> str:
+        fills = [self._fill(name, binding) for name in binding.nodes]
+        if not fills:
+            return "''"
+        if fills[0].applies == "true":
+            return fills[0].id
+        cases = " ".join(f"WHEN {f.applies} THEN {f.id}" for f in fills)
+        return f"(CASE {cases} ELSE '' END)"
+
+    def _fill(self, name: str, binding: Binding) -> _Fill:
+        node = self.plan.node(name)
+        phase = self.plan.phase_of(name)
+        if phase is self.phase or phase.name == self.phase.name:
+            ok = f"coalesce(\"n_{name}\".code = {OK}, false)"
+            blocked = f'("blocked_{name}" OR ("set_{name}" AND NOT "ok_{name}"))'
+            return _Fill(self.applies(node), f'"n_{name}".id', ok, blocked)
+        return self._earlier(node, phase, binding)
+
+    def _earlier(self, node: Node, phase: Phase, binding: Binding) -> _Fill:
+        """A row of an earlier phase: the unit's own, or that of the unit that it came from. What was let pass without a
+        row that it can do without, goes on without it."""
+        stand = f'"e_{phase.name}"'
+        if phase.name not in self._joined:
+            self._joined.add(phase.name)
+            unit = "u.id" if phase.level == self.phase.level else f"u.level_{phase.level}"
+            self.joins.insert(0, f'LEFT JOIN "s_{phase.name}" {stand} ON {stand}.unit_id = {unit}')
+        applies, ok, row = (f'{stand}."{what}_{node.name}"' for what in ("applies", "ok", "id"))
+        if binding.child:
+            child = f'"c_{node.name}"'
+            if node.name not in self._joined:
+                self._joined.add(node.name)
+                self.joins.append(f"LEFT JOIN {child} ON {child}.child_of = u.id")
+            ok, row = f"({ok} AND {child}.id IS NOT NULL)", f"{child}.id"
+        if not binding.required:
+            applies = f"({applies} AND {ok})"
+        return _Fill(applies, row, f"coalesce({ok}, false)", f"NOT coalesce({ok}, false)")
+
+    def _states(self, node: Node, row: str) -> list[str]:
+        name, blocked, ready = node.name, [], []
+        for binding in (b for b in node.ports if b.nodes):
+            fills = [self._fill(n, binding) for n in binding.nodes]
+            for test, join in ((blocked, lambda f: f.blocked), (ready, lambda f: f.ok)):
+                cases = " ".join(f"WHEN {f.applies} THEN {join(f)}" for f in fills)
+                otherwise = "false" if test is blocked else "true"
+                test.append(join(fills[0]) if fills[0].applies == "true" else f"(CASE {cases} ELSE {otherwise} END)")
+        return [
+            f'({self.applies(node)}) AS "applies_{name}"',
+            f'{row}.id AS "id_{name}"',
+            f'{row}.code AS "code_{name}"',
+            f'coalesce({row}.code = {OK}, false) AS "ok_{name}"',
+            f'coalesce(NOT {row}.retry, false) AS "set_{name}"',
+            f'coalesce({row}.code >= {ERROR}, false) AS "bad_{name}"',
+            f'({" OR ".join(blocked) or "false"}) AS "blocked_{name}"',
+            f'("applies_{name}" AND NOT "set_{name}" AND NOT "blocked_{name}") AS "left_{name}"',
+            f'("left_{name}" AND {" AND ".join(ready) or "true"}) AS "todo_{name}"',
+        ]
+
+    def _share(self, node: Node, source: str) -> str:
+        """A number on which units agree that share a row of this node, or will: a hash of all that decides it."""
+        parts, names = list[str](), [node.name]
+        for name in names:  # grows: what fills the ports of a node decides its rows too
+            one = self.plan.node(name)
+            if self.plan.phase_of(name).name != self.phase.name:
+                parts.append(self._fill(name, Binding("", (name,), child=self._is_child(node, name))).id)
+                continue
+            parts += [f'{source}."{depends_key(one.depends)}"'] if one.depends else []
+            parts += [self.applies(one)] if self.applies(one) != "true" else []
+            names += [n for n in one.sources if n not in names]
+        return f"hash({', '.join(dict.fromkeys(parts)) or '0'})"
+
+    def _is_child(self, node: Node, name: str) -> bool:
+        return any(b.child for n in self.phase.steps for b in n.ports if name in b.nodes)
 
 
-def _group(phase: Phase, node: Node) -> str:
-    """What units must agree on to share a row of this node; "" where each has its own."""
-    key, seeded = phase.shared_key(node.name)
-    if key == "id":
-        return ""
-    return f"u.\"{key}\" || '/' || u.seed" if seeded else f'u."{key}"'
+def left(phase: Phase) -> str:
+    """Whether a unit has work left in a phase."""
+    return " OR ".join(f'"left_{n.name}"' for n in phase.steps) or "false"
 
 
-def counts(phase: Phase, steps: Sequence[Node]) -> str:
+def counts(phase: Phase, shared: Mapping[str, bool]) -> str:
     """done, todo, waiting, failed of every node in one row; units that share a row count once."""
     columns = []
-    for node in steps:
+    for node in phase.steps:
         name = node.name
-        what = f'DISTINCT "group_{name}"' if phase.shared_key(name)[0] != "id" else "*"
-        left = f'NOT "set_{name}" AND NOT "blocked_{name}"'
+        what = f'DISTINCT "share_{name}"' if shared[name] else "*"
         columns += [
-            f'count({what}) FILTER ("set_{name}" AND NOT "bad_{name}")',
+            f'count({what}) FILTER ("applies_{name}" AND "set_{name}" AND NOT "bad_{name}")',
             f'count({what}) FILTER ("todo_{name}")',
-            f'count({what}) FILTER ({left} AND NOT "todo_{name}")',
-            f'count({what}) FILTER ("set_{name}" AND "bad_{name}")',
+            f'count({what}) FILTER ("left_{name}" AND NOT "todo_{name}")',
+            f'count({what}) FILTER ("applies_{name}" AND "set_{name}" AND "bad_{name}")',
         ]
     return f'SELECT {", ".join(columns)} FROM "s_{phase.name}"'
 
 
 def for_steps(node: Node) -> str:
-    """The rows as later steps are given them."""
+    """The rows as later steps are handed them."""
     return f'SELECT * EXCLUDE ({", ".join(BOOKKEEPING)}) FROM "l_{node.name}"'
 
 
-def units_with_rows(phase: Phase, steps: Sequence[Node], rows_of: str = "l") -> str:
-    """One row per unit: its standing, the unit as a struct, and each node's whole row as a struct."""
+def units_with_rows(phase: Phase, rows_of: str = "l", extra: Sequence[tuple[str, str, str]] = ()) -> str:
+    """One row per unit: its standing, the unit as a struct, and each node's whole row as a struct. extra: (node, view,
+    condition) of rows of earlier phases."""
+    steps = phase.steps
     rows = "".join(f', "{rows_of}_{n.name}" AS "{n.name}"' for n in steps)
+    rows += "".join(f', {view} AS "{name}"' for name, view, _ in extra)
     joins = " ".join(f'LEFT JOIN "{rows_of}_{n.name}" ON "{rows_of}_{n.name}".id = s."id_{n.name}"' for n in steps)
+    joins += " ".join(f" LEFT JOIN {view} ON {condition}" for _, view, condition in extra)
     return f'SELECT s.*, u AS unit{rows} FROM "s_{phase.name}" s JOIN "u_{phase.name}" u ON u.id = s.unit_id {joins}'
 
 
 def members(phase: Phase, node: Node) -> str:
-    """(unit_id, id) of a node's rows within the plan, each row once."""
+    """(unit_id, id) of a node's rows within the plan, each row once: with the first of the units that share it."""
     name = f'"id_{node.name}"'
-    if phase.shared_key(node.name)[0] == "id":
-        return f'SELECT unit_id, {name} AS id FROM "s_{phase.name}" WHERE {name} IS NOT NULL'
-    return (
-        f'SELECT min(unit_id) AS unit_id, {name} AS id FROM "s_{phase.name}" WHERE {name} IS NOT NULL GROUP BY {name}'
-    )
+    return f'SELECT min(unit_id) AS unit_id, {name} AS id FROM "s_{phase.name}" WHERE {name} IS NOT NULL GROUP BY {name}'
 
 
-def set_hash(phase: Phase, node: Node) -> str:
-    """A hash of a set of rows and their statuses that does not depend on their order."""
+def row_texts(phase: Phase, node: Node, group: str) -> str:
+    """(group, text) of a node's rows and their statuses, each once in a group: what a job's digest is made of."""
     status = " ".join(f"WHEN {code} THEN '{text}'" for code, text in enumerate(STATUSES))
-    rows = (
-        f'SELECT DISTINCT "id_{node.name}" || \'/\' || CASE "code_{node.name}" {status} END AS t '
-        f'FROM "s_{phase.name}" WHERE "id_{node.name}" IS NOT NULL'
+    return (
+        f'SELECT DISTINCT {group} AS g, "id_{node.name}" || \'/\' || CASE "code_{node.name}" {status} END AS t '
+        f'FROM "s_{phase.name}" s JOIN "u_{phase.name}" u ON u.id = s.unit_id WHERE "id_{node.name}" IS NOT NULL'
     )
-    return f"SELECT count(*), sum(md5_number_lower(t)::HUGEINT), bit_xor(md5_number_upper(t)) FROM ({rows})"
+
+
+def set_hashes(texts: str) -> str:
+    """A hash for each group of a set of texts, whatever their order."""
+    sums = "count(*) AS n, sum(md5_number_lower(t)::HUGEINT) AS a, bit_xor(md5_number_upper(t)) AS b"
+    return f"SELECT g, {sums} FROM ({texts}) GROUP BY g"

@@ -135,7 +135,9 @@ def weights_identity(ref: StepRef) -> dict[str, str]:
     }
 
 
-def fingerprint(ref: StepRef) -> str:
-    """The identity of a step: import path, version, config and weights. Resources never enter."""
+def fingerprint(ref: StepRef, drawing: bool = False) -> str:
+    """The identity of a step: import path, version, config and weights, and the node's name where it draws random
+    numbers, which that name seeds. Resources never enter."""
     cls = load_class(ref.use, ref.name)
-    return digest(ref.use, cls.version, _without_paths(ref.config, cls.weights), weights_identity(ref))
+    name = [ref.name] if drawing else []
+    return digest(ref.use, cls.version, _without_paths(ref.config, cls.weights), weights_identity(ref), *name)

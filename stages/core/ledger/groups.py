@@ -1,0 +1,71 @@
+"""The groups of units that a job decides one by one, each as soon as its own units have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stages.core.ledger import survey_sql
+from stages.core.ledger.plan import Node
+
+if TYPE_CHECKING:
+    from stages.core.ledger.survey import Survey
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group: the text of its units' columns, the digest of what the job reads of it, whether none of its units has
+    work left, and whether the job has decided it as it is now."""
+
+    key: str
+    mark: str
+    ended: bool
+    decided: bool = False
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of one job."""
+
+    job: Node
+    all: tuple[Group, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every one is decided."""
+        return all(g.decided for g in self.all)
+
+    @property
+    def ready(self) -> list[Group]:
+        """Those that can be decided now."""
+        return [g for g in self.all if g.ended and not g.decided]
+
+    def with_decided(self, marks: Collection[str]) -> Groups:
+        """The same, knowing which digests have results."""
+        return replace(self, all=tuple(replace(g, decided=g.mark in marks and g.ended) for g in self.all))
+
+    @classmethod
+    def read(cls, survey: Survey, job: Node) -> Groups:
+        """The groups of the units that are known, as they stand."""
+        phase = survey.plan.phase_of(job.name)
+        key = key_sql(job)
+        ended = survey.sql.execute(
+            f"SELECT {key} AS g, NOT bool_or({survey_sql.left(phase)}) FROM \"s_{phase.name}\" s "
+            f'JOIN "u_{phase.name}" u ON u.id = s.unit_id GROUP BY g ORDER BY min(unit_order), g'
+        ).fetchall()
+        marks = survey.group_digests(job, key)
+        whole = survey.units_complete(phase) or _follows(survey, job)
+        return cls(job, tuple(Group(g, marks[g], bool(done) and whole) for g, done in ended))
+
+
+def _follows(survey: Survey, job: Node) -> bool:
+    """Whether each group lies within one group of the job before: then its units are all known, or none of them is."""
+    before = survey.plan.by_name.get(survey.plan.phase_of(job.name).name)
+    return before is not None and bool(before.per) and set(before.per) <= set(job.per)
+
+
+def key_sql(job: Node) -> str:
+    """A text on which the units of one group agree, as SQL over units `u`."""
+    columns = ", ".join(f'"{c}" := u."{c}"' for c in job.per)
+    return f"to_json(struct_pack({columns}))::VARCHAR"
