@@ -75,7 +75,7 @@ def test_a_second_run_does_nothing_and_exports_the_same(rendered, campaign_file,
     before = {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts}
     result = rushes("render", campaign_file, "--store", store, "--export", tmp_path / "again", "--executor", "ray")
     assert result.exit_code == 0, result.output
-    assert "nothing was to do" in result.output
+    assert "nothing to do" in result.output
     assert {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts} == before
     first = {p.name: p.read_bytes() for p in out.glob("*.mp4")}
     assert len(first) == 4
@@ -132,7 +132,7 @@ def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
     (store / base["uri"]).unlink()
     result = rushes("render", campaign_file, "--store", store, "--executor", "local", "spatial.adain=0.5")
     assert result.exit_code == 0, result.output
-    assert "1 rows failed" in result.output
+    assert "1 row failed" in result.output
     takes = table(store, "takes", tmp_path)
     assert sorted(t["status"] for t in takes) == ["error", "ok", "ok", "ok"]
     assert "spatial" in next(t["error"] for t in takes if t["status"] == "error")
@@ -144,10 +144,14 @@ BAD = {
     "empty prompt": ({"prompts": ["ok", "  "]}, "prompts[1]"),
     "no prompts": ({"prompts": []}, "no prompts"),
     "bad seeds": ({"seeds": -1}, "seeds"),
-    "unknown setting": ({"base": {"widht": 64}}, "did you mean 'width'"),
-    "wrong setting": ({"base": {"width": "wide"}}, "base"),
-    "impossible size": ({"base": {"width": 100}}, "nearest is 96x64"),
-    "impossible frames": ({"base": {"frames": 10}}, "nearest is 9"),
+    "unknown setting": ({"base": {"samplin": {}}}, "did you mean 'sampling'"),
+    "wrong setting": ({"width": "wide"}, "width"),
+    "guidance of a stage": ({"base": {"sampling": {"guidance": 3}}}, "set `guidance`"),
+    "impossible size": ({"width": 100}, "nearest is 96x64"),
+    "impossible size of one prompt": ({"prompts": ["a", {"prompt": "b", "width": 100}]}, "nearest is 96x64"),
+    "impossible frames": ({"frames": 10}, "nearest is 9"),
+    "no frames": ({"frames": 0}, "frames counts from 1"),
+    "half a frame": ({"prompts": [{"prompt": "b", "frames": 9.5}]}, "must be a whole number"),
     "unknown cascade": ({"cascade": "tyni"}, "did you mean 'tiny'"),
     "no checkpoint": ({"model": {"checkpoint": "/nowhere/at/all"}}, "/nowhere/at/all"),
     "foreign code": ({"steps": {"base": {"use": "os:system"}}}, "inside"),

@@ -55,10 +55,14 @@ def test_ratios_are_read_as_the_library_computes_them(checkpoints, ratio):
 
 
 def test_base_refuses_sizes_while_planning(model):
-    Base.Config(model=model, width=64, height=64, frames=9)
+    config, size = Base.Config(model=model), {"width": 64, "height": 64, "frames": 9, "fps": 8.0}
+    Base.check_unit(config, size)
     for wrong, near in (({"width": 70}, "64x64"), ({"frames": 10}, "9")):
         with pytest.raises(BadInput, match=f"the nearest is {near}"):
-            Base.Config(**{"model": model, "width": 64, "height": 64, "frames": 9, **wrong})
+            Base.check_unit(config, {**size, **wrong})
+    for rate in (0.0, float("nan"), float("inf"), None):
+        with pytest.raises(BadInput, match="fps must be above 0"):
+            Base.check_unit(config, {**size, "fps": rate})
 
 
 @pytest.mark.parametrize(
