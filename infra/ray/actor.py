@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from infra.settings import LogRecord
+from infra.logs import LogRecord
 from stages.core import config
 from stages.core.ledger.executor import Work, Worker, describe
 from stages.core.ledger.storage import Storage

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from infra.ray.capacity import Node
-from infra.settings import RaySettings
+from infra.ray.settings import RaySettings
 from stages.core.config import ROOT
 from stages.core.errors import BadInput
 

@@ -14,10 +14,10 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
+from infra.logs import LogRecord, OnLog
 from infra.ray.actor import SEND_EVERY_S
 from infra.ray.batches import Backlog, Batch, Cause, Failed, Loss, after_loss
 from infra.ray.pool import Member, Pool, Staff
-from infra.settings import LogRecord, OnLog
 from stages.core.ledger.executor import Work, error_row
 from stages.core.step import Row
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import ray
 
+from infra.logs import LogRecord, OnLog
 from infra.ray.capacity import Need, Node, fit_together, fits_somewhere
 from infra.ray.cluster import Cluster
 from infra.ray.dispatch import POLL_S, Call
 from infra.ray.pool import Figures, Pool, Staff
-from infra.settings import LogRecord, OnLog, RaySettings
+from infra.ray.settings import RaySettings
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.ledger.executor import Work
