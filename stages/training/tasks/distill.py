@@ -23,7 +23,7 @@ from stages.training.tasks.denoise import DenoiseTask
 from stages.training.tasks.denoisers import predict
 from stages.training.tasks.models import latents_digest, load_part, tensors_digest
 from stages.training.tasks.objectives import noise_grid, weighted_error
-from stages.training.tasks.tasks import Metrics
+from stages.training.tasks.task import Metrics
 from stages.training.tasks.walks import TENSORS, Walks
 
 Text = tuple[torch.Tensor, torch.Tensor]
