@@ -89,7 +89,7 @@ class Action(Step):
 
     def process(self, row: Row) -> Row:
         """The actions of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_moments, pictures_of
+        from data_prep.signals.pictures import Fit, clip_moments, pictures_of
 
         clips = row["clips"]["rows"]
         wanted = clip_moments(self.workspace, row, self.places) if clips else []

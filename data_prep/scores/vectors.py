@@ -55,7 +55,7 @@ class Vectors(Step):
 
     def process(self, row: Row) -> Row:
         """The vectors of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=336))
         return {"rows": [{"clip_id": clip["clip_id"], "clip_vector": self.vector(p)} for clip, p in pairs]}
