@@ -28,14 +28,15 @@ def evaluate_command(
     retry_errors: bool,
 ) -> int:
     """Run an evaluation and write its figures. Everything is checked before anything is started."""
-    from flows.evaluate.evaluation import load_evaluation
+    from flows.evaluate.evaluation import load_evaluation, settings_of_options
     from flows.evaluate.report import check_out, write_report
     from flows.render.campaign import as_plain
 
     files, overrides = split_words(words)
     if len(files) > 1:
         raise BadInput(f"give one config, not {len(files)}: {' '.join(files)}")
-    values = {**chosen(prompts, videos, captions, reference), **infra(executor, limit=limit, retry_errors=retry_errors)}
+    values = settings_of_options(prompts, videos, captions, reference)
+    values |= infra(executor, limit=limit, retry_errors=retry_errors)
     evaluation = load_evaluation(files[0] if files else "evaluate", values, overrides)
     path = check_out(out)
     catalog = open_catalog(store, evaluation.config.infra.storage)
@@ -46,17 +47,6 @@ def evaluate_command(
     outcome = run_and_say(catalog, plan, evaluation.config, plain, scope=evaluation.config.name)
     say_report(write_report(catalog, outcome.run_id, evaluation, path), path)
     return outcome.exit_status
-
-
-def chosen(prompts: str, videos: str, captions: str, reference: str) -> dict[str, Any]:
-    """What the options mean as settings. Raises BadInput where they exclude each other."""
-    if prompts and videos:
-        raise BadInput("--prompts are rendered and --videos are there already: give one of them")
-    if captions and not videos:
-        raise BadInput("--captions says what the files of --videos show: give both")
-    given = {"videos": videos, "captions": captions, "reference": reference}
-    own = {"prompts_file": prompts, "prompts": [], "heldout": 0} if prompts else {}
-    return {**own, **{name: value for name, value in given.items() if value}}
 
 
 def say_report(found: Mapping[str, Any], path: Path) -> None:

@@ -21,7 +21,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def lines_shown() -> Iterator[None]:
-    """While this lasts, progress stands in the terminal."""
+    """While this lasts, progress is printed."""
     log, handler = logging.getLogger("rushes"), _Lines(logging.INFO)
     before, log.propagate = (log.level, log.propagate), False
     log.addHandler(handler)
@@ -55,25 +55,7 @@ def train_command(words: Sequence[str], store: str, dry_run: bool) -> int:
 
 def say_checkpoint(catalog: Catalog, run_id: str) -> None:
     """What was trained, how good it is, and how to use it."""
-    for line in told(catalog, run_id):
+    from flows.train.training import checkpoint_lines
+
+    for line in checkpoint_lines(catalog, run_id):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def told(catalog: Catalog, run_id: str) -> list[str]:
-    """The lines about a finished run's checkpoint."""
-    from stages.core.ledger.runs import find_run
-
-    survey = find_run(catalog, "train", run_id).survey(catalog)
-    checkpoint = survey.table("train").to_pylist()[0]
-    figures = survey.table("evaluate").to_pylist()[0]["figures"]
-    root = catalog.storage.url.rstrip("/")
-    lines = [f"checkpoint {checkpoint['id']}: {checkpoint['steps']} steps of {checkpoint['stage']}"]
-    lines += ["  " + ", ".join(f"{f['name']} {f['value']:.3f}" for f in figures)] if figures else []
-    local = catalog.storage.local_root is not None
-    place = f"{root}/{checkpoint['folder']}" if local else f"promoted:{checkpoint['id'][:12]}@{root}"
-    lines.append(f"use it with model.checkpoint={place}")
-    if any(n.name == "promote" for n in survey.plan.nodes):
-        row = survey.table("promote").to_pylist()[0]
-        name = f"promoted:{row['name']}@{root}"
-        lines.append(f"or with model.checkpoint={name}" if row["promoted"] else f"not promoted: {row['reason']}")
-    return lines

@@ -109,14 +109,13 @@ def evaluate(
         reference: A folder of videos to compare with, as two sets.
         overrides: Settings to change, each like seeds=1 or base.steps=8.
     """
-    from flows.cli.evaluate import chosen
-    from flows.evaluate.evaluation import load_evaluation
+    from flows.evaluate.evaluation import load_evaluation, settings_of_options
     from flows.evaluate.report import check_out, write_report
     from flows.render.campaign import as_plain
 
     try:
         path = check_out(out)
-        loaded = load_evaluation(config, chosen(prompts, videos, captions, reference), overrides)
+        loaded = load_evaluation(config, settings_of_options(prompts, videos, captions, reference), overrides)
         catalog = open_catalog(store, loaded.config.infra.storage)
         plan, plain = loaded.plan(catalog), as_plain(loaded.config, loaded.steps)
         outcome = run_tasks(Prepared(catalog, plan, loaded.config, plain, loaded.config.name))
@@ -138,8 +137,7 @@ def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  #
         store: The folder or URL (s3://, gs://, az://) where the checkpoint is kept.
         overrides: Settings to change, each like max_steps=100, workers=2 or promote=NAME.
     """
-    from flows.cli.train import told
-    from flows.train.training import as_plain, load_training
+    from flows.train.training import as_plain, checkpoint_lines, load_training
 
     try:
         loaded = load_training(config, overrides)
@@ -149,5 +147,5 @@ def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  #
     except BadInput as bad:
         return Failed(message=str(bad))
     if not outcome.exit_status:
-        log.info("%s", "\n".join(told(catalog, outcome.run_id)))
+        log.info("%s", "\n".join(checkpoint_lines(catalog, outcome.run_id)))
     return closing_state(outcome)
