@@ -7,13 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from stages.core.errors import BadInput
 from stages.core.step import Resources, Row, Step
-
-WANTED = (
-    "give the folder of a CLIP or SigLIP checkpoint of transformers with safetensors weights (such as "
-    "clip-vit-large-patch14)"
-)
 
 
 class Vectors(Step):
@@ -42,7 +38,7 @@ class Vectors(Step):
 
         def __post_init__(self) -> None:
             if not self.clip:
-                raise BadInput(f"steps.vectors.clip: {WANTED}")
+                raise BadInput(f"steps.vectors.clip: {CHECKPOINT_ADVICE}")
             if self.frames < 1:
                 raise BadInput("steps.vectors.frames is from 1")
 
