@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -142,6 +142,9 @@ class Family(Protocol):
     """One adapter. Its methods load what their stage needs and nothing else, onto the device that the config names."""
 
     name: str
+
+    parts: Mapping[str, tuple[str, ...]]
+    """All weights that a cascade needs: key of ModelConfig -> component folders below it, () for one part by itself."""
 
     def check_size(self, model: ModelConfig, width: int, height: int, n_frames: int) -> None:
         """Raise BadInput, naming the nearest size, where the family cannot make this one. Needs no torch."""
