@@ -1,4 +1,4 @@
-"""`rushes evaluate`: from the words on the command line to a run, a file of figures, and what is said of them."""
+"""`rushes evaluate`: from the words on the command line to a run, a file of figures, and their summary."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli.run import console, infra, run_and_say, say_plan, split_words
+from flows.cli.run import common_settings, console, print_plan, run_and_report, split_words
 from flows.run.session import open_catalog
+from flows.views.words import counted
 from stages.core.errors import BadInput
 
 
@@ -36,31 +37,31 @@ def evaluate_command(
     if len(files) > 1:
         raise BadInput(f"give one config, not {len(files)}: {' '.join(files)}")
     values = settings_of_options(prompts, videos, captions, reference)
-    values |= infra(executor, limit=limit, retry_errors=retry_errors)
+    values |= common_settings(executor, limit=limit, retry_errors=retry_errors)
     evaluation = load_evaluation(files[0] if files else "evaluate", values, overrides)
     path = check_out(out)
     catalog = open_catalog(store, evaluation.config.infra.storage)
     plan = evaluation.plan(catalog)
     plain = as_plain(evaluation.config, evaluation.steps)
     if dry_run:
-        return say_plan(catalog, plan, evaluation.config, plain)
-    outcome = run_and_say(catalog, plan, evaluation.config, plain, scope=evaluation.config.name)
-    say_report(write_report(catalog, outcome.run_id, evaluation, path), path)
+        return print_plan(catalog, plan, evaluation.config, plain)
+    outcome = run_and_report(catalog, plan, evaluation.config, plain, scope=evaluation.config.name)
+    print_figures(write_report(catalog, outcome.run_id, evaluation, path), path)
     return outcome.exit_status
 
 
-def say_report(found: Mapping[str, Any], path: Path) -> None:
+def print_figures(figures: Mapping[str, Any], path: Path) -> None:
     """The figures as a small table, and where all of them are."""
-    table = Table(title=f"{found['n']} clips judged", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"{counted(figures['n'], 'clip')} judged", title_justify="left", box=None, pad_edge=False)
     for heading in ("attribute", "right", "in quarters"):
         table.add_column(heading, justify="left" if heading == "attribute" else "right")
-    for name, share in found["accuracy"].items():
-        table.add_row(name, _share(share), _share(found["quarters"].get(name)) if name != "all" else "")
+    for name, share in figures["accuracy"].items():
+        table.add_row(name, _share(share), _share(figures["quarters"].get(name)) if name != "all" else "")
     Console(highlight=False, stderr=console.stderr).print(table)
-    if first := found.get("first_frame"):
+    if first := figures.get("first_frame"):
         console.print(f"first frames: {first['psnr']:.1f} dB, the worst {first['least']:.1f} dB")
-    for name, about in found.get("distances", {}).items():
-        console.print(f"{name}: {about['refused'] or format(found[name], '.2f')}")
+    for name, about in figures.get("distances", {}).items():
+        console.print(f"{name}: {about['refused'] or format(figures[name], '.2f')}")
     console.print(f"figures in {path}", soft_wrap=True)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.cli.run import console, infra, run_and_say, say_plan, split_words
+from flows.cli.run import common_settings, console, print_plan, run_and_report, split_words
 from flows.run.session import existing_catalog
+from flows.views.words import counted
 from stages.core.errors import BadInput
 
 
@@ -25,17 +26,19 @@ def publish_command(
     names, overrides = split_words(words)
     if len(names) != 1:
         raise BadInput(f"give the dataset one name, not {len(names)}" if names else "give the dataset a name")
-    values = infra(executor, limit=limit, retry_errors=retry_errors, curation=run_id)
+    values = common_settings(executor, limit=limit, retry_errors=retry_errors, curation=run_id)
     publication = load_publication(names[0], config, values, overrides)
     catalog = existing_catalog(store, publication.config.infra.storage)
     plan = publication.plan(catalog)
     plain = as_plain(publication.config, publication.steps())
     if dry_run:
-        return say_plan(catalog, plan, publication.config, plain)
-    outcome = run_and_say(catalog, plan, publication.config, plain, scope=names[0])
+        return print_plan(catalog, plan, publication.config, plain)
+    outcome = run_and_report(catalog, plan, publication.config, plain, scope=names[0])
     if outcome.exit_status == 0:
         row = published(catalog, plan, outcome.run_id)
         where = catalog.storage.local_path(row["folder"]) or f"{catalog.storage.url}/{row['folder']}"
-        console.print(f"{row['name']} v{row['version']}: {row['clips']} clips, {row['hours'] * 60:.1f} minutes")
+        console.print(
+            f"{row['name']} v{row['version']}: {counted(row['clips'], 'clip')}, {row['hours'] * 60:.1f} minutes"
+        )
         console.print(str(where), soft_wrap=True, markup=False)
     return outcome.exit_status

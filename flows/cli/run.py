@@ -1,4 +1,4 @@
-"""`rushes render` and `rushes curate`: from the words on the command line to a run and what is said of it."""
+"""`rushes render` and `rushes curate`: from the words on the command line to a run and its report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.prefect.server import wanted_server
+from flows.prefect.server import require_server
 from flows.run.progress import Bars, counts_table, totals
 from flows.run.schedule import nothing_to_do
 from flows.run.session import Outcome, execute, existing_catalog, open_catalog, survey
+from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.plan import Plan
@@ -27,10 +28,10 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return [w for w in words if w not in overrides], overrides
 
 
-def infra(executor: str | None, **extra: Any) -> dict[str, Any]:
-    """What the common options say, as settings."""
-    given = {k: v for k, v in extra.items() if v}
-    return {**({"infra": {"executor": executor}} if executor else {}), **given}
+def common_settings(executor: str | None, **extra: Any) -> dict[str, Any]:
+    """The settings that the common options stand for; options that were left out set nothing."""
+    settings = {k: v for k, v in extra.items() if v}
+    return {**({"infra": {"executor": executor}} if executor else {}), **settings}
 
 
 def render_command(
@@ -52,7 +53,7 @@ def render_command(
     files, overrides = split_words(words)
     if len(files) + bool(prompt) != 1:
         raise BadInput("give one campaign file, or --prompt TEXT")
-    values = infra(executor, limit=limit, retry_errors=retry_errors)
+    values = common_settings(executor, limit=limit, retry_errors=retry_errors)
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides)
     if export_to:
@@ -61,12 +62,12 @@ def render_command(
     plan = campaign.plan(catalog)
     plain = as_plain(campaign.config, campaign.steps)
     if dry_run:
-        return say_plan(catalog, plan, campaign.config, plain)
-    outcome = run_and_say(catalog, plan, campaign.config, plain, scope=campaign.config.name)
+        return print_plan(catalog, plan, campaign.config, plain)
+    outcome = run_and_report(catalog, plan, campaign.config, plain, scope=campaign.config.name)
     if export_to:
         videos = read_table(catalog, "videos", run_id=outcome.run_id).to_pylist()
         paths = export(catalog.storage, videos, Path(export_to))
-        console.print(f"{len(paths)} videos in {export_to}")
+        console.print(f"{counted(len(paths), 'video')} in {export_to}")
     return outcome.exit_status
 
 
@@ -86,7 +87,7 @@ def curate_command(
     from flows.curate.throughput import throughput_table
 
     sources, overrides = split_words(words)
-    values = infra(executor, limit=limit, retry_errors=retry_errors, until=until)
+    values = common_settings(executor, limit=limit, retry_errors=retry_errors, until=until)
     if only:
         values["only"] = [name.strip() for name in only.split(",") if name.strip()]
     curation = load_curation(sources, config, values, overrides)
@@ -94,15 +95,15 @@ def curate_command(
     plan = curation.plan(catalog)
     plain = as_plain(curation.config, curation.steps)
     if dry_run:
-        return say_plan(catalog, plan, curation.config, plain)
-    outcome = run_and_say(catalog, plan, curation.config, plain, scope=", ".join(sources))
+        return print_plan(catalog, plan, curation.config, plain)
+    outcome = run_and_report(catalog, plan, curation.config, plain, scope=", ".join(sources))
     if not outcome.did_nothing and (table := throughput_table(catalog, outcome.run_id)) is not None:
         console.print(table)
     return outcome.exit_status
 
 
-def say_plan(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any]) -> int:
-    """`--dry-run`: the resolved config, and how every step stands."""
+def print_plan(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any]) -> int:
+    """`--dry-run`: the resolved config, and the progress of every step."""
     from omegaconf import OmegaConf
 
     print(OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
@@ -112,19 +113,19 @@ def say_plan(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any]
     return 0
 
 
-def run_and_say(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any], scope: str = "") -> Outcome:
-    """Run a plan with its progress shown, by Prefect where a server is named, and say how it ended.
+def run_and_report(catalog: Catalog, plan: Plan, config: Any, plain: Mapping[str, Any], scope: str = "") -> Outcome:
+    """Run a plan with its progress shown, by Prefect where a server is named, and print how it ended.
 
-    Where nothing is to do, no server is asked.
+    Where there is nothing to do, no server is asked.
     """
     before = survey(catalog, plan, config)
-    url = "" if nothing_to_do(before, plan) else wanted_server(config.infra.prefect.api_url)
+    url = "" if nothing_to_do(before, plan) else require_server(config.infra.prefect.api_url)
     with Bars(console, totals(before.counts())) as bars:
         if url:
             outcome = _execute_on(url, catalog, plan, config, plain, scope, bars)
         else:
             outcome = execute(catalog, plan, config, scope=scope, plain_config=plain, listener=bars)
-    say_outcome(outcome, catalog)
+    print_outcome(outcome, catalog)
     return outcome
 
 
@@ -135,20 +136,20 @@ def _execute_on(
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")  # the bars are shown instead
     from flows.prefect.flow_run import Prepared, execute_as_flow
 
-    def say(link: str) -> None:
+    def print_link(link: str) -> None:
         console.print(f"run page: {link}", soft_wrap=True)
 
-    return execute_as_flow(url, Prepared(catalog, plan, config, plain, scope), bars, say)
+    return execute_as_flow(url, Prepared(catalog, plan, config, plain, scope), bars, print_link)
 
 
-def say_outcome(outcome: Outcome, catalog: Catalog) -> None:
+def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
     """One line that says how a run ended, and where to look."""
     failed = sum(c.failed for c in outcome.counts.values())
-    done = "nothing was to do" if outcome.did_nothing else outcome.status
+    ending = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    console.print(f"run {outcome.run_id}: {done}{reason}" + (f"; {failed} rows failed" if failed else ""))
+    console.print(f"run {outcome.run_id}: {ending}{reason}" + (f"; {counted(failed, 'row')} failed" if failed else ""))
     if failed or outcome.reason:
         console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True)
 
 
-__all__ = ["curate_command", "existing_catalog", "render_command", "run_and_say", "say_plan", "split_words"]
+__all__ = ["curate_command", "existing_catalog", "print_plan", "render_command", "run_and_report", "split_words"]

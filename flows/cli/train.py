@@ -1,4 +1,4 @@
-"""`rushes train`: from the words on the command line to a checkpoint in the store, and what is said of it."""
+"""`rushes train`: from the words on the command line to a checkpoint in the store, and its report."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flows.cli.run import console, run_and_say, say_plan, split_words
+from flows.cli.run import console, print_plan, run_and_report, split_words
 from flows.run.session import open_catalog
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 
 
-class _Lines(logging.Handler):
-    """Prints what training says of its progress."""
+class _ProgressPrinter(logging.Handler):
+    """Prints the lines of progress that training logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console.print(f"  {record.getMessage()}", markup=False, soft_wrap=True)
 
 
 @contextmanager
-def lines_shown() -> Iterator[None]:
+def progress_printed() -> Iterator[None]:
     """While this lasts, progress is printed."""
-    log, handler = logging.getLogger("rushes"), _Lines(logging.INFO)
+    log, handler = logging.getLogger("rushes"), _ProgressPrinter(logging.INFO)
     before, log.propagate = (log.level, log.propagate), False
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -45,15 +45,15 @@ def train_command(words: Sequence[str], store: str, dry_run: bool) -> int:
     catalog = open_catalog(store, run.config.infra.storage)
     plan, plain = run.plan(catalog), as_plain(run)
     if dry_run:
-        return say_plan(catalog, plan, run.config, plain)
-    with lines_shown():
-        outcome = run_and_say(catalog, plan, run.config, plain, scope=run.name)
+        return print_plan(catalog, plan, run.config, plain)
+    with progress_printed():
+        outcome = run_and_report(catalog, plan, run.config, plain, scope=run.name)
     if not outcome.exit_status:
-        say_checkpoint(catalog, outcome.run_id)
+        print_checkpoint(catalog, outcome.run_id)
     return outcome.exit_status
 
 
-def say_checkpoint(catalog: Catalog, run_id: str) -> None:
+def print_checkpoint(catalog: Catalog, run_id: str) -> None:
     """What was trained, how good it is, and how to use it."""
     from flows.train.training import checkpoint_lines
 

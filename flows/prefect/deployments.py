@@ -15,6 +15,7 @@ from prefect.states import Failed
 from flows.prefect.artifacts import show_link
 from flows.prefect.flow_run import FLOW_OPTIONS, Prepared, closing_state, run_tasks, task_runner
 from flows.run.session import open_catalog
+from flows.views.words import counted
 from stages.core.errors import BadInput
 
 log = logging.getLogger("prefect.flow_runs")
@@ -56,7 +57,7 @@ def _export(prepared: Prepared, run_id: str, folder: Path) -> None:
 
     videos = read_table(prepared.catalog, "videos", run_id=run_id).to_pylist()
     paths = export(prepared.catalog.storage, videos, folder)
-    show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{len(paths)} videos in {folder}")
+    show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{counted(len(paths), 'video')} in {folder}")
 
 
 @flow(name="curate", flow_run_name="{store}", task_runner=task_runner(), **FLOW_OPTIONS)

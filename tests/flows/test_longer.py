@@ -101,7 +101,7 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
     frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("condition", "base", "extend", "decode")}
     assert frames == {"condition": [1, 0], "base": [9, 9], "extend": [25, 25], "decode": [49, 49]}
     _begins_with_its_condition(tmp_path / "store", rows)
-    assert "nothing was to do" in CliRunner().invoke(main, [str(w) for w in words]).output
+    assert "nothing to do" in CliRunner().invoke(main, [str(w) for w in words]).output
 
 
 def _begins_with_its_condition(store: Path, rows: list[dict]) -> None:

@@ -75,7 +75,7 @@ def test_a_second_run_does_nothing_and_exports_the_same(rendered, campaign_file,
     before = {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts}
     result = rushes("render", campaign_file, "--store", store, "--export", tmp_path / "again", "--executor", "ray")
     assert result.exit_code == 0, result.output
-    assert "nothing was to do" in result.output
+    assert "nothing to do" in result.output
     assert {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts} == before
     first = {p.name: p.read_bytes() for p in out.glob("*.mp4")}
     assert len(first) == 4
@@ -132,7 +132,7 @@ def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
     (store / base["uri"]).unlink()
     result = rushes("render", campaign_file, "--store", store, "--executor", "local", "spatial.adain=0.5")
     assert result.exit_code == 0, result.output
-    assert "1 rows failed" in result.output
+    assert "1 row failed" in result.output
     takes = table(store, "takes", tmp_path)
     assert sorted(t["status"] for t in takes) == ["error", "ok", "ok", "ok"]
     assert "spatial" in next(t["error"] for t in takes if t["status"] == "error")
