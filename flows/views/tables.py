@@ -21,8 +21,8 @@ def _artifact_sql(survey: Survey, name: str) -> str:
     """The rows of one stage per take, in the columns that all stages share."""
     have = {c for c, *_ in survey.sql.execute(f'DESCRIBE "l_{name}"').fetchall()}
 
-    def column(wanted: str, empty: str) -> str:
-        return f'coalesce("{name}".{wanted}, {empty})' if wanted in have else empty
+    def column(column_name: str, empty: str) -> str:
+        return f'coalesce("{name}".{column_name}, {empty})' if column_name in have else empty
 
     return f"""SELECT "{name}".id AS artifact_id, unit_id AS take_id, '{name}' AS stage,
         {column("uri", "''")} AS uri, {column("sha256", "''")} AS sha256,

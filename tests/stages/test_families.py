@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import stages
 from stages.base import Base
 from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe
@@ -168,3 +171,14 @@ def test_an_upsampler_in_one_published_file_equals_the_folder(checkpoint, tmp_pa
     save_file({"w": torch.ones(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(BadInput, match="no config"):
         load_upsampler(tmp_path / "bare.safetensors", torch.float32)
+
+
+def test_a_family_names_all_weights_that_the_stages_load() -> None:
+    """What the doctor looks for, against what each stage says that it loads."""
+    loaded: dict[str, set[str]] = {}
+    for module in pkgutil.iter_modules(stages.__path__):
+        for cls in vars(importlib.import_module(f"stages.{module.name}")).values():
+            for key, parts in getattr(cls, "weights", {}).items() if isinstance(cls, type) else ():
+                if key.startswith("model."):
+                    loaded.setdefault(key.removeprefix("model."), set()).update(parts)
+    assert loaded == {key: set(parts) for key, parts in load_family("ltx").parts.items()}

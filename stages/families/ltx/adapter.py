@@ -8,6 +8,7 @@ This module imports no torch: sizes can be checked while planning. `models` and 
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import BadInput
@@ -96,6 +97,14 @@ class LTX:
         from stages.families.ltx.codec import LTXCodec
 
         return LTXCodec(model)
+
+    parts = MappingProxyType(
+        {
+            "checkpoint": ("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
+            "spatial_upsampler": (),
+            "temporal_upsampler": (),
+        }
+    )
 
 
 FAMILY = LTX()
