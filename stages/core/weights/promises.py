@@ -48,7 +48,7 @@ _LTX_NAMES = {"patchify_proj": "proj_in", "adaln_single": "time_embed", "q_norm"
 PROMISES: Mapping[str, Promise] = {
     "T5EncoderModel": _T5,
     "UMT5EncoderModel": _T5,
-    "CLIPTextModel": Promise(blocks={"text_model.encoder.layers": "num_hidden_layers"}),
+    "CLIPTextModel": Promise(blocks={"encoder.layers": "num_hidden_layers"}, prefix="text_model."),
     "LTXVideoTransformer3DModel": Promise(
         blocks={"transformer_blocks": "num_layers"},
         tensors={"proj_in.weight": (None, "in_channels"), "proj_out.weight": ("out_channels",)},
@@ -75,8 +75,7 @@ def promise_of(config: Mapping[str, Any]) -> Promise:
 def check_promise(path: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
     """Raise BadInput where a part's weights are not those that its config speaks of."""
     promise = promise_of(config)
-    if promise.prefix and all(name.startswith(promise.prefix) for name in shapes):
-        shapes = {name.removeprefix(promise.prefix): shape for name, shape in shapes.items()}
+    shapes = {name.removeprefix(promise.prefix): shape for name, shape in shapes.items()}
     for names, keys in promise.tensors.items():
         found = next((name for name in names.split("|") if name in shapes), None)
         if found is None:
