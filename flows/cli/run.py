@@ -127,4 +127,12 @@ def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
         console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True)
 
 
-__all__ = ["Checked", "curate_command", "existing_catalog", "render_command", "run_and_report", "print_plan", "split_words"]
+__all__ = [
+    "Checked",
+    "curate_command",
+    "existing_catalog",
+    "print_plan",
+    "render_command",
+    "run_and_report",
+    "split_words",
+]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flows.cli.run import console, run_and_report, print_plan, split_words
+from flows.cli.run import console, print_plan, run_and_report, split_words
 from flows.run.session import prepare
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog

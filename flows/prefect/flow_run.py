@@ -25,8 +25,8 @@ from flows.prefect.submit import PrefectSubmit
 from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
 from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
-from stages.core.ledger.run import Listener
 from flows.views.words import counted
+from stages.core.ledger.run import Listener
 from stages.core.step import Row
 
 FLOW_OPTIONS: dict[str, Any] = {"persist_result": False, "validate_parameters": True, "retries": 0}

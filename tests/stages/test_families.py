@@ -20,7 +20,7 @@ from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Sampling, families, load_family
-from stages.families.ltx.adapter import check_size, ratios_of
+from stages.families.ltx.size import check_size, ratios_of
 from stages.families.ltx.upsample import load_upsampler
 from stages.refine import Refine
 from tests.stages.conftest import SHAPES, build

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 from torch import nn
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.weights.checkpoint import check_part
 from stages.families.ltx.shape import Shape
+from stages.families.parts import load_named, load_tokenizer
 from stages.families.untrained import build_untrained
 from stages.training.settings import Lora, Model
 
-_EXTRA = {"LTXLatentUpsamplerModel": LTXLatentUpsamplerModel}
 DENOISERS = ("transformer", "unet")
 
 
@@ -46,17 +41,7 @@ def load_part(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> An
     path = folder / name
     if not path.is_dir():
         raise BadInput(f"the checkpoint {folder} has no {name}/")
-    if name == "tokenizer":
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    check_part(path, name)
-    config = json.loads((path / "config.json").read_text())
-    label = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
-    cls: Any = _EXTRA.get(label) or getattr(diffusers, label, None) or getattr(transformers, label, None)
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
-        raise BadInput(f"{path}/config.json names the class {label!r}: no model of diffusers or transformers")
-    kind = {"torch_dtype": dtype} if issubclass(cls, diffusers.ModelMixin) else {"dtype": dtype}
-    made: Any = cls  # checked above; its class says nothing to the type checker
-    return made.from_pretrained(path, use_safetensors=True, local_files_only=True, **kind).eval()
+    return load_tokenizer(path) if name == "tokenizer" else load_named(path, dtype)
 
 
 def denoiser_name(folder: Path) -> str:
