@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli.run import console, infra, run_and_say, say_plan, split_words
-from flows.run.session import open_catalog
+from flows.cli.run import console, run_and_say, say_plan, settings, split_words
+from flows.run.session import prepare
 from stages.core.errors import BadInput
 
 
@@ -23,28 +23,23 @@ def evaluate_command(
     captions: str,
     reference: str,
     dry_run: bool,
-    limit: int | None,
-    executor: str | None,
-    retry_errors: bool,
+    **options: Any,
 ) -> int:
     """Run an evaluation and write its figures. Everything is checked before anything is started."""
     from flows.evaluate.evaluation import load_evaluation
     from flows.evaluate.report import check_out, write_report
-    from flows.render.campaign import as_plain
 
     files, overrides = split_words(words)
     if len(files) > 1:
         raise BadInput(f"give one config, not {len(files)}: {' '.join(files)}")
-    values = {**chosen(prompts, videos, captions, reference), **infra(executor, limit=limit, retry_errors=retry_errors)}
+    values = {**chosen(prompts, videos, captions, reference), **settings(**options)}
     evaluation = load_evaluation(files[0] if files else "evaluate", values, overrides)
     path = check_out(out)
-    catalog = open_catalog(store, evaluation.config.infra.storage)
-    plan = evaluation.plan(catalog)
-    plain = as_plain(evaluation.config, evaluation.steps)
+    prepared = prepare(evaluation, store)
     if dry_run:
-        return say_plan(catalog, plan, evaluation.config, plain)
-    outcome = run_and_say(catalog, plan, evaluation.config, plain, scope=evaluation.config.name)
-    say_report(write_report(catalog, outcome.run_id, evaluation, path), path)
+        return say_plan(prepared)
+    outcome = run_and_say(prepared)
+    say_report(write_report(prepared.catalog, outcome.run_id, evaluation, path), path)
     return outcome.exit_status
 
 

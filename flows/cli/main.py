@@ -13,9 +13,13 @@ import click
 from flows.cli.telemetry import be_quiet
 
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
+DRY_UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
+ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
+RUN = click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help="Where steps run; default: the config.")
+UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
+ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="This run instead of the latest.")
 
 
@@ -51,6 +55,8 @@ def main() -> None:
 @click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option("--seed", type=click.IntRange(min=0), multiple=True, help="A seed; may be given several times.")
 @STORE
+@UNTIL
+@ONLY
 @click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there.")
 @DRY_RUN
 @LIMIT
@@ -68,14 +74,8 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 @click.argument("words", nargs=-1, required=True, metavar="SOURCE... [KEY=VALUE]...")
 @STORE
 @click.option("--config", default="curate", metavar="FILE", help="The curation's config.")
-@click.option("--until", metavar="STEP", default="", help="Stop after this step.")
-@click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
-@click.option(
-    "--keep-signals",
-    is_flag=True,
-    expose_value=False,
-    help="Keep frame-level signals, to tune cuts without decoding: done in any case, see `table signals`.",
-)
+@UNTIL
+@ONLY
 @DRY_RUN
 @LIMIT
 @EXECUTOR

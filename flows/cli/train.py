@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from flows.cli.run import console, run_and_say, say_plan, split_words
-from flows.run.session import open_catalog
+from flows.run.session import prepare
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 
@@ -36,20 +36,19 @@ def lines_shown() -> Iterator[None]:
 
 def train_command(words: Sequence[str], store: str, dry_run: bool) -> int:
     """Train one stage. Everything is checked before anything is started."""
-    from flows.train.training import as_plain, load_training
+    from flows.train.training import load_training
 
     files, overrides = split_words(words)
     if len(files) != 1:
         raise BadInput("give one training config: a file, or the name of one in configs/train")
     run = load_training(files[0], overrides)
-    catalog = open_catalog(store, run.config.infra.storage)
-    plan, plain = run.plan(catalog), as_plain(run)
+    prepared = prepare(run, store)
     if dry_run:
-        return say_plan(catalog, plan, run.config, plain)
+        return say_plan(prepared)
     with lines_shown():
-        outcome = run_and_say(catalog, plan, run.config, plain, scope=run.name)
+        outcome = run_and_say(prepared)
     if not outcome.exit_status:
-        say_checkpoint(catalog, outcome.run_id)
+        say_checkpoint(prepared.catalog, outcome.run_id)
     return outcome.exit_status
 
 

@@ -13,8 +13,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.prefect.artifacts import show_link
-from flows.prefect.flow_run import FLOW_OPTIONS, Prepared, closing_state, run_tasks, task_runner
-from flows.run.session import open_catalog
+from flows.prefect.flow_run import FLOW_OPTIONS, closing_state, run_tasks, task_runner
+from flows.run.session import Prepared, prepare
 from stages.core.errors import BadInput
 
 log = logging.getLogger("prefect.flow_runs")
@@ -32,16 +32,13 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str = "
         overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
         export: A folder that gets one mp4 per finished take: a new one, or an earlier export. Empty for none.
     """
-    from flows.render.campaign import as_plain, load_campaign
+    from flows.render.campaign import load_campaign
     from flows.render.export import check_export
 
     try:
         if export:
             check_export(Path(export).expanduser())
-        loaded = load_campaign([campaign], {}, overrides)
-        catalog = open_catalog(store, loaded.config.infra.storage)
-        plan = loaded.plan(catalog)
-        prepared = Prepared(catalog, plan, loaded.config, as_plain(loaded.config, loaded.steps), loaded.config.name)
+        prepared = prepare(load_campaign([campaign], {}, overrides), store)
         outcome = run_tasks(prepared)
     except BadInput as bad:
         return Failed(message=str(bad))
@@ -71,14 +68,10 @@ def curate(sources: list[str], store: str, config: str = "curate", overrides: li
         config: A name below configs, or the path of a config file.
         overrides: Settings to change, each like limit=10 or motion.sample_fps=4.
     """
-    from flows.curate.curation import as_plain, load_curation
+    from flows.curate.curation import load_curation
 
     try:
-        loaded = load_curation(sources, config, {}, overrides)
-        catalog = open_catalog(store, loaded.config.infra.storage)
-        plan = loaded.plan(catalog)
-        scope = ", ".join(sources)
-        outcome = run_tasks(Prepared(catalog, plan, loaded.config, as_plain(loaded.config, loaded.steps), scope))
+        outcome = run_tasks(prepare(load_curation(sources, config, {}, overrides), store))
     except BadInput as bad:
         return Failed(message=str(bad))
     return closing_state(outcome)
@@ -112,15 +105,13 @@ def evaluate(
     from flows.cli.evaluate import chosen
     from flows.evaluate.evaluation import load_evaluation
     from flows.evaluate.report import check_out, write_report
-    from flows.render.campaign import as_plain
 
     try:
         path = check_out(out)
         loaded = load_evaluation(config, chosen(prompts, videos, captions, reference), overrides)
-        catalog = open_catalog(store, loaded.config.infra.storage)
-        plan, plain = loaded.plan(catalog), as_plain(loaded.config, loaded.steps)
-        outcome = run_tasks(Prepared(catalog, plan, loaded.config, plain, loaded.config.name))
-        write_report(catalog, outcome.run_id, loaded, path)
+        prepared = prepare(loaded, store)
+        outcome = run_tasks(prepared)
+        write_report(prepared.catalog, outcome.run_id, loaded, path)
     except BadInput as bad:
         return Failed(message=str(bad))
     show_link("evaluate", "figures", path.resolve().as_uri(), f"figures in {out}")
@@ -139,15 +130,13 @@ def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  #
         overrides: Settings to change, each like max_steps=100, workers=2 or promote=NAME.
     """
     from flows.cli.train import told
-    from flows.train.training import as_plain, load_training
+    from flows.train.training import load_training
 
     try:
-        loaded = load_training(config, overrides)
-        catalog = open_catalog(store, loaded.config.infra.storage)
-        prepared = Prepared(catalog, loaded.plan(catalog), loaded.config, as_plain(loaded), loaded.name)
+        prepared = prepare(load_training(config, overrides), store)
         outcome = run_tasks(prepared)
     except BadInput as bad:
         return Failed(message=str(bad))
     if not outcome.exit_status:
-        log.info("%s", "\n".join(told(catalog, outcome.run_id)))
+        log.info("%s", "\n".join(told(prepared.catalog, outcome.run_id)))
     return closing_state(outcome)

@@ -6,9 +6,8 @@ Deployments call `run_tasks` from inside their flow; the command line makes the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 from prefect import Flow
@@ -25,30 +24,11 @@ from flows.prefect.server import run_link
 from flows.prefect.submit import PrefectSubmit
 from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
-from flows.run.session import DONE, STOPPED, Outcome, execute, survey
-from flows.run.settings import FlowConfig
-from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Plan
+from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
 from stages.core.ledger.run import Listener
 from stages.core.step import Row
 
 FLOW_OPTIONS: dict[str, Any] = {"persist_result": False, "validate_parameters": True, "retries": 0}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that a run needs, checked: what `execute` is given."""
-
-    catalog: Catalog
-    plan: Plan
-    config: FlowConfig
-    plain: Mapping[str, Any]
-    scope: str
-
-    @property
-    def store(self) -> str:
-        """The store's address."""
-        return self.catalog.storage.url
 
 
 def task_runner() -> TaskRunner[Any]:
@@ -91,7 +71,7 @@ def logs_shown() -> Iterator[None]:
 def run_tasks(prepared: Prepared, listener: Listener | None = None) -> Outcome:
     """Run a plan inside the flow run that is going on: tasks, logs, progress and result artifacts."""
     p = prepared
-    watch = Watch(p.plan.flow, totals(survey(p.catalog, p.plan, p.config).counts()))
+    watch = Watch(p.plan.flow, totals(p.survey.counts()))
 
     def both(node: str, row: Row) -> None:
         watch(node, row)
@@ -99,16 +79,7 @@ def run_tasks(prepared: Prepared, listener: Listener | None = None) -> Outcome:
             listener(node, row)
 
     with logs_shown():
-        outcome = execute(
-            p.catalog,
-            p.plan,
-            p.config,
-            scope=p.scope,
-            plain_config=p.plain,
-            submit=PrefectSubmit(),
-            listener=both,
-            on_start=lambda run: watch.begin(),
-        )
+        outcome = execute(p, submit=PrefectSubmit(), listener=both, on_start=lambda run: watch.begin())
         watch.end(complete=outcome.status == DONE)
         show_result(p.plan.flow, p.scope, p.store, outcome, watch.costs)
     return outcome
@@ -119,7 +90,7 @@ def closing_state(outcome: Outcome) -> State[None]:
     if outcome.status == STOPPED:
         return Cancelled(message=outcome.reason)
     if outcome.status == DONE:
-        return Completed(message="nothing was to do" if outcome.did_nothing else told(outcome))
+        return Completed(message="nothing to do" if outcome.did_nothing else told(outcome))
     return Failed(message=outcome.reason or "every row failed")
 
 

@@ -57,6 +57,11 @@ class Piece:
             raise Stopped("the run was stopped before this began")
         return self._value
 
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call this once the work has run, or will never run."""
+        assert self.future is not None
+        self.future.add_done_callback(call)
+
     def told(self) -> str:
         """What it made, in a few words."""
         node = next((a for a in self._args if isinstance(a, Node)), None)

@@ -2,21 +2,28 @@
 
 There are two: threads of this process, and (in flows/prefect/submit.py) Prefect tasks. A shard goes through its nodes
 one after another; shards overtake each other, so spatial SR works on the first takes while base makes the later ones.
+Where a job decides group by group, what it lets pass goes on at once, ahead of what is still to be decided.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stages.core.errors import Stopped
-from stages.core.ledger.plan import Phase, Plan
+from stages.core.ledger.plan import Node, Phase, Plan
 from stages.core.ledger.run import Run
 from stages.core.ledger.survey import Item, Survey
 
 MAX_SHARD_ROWS, SHARDS_WANTED, TASKS_AT_ONCE = 32, 6, 48
+LOOK_SHARE = 10
+"""A survey is read again only once this many times as long has gone by as the last reading took."""
 
 
 class Pending(Protocol):
@@ -24,6 +31,9 @@ class Pending(Protocol):
 
     def result(self) -> Any:
         """Wait for it; raises what the work raised."""
+
+    def add_done_callback(self, call: Callable[[Any], object], /) -> None:
+        """Call this once the result is there, or will never come."""
 
 
 class Submit(Protocol):
@@ -55,36 +65,149 @@ def shards(items: Sequence[Item], rows: int = 0) -> list[list[Item]]:
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def run_plan(run: Run, submit: Submit, *, retry: str, shard_rows: int = 0, overlap: bool = True) -> None:
-    """Do everything that a plan has left to do. Raises Stopped where the run was stopped on the way.
+def run_plan(
+    run: Run, submit: Submit, *, shard_rows: int = 0, overlap: bool = True, only: Sequence[str] = ()
+) -> None:
+    """Do everything that a plan has left to do, or only these nodes. Raises Stopped where the run was stopped.
 
     Without `overlap` there is one shard, so that the models of one stage are let go before those of the next load.
     """
-    for phase in run.plan.phases:
-        survey = Survey(run.catalog, run.plan, retry=retry, jobs=run.jobs)
-        if not survey.units_known(phase):
-            raise Stopped(f"{phase.name} has nothing to start from: an earlier job did not finish")
-        items = survey.items(phase)
-        _wait(
-            run, [_shard(run, submit, phase, label, s, overlap) for label, s in _labelled(items, shard_rows, overlap)]
-        )
-        for node in (n for n in phase.nodes if n.job):
-            _wait(run, [submit(node.name, run.do_job, node)])
+    _Schedule(run, submit, shard_rows, overlap, frozenset(only)).run_all()
 
 
-def _labelled(items: Sequence[Item], rows: int, overlap: bool) -> list[tuple[str, list[Item]]]:
-    parts = shards(items, rows if overlap else max(1, len(items)))
-    return [(f"{i + 1}/{len(parts)}", part) for i, part in enumerate(parts)]
+@dataclass
+class _Work:
+    """What a phase has at work: units that were handed in, shards that wait for a place, and how many have one."""
+
+    phase: Phase
+    taken: set[str] = field(default_factory=set)
+    waiting: deque[list[Item]] = field(default_factory=deque)
+    running: int = 0
+    numbers: int = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
 
 
-def _shard(run: Run, submit: Submit, phase: Phase, label: str, items: list[Item], overlap: bool) -> Pending:
-    """One shard through every node of its phase; where models do not fit together, each lets go before the next."""
-    state: Any = items
-    for node in (n for n in phase.nodes if not n.job):
-        state = submit(f"{node.name} {label}", run.do, node, state)
-        if not overlap:
-            state = submit(f"release {node.name}", _released, run, node.name, state)
-    return state if state is not items else _Ready(items)
+class _Schedule:
+    """The loop of one run: look, hand in what can start, decide what can be decided, wait for a shard to end."""
+
+    def __init__(self, run: Run, submit: Submit, rows: int, overlap: bool, only: frozenset[str]) -> None:
+        self.run, self.submit, self.rows, self.overlap, self.only = run, submit, rows, overlap, only
+        self.work = {p.name: _Work(p) for p in run.plan.phases}
+        self.ended: queue.SimpleQueue[tuple[_Work, Pending]] = queue.SimpleQueue()
+        self.failure: BaseException | None = None
+        self.looked_at = self.look_took = 0.0
+        beside = 1 + sum(1 for n in run.plan.nodes if n.per and n.passes is not None)
+        self.tasks = TASKS_AT_ONCE // beside
+
+    def run_all(self) -> None:
+        """Until nothing is left that can be done. The first failure stops the rest, and is what is raised."""
+        while True:
+            moved = not self.run.stop.is_set() and self._advance()
+            self._fill()
+            if moved:
+                continue
+            if not any(w.running for w in self.work.values()):
+                break
+            self._wait()
+        if self.failure:
+            raise self.failure
+        if self.run.stop.is_set():
+            raise Stopped(self.run.stopped_because or "the run was stopped")
+
+    def _advance(self) -> bool:
+        """Take in units that have become known, and decide what can be decided; whether anything changed."""
+        clock = time.monotonic()
+        survey = self.run.look()
+        self.looked_at, self.look_took = time.monotonic(), time.monotonic() - clock
+        for phase in self.run.plan.phases:
+            if not survey.units_known(phase):
+                break
+            work = self.work[phase.name]
+            if any(self._wanted(n) for n in phase.steps):
+                self._take(work, survey)
+            for job in phase.jobs:
+                if self._wanted(job) and self._can_decide(job, work, survey):
+                    self._do_job(job)
+                    return True
+        return False
+
+    def _wanted(self, node: Node) -> bool:
+        return not self.only or node.name in self.only
+
+    def _take(self, work: _Work, survey: Survey) -> None:
+        """Units that were not handed in yet, cut into shards."""
+        if work.taken and survey.units_complete(work.phase) and not self._grows(work.phase):
+            return  # all of them are: asking again would cost, and give none
+        items = [i for i in survey.items(work.phase) if i["unit"]["id"] not in work.taken]
+        work.taken |= {i["unit"]["id"] for i in items}
+        work.waiting.extend(shards(items, self.rows if self.overlap else max(1, len(items))))
+
+    def _grows(self, phase: Phase) -> bool:
+        before = self.run.plan.by_name.get(phase.name)
+        return before is not None and bool(before.per)
+
+    def _can_decide(self, job: Node, work: _Work, survey: Survey) -> bool:
+        if job.per:
+            return bool(survey.groups(job).ready)
+        return work.idle and job.name not in survey.jobs and bool(survey.job_digest(job))
+
+    def _do_job(self, job: Node) -> None:
+        try:
+            self.submit(job.name, self.run.do_job, job).result()
+        except Exception as error:
+            self._fail(error)
+
+    # -- shards ------------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Hand in shards while there is room, those of later phases first: winners go on before more is made."""
+        for work in reversed(self.work.values()):
+            room = max(2, self.tasks // max(1, len(work.phase.steps))) if self.overlap else 1
+            while work.waiting and work.running < room and not self.run.stop.is_set():
+                work.running += 1
+                work.numbers += 1
+                pending = self._shard(work.phase, f"{work.numbers}/{work.numbers + len(work.waiting) - 1}", work)
+                pending.add_done_callback(lambda _, work=work, pending=pending: self.ended.put((work, pending)))
+            if self.run.stop.is_set():
+                work.waiting.clear()
+
+    def _shard(self, phase: Phase, label: str, work: _Work) -> Pending:
+        """One shard through every node of its phase; where models do not fit together, each lets go before the next."""
+        state: Any = work.waiting.popleft()
+        for node in (n for n in phase.steps if self._wanted(n)):
+            state = self.submit(f"{node.name} {label}", self.run.do, node, state)
+            if not self.overlap:
+                state = self.submit(f"release {node.name}", _released, self.run, node.name, state)
+        return state  # type: ignore[no-any-return]
+
+    def _wait(self) -> None:
+        """Until a shard has ended, and so much time has gone by that looking again is worth it."""
+        early = any(n.per for n in self.run.plan.nodes)
+        while any(w.running for w in self.work.values()):
+            came = [self.ended.get()]
+            while not self.ended.empty():
+                came.append(self.ended.get())
+            for work, pending in came:
+                self._take_in(work, pending)
+            self._fill()
+            rested = time.monotonic() - self.looked_at >= LOOK_SHARE * self.look_took
+            if any(work.idle for work, _ in came) or (early and rested):
+                return
+
+    def _take_in(self, work: _Work, pending: Pending) -> None:
+        work.running -= 1
+        try:
+            pending.result()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.run.ask_to_stop(str(error))
+        if self.failure is None or isinstance(self.failure, Stopped):
+            self.failure = error
 
 
 def _released(run: Run, name: str, items: list[Item]) -> list[Item]:
@@ -92,29 +215,7 @@ def _released(run: Run, name: str, items: list[Item]) -> list[Item]:
     return items
 
 
-class _Ready:
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def result(self) -> Any:
-        return self._value
-
-
-def _wait(run: Run, pending: Iterable[Pending]) -> None:
-    """Wait for all; the first failure stops the rest, and is what is raised."""
-    first: BaseException | None = None
-    for one in pending:
-        try:
-            one.result()
-        except Exception as error:
-            run.ask_to_stop(str(error))
-            if first is None or isinstance(first, Stopped):
-                first = error
-    if first:
-        raise first
-
-
 def nothing_to_do(survey: Survey, plan: Plan) -> bool:
     """Whether a run of this plan would do no work at all."""
     counts = survey.counts()
-    return all(survey.units_known(p) for p in plan.phases) and not any(c.todo or c.waiting for c in counts.values())
+    return all(survey.units_complete(p) for p in plan.phases) and not any(c.todo or c.waiting for c in counts.values())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from flows.run.schedule import Submit, ThreadSubmit, nothing_to_do, run_plan
 from flows.run.settings import FlowConfig
 from infra.settings import LogRecord, make_executor
+from stages.core.config import nearest
 from stages.core.errors import BadInput, Stopped
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.executor import LocalExecutor
@@ -64,45 +65,100 @@ def existing_catalog(url: str, options: Mapping[str, Any] | None = None) -> Cata
     return Catalog(storage)
 
 
-def survey(catalog: Catalog, plan: Plan, config: FlowConfig) -> Survey:
-    """How the plan stands now."""
-    return Survey(catalog, plan, retry=config.retry)
+class Checked(Protocol):
+    """A checked config of a flow: what `load_campaign`, `load_curation` and their like return."""
+
+    config: Any
+
+    @property
+    def scope(self) -> str:
+        """What the run is about, in a few words."""
+
+    def plan(self, catalog: Catalog) -> Plan:
+        """The plan; keeps what it starts from as roots of the store."""
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved config, as it is stored with the run and printed by --dry-run."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: the store, the plan, the config, and how the plan stands."""
+
+    catalog: Catalog
+    plan: Plan
+    config: FlowConfig
+    plain: Mapping[str, Any]
+    scope: str
+    survey: Survey
+
+    @property
+    def store(self) -> str:
+        """The store's address."""
+        return self.catalog.storage.url
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return nothing_to_do(self.survey, self.plan)
+
+
+def prepare(checked: Checked, store: str, *, exists: bool = False) -> Prepared:
+    """From a checked config to a run that could start: the one way for the command line and for Prefect.
+
+    exists: the store must be there already. Raises BadInput before any work.
+    """
+    config: FlowConfig = checked.config
+    catalog = (existing_catalog if exists else open_catalog)(store, config.infra.storage)
+    plan = checked.plan(catalog)
+    survey = Survey(catalog, plan, retry=config.retry)
+    if config.only:
+        _check_only(survey, config.only)
+    return Prepared(catalog, plan, config, checked.plain(), checked.scope, survey)
+
+
+def _check_only(survey: Survey, only: Sequence[str]) -> None:
+    """Raises BadInput where `only` names what is no step, or one that waits for the work of one it does not name."""
+    names = [n.name for n in survey.plan.nodes]
+    for name in only:
+        if name not in names:
+            raise BadInput(f"only: there is no step {name!r}; {nearest(name, names)}")
+    last = max(names.index(name) for name in only)
+    for name in names[:last]:
+        count = survey.count(name)
+        if name not in only and (count.todo or count.waiting):
+            raise BadInput(f"only: the step {name!r} before it has work left; name it too, or give `until` instead")
 
 
 def execute(
-    catalog: Catalog,
-    plan: Plan,
-    config: FlowConfig,
+    prepared: Prepared,
     *,
-    scope: str = "",
-    plain_config: Mapping[str, Any] | None = None,
     submit: Submit | None = None,
     listener: Listener | None = None,
     on_start: Callable[[Run], None] | None = None,
 ) -> Outcome:
-    """Run a plan to its end, or to where it is stopped. Starts no executor where nothing is to do.
+    """Run a plan to its end, or to where it is stopped. Starts no executor where there is nothing to do.
 
     SIGTERM and SIGINT (a cancel) set the run's stop event: rows at work are given up, what is done stays.
     """
-    before = survey(catalog, plan, config)
-    idle = nothing_to_do(before, plan)
+    p, idle = prepared, prepared.idle
     run = Run(
-        catalog,
-        LocalExecutor(catalog.storage) if idle else make_executor(config.infra, catalog.storage, to_log),
-        plan,
-        config=plain_config or asdict(config),
-        scope=scope,
-        budget=Budget(**asdict(config.budget)),
+        p.catalog,
+        LocalExecutor(p.catalog.storage) if idle else make_executor(p.config.infra, p.catalog.storage, to_log),
+        p.plan,
+        config=p.plain,
+        scope=p.scope,
+        budget=Budget(**asdict(p.config.budget)),
         listener=listener,
+        survey=p.survey,
     )
     if idle:
-        run.jobs = before.jobs
-        return _finish(run, config, did_nothing=True)
-    run.executor.check(list(plan.refs.values()))
+        return _finish(run, did_nothing=True)
+    run.executor.check(list(p.plan.refs.values()))
     run.begin()
     if on_start:
         on_start(run)
-    return _execute(run, config, submit)
+    return _execute(run, p.config, submit)
 
 
 def to_log(step: str, record: LogRecord) -> None:
@@ -115,13 +171,10 @@ def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
     status, reason = DONE, ""
     try:
         with _stop_on_signal(run):
-            run_plan(
-                run,
-                submit or threads,  # type: ignore[arg-type]
-                retry=config.retry,
-                shard_rows=config.shard_rows,
-                overlap=_fits_together(run),
-            )
+            overlap = run.executor.fits_together(list(run.plan.refs.values()))
+            if not overlap:
+                log.warning("the stages do not fit together: running them one after another")
+            run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
     except Stopped as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)
     except BaseException as error:
@@ -133,20 +186,11 @@ def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
         run.executor.close()
         if threads:
             threads.close()
-    return _finish(run, config, status, reason)
+    return _finish(run, status, reason)
 
 
-def _fits_together(run: Run) -> bool:
-    fits = getattr(run.executor, "fits_together", None)
-    together = bool(fits(list(run.plan.refs.values()))) if fits else True
-    if not together:
-        log.warning("the stages do not fit together: running them one after another")
-    return together
-
-
-def _finish(run: Run, config: FlowConfig, status: str = DONE, reason: str = "", did_nothing: bool = False) -> Outcome:
-    after = Survey(run.catalog, run.plan, retry="none", jobs=run.jobs)
-    counts = after.counts()
+def _finish(run: Run, status: str = DONE, reason: str = "", did_nothing: bool = False) -> Outcome:
+    counts = run.look().counts()
     if status == DONE and _all_failed(run.plan, counts):
         status = FAILED
     run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
@@ -155,7 +199,7 @@ def _finish(run: Run, config: FlowConfig, status: str = DONE, reason: str = "", 
 
 def _all_failed(plan: Plan, counts: Mapping[str, Count]) -> bool:
     """Whether some phase had failures and nothing came out at its end."""
-    phases = [[counts[n.name] for n in phase.nodes if not n.job] for phase in plan.phases]
+    phases = [[counts[n.name] for n in phase.steps] for phase in plan.phases]
     return any(steps and not steps[-1].done and any(c.failed for c in steps) for steps in phases)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from infra.settings import InfraConfig
+from stages.core.step import StepRef
 
 
 @dataclass
@@ -22,12 +25,16 @@ class FlowConfig:
     """Settings shared by the flows.
 
     shard_rows     units per task; 0 chooses: some tens, fewer where stages could not overlap otherwise
-    limit          only the first so many sources or takes; 0 means all
-    retry_errors   try again also what failed for good
+    limit          process at most so many sources or takes; 0 means all
+    until          the last step to do; empty: all of them
+    only           the steps to do; what they are handed must be there
+    retry_errors   also retry permanent failures
     """
 
     shard_rows: int = 0
     limit: int = 0
+    until: str = ""
+    only: list[str] = field(default_factory=list)
     retry_errors: bool = False
     infra: InfraConfig = field(default_factory=InfraConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -37,3 +44,9 @@ class FlowConfig:
     def retry(self) -> str:
         """Which errors a survey counts as still to do."""
         return "all" if self.retry_errors else "transient"
+
+
+def plain_config(config: Any, steps: Mapping[str, StepRef]) -> dict[str, Any]:
+    """The resolved config, as it is stored with the run and printed by --dry-run."""
+    entries = {n: {"use": r.use, **dataclasses.asdict(r.config)} for n, r in steps.items()}
+    return {**dataclasses.asdict(config), "steps": entries}

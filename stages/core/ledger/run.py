@@ -316,6 +316,8 @@ class Run:
                 members = pa.array(keys[group.key], pa.string())
                 own = {n: _of_units(t, members, columns.get(n, "")) for n, t in tables.items()}
                 result = job.run(own).cast(job.writes)
+                if not result.num_rows:
+                    raise RuntimeError(f"{node.name} gave no row for a group; it must say of each unit whether it passes")
                 parts.append(result.append_column("mark", pa.repeat(pa.scalar(group.mark), result.num_rows)))
             return pa.concat_tables(parts)
 
