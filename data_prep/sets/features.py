@@ -24,25 +24,24 @@ FEATURES = pa.schema([("vectors", pa.int64()), ("features", pa.list_(pa.float32(
 _WHERE = {"identity": False}
 
 
+def video_inputs() -> Inputs:
+    """A rendered video, or, for footage from elsewhere, a file by its content."""
+    ports = {"video": Port(kind="video", required=False)}
+    return Inputs(ports=ports, depends=("sha256",), carries=("path",))
+
+
 def frames_of(workspace: Any, row: Row) -> Any:
-    """The frames [F, H, W, 3] of the row's `video`, or, for footage from elsewhere, of the file at `path`.
+    """The frames [F, H, W, 3] of a rendered video, or, for footage from elsewhere, of the file at `path`.
 
     Raises BadMedia, PermanentError.
     """
     from stages.core.media import read_frames
 
-    if row["video"]:
+    if row["video"] is not None:
         return read_frames(workspace.read(row["video"]["uri"]))
     if not row["path"]:
         raise PermanentError("there is neither a rendered video nor the path of one")
     return read_frames(Path(row["path"]).read_bytes())
-
-
-def video_inputs() -> Inputs:
-    """What both steps read: a rendered video, or a file; and in which of the two sets it is, so that a video that is in
-    both of them counts in both."""
-    ports = {"video": Port(kind="video", required=False)}
-    return Inputs(ports=ports, depends=("part", "sha256"), carries=("path",))
 
 
 def resized(frames: Any, side: int) -> Any:
@@ -87,8 +86,8 @@ class MotionFeatures(Step):
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
 
     @classmethod
-    def inputs(cls, config: Config) -> Inputs:
-        """One video."""
+    def inputs(cls, config: Any) -> Inputs:
+        """The video alone."""
         return video_inputs()
 
     def setup(self) -> None:
@@ -141,8 +140,8 @@ class PictureFeatures(Step):
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
 
     @classmethod
-    def inputs(cls, config: Config) -> Inputs:
-        """One video."""
+    def inputs(cls, config: Any) -> Inputs:
+        """The video alone."""
         return video_inputs()
 
     def setup(self) -> None:

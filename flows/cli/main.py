@@ -13,9 +13,7 @@ import click
 from flows.cli.telemetry import be_quiet
 
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
-DRY_UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
-ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
-RUN = click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help="Where steps run; default: the config.")
 UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")

@@ -57,7 +57,7 @@ class Piece:
             raise Stopped("the run was stopped before this began")
         return self._value
 
-    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
         """Call this once the work has run, or will never run."""
         assert self.future is not None
         self.future.add_done_callback(call)

@@ -79,7 +79,7 @@ def test_parents_name_what_a_file_was_made_from(done):
     _, row, _, _ = done
     made_from = {"base": ["text"], "spatial": ["base"], "temporal": ["spatial"], "refine": ["temporal", "text"]}
     for name, before in {**made_from, "decode": ["refine"]}.items():
-        assert row[name]["parents"] == [row[b]["sha256"] for b in before]
+        assert row[name]["made_from"] == [row[b]["sha256"] for b in before]
 
 
 SCRIPT = """
@@ -175,7 +175,7 @@ def test_a_latent_of_an_earlier_stage_comes_first_in_the_clip(done):
     plain, _ = get_latent(workspace, row["base"])
     np.testing.assert_allclose(clip[:, 0], video[:, 0], atol=1e-5)
     assert np.abs(clip[:, 1:] - plain[:, 1:]).mean() > 1e-3
-    assert made["parents"] == [row["text"]["sha256"], first["sha256"]]
+    assert made["made_from"] == [row["text"]["sha256"], first["sha256"]]
     with pytest.raises(BadLatent, match="does not fit"):
         stages["base"].process({**row, "condition": row["spatial"]})
 

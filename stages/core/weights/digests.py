@@ -131,7 +131,7 @@ def weights_identity(ref: StepRef) -> dict[str, str]:
     cls = load_class(ref.use, ref.name)
     return {
         name: _identity_of(*_lookup(ref.config, name), parts, f"steps.{ref.name}.{name}")
-        for name, parts in cls.weights.items()
+        for name, parts in cls.weights_of(ref.config).items()
     }
 
 
@@ -140,4 +140,6 @@ def fingerprint(ref: StepRef, drawing: bool = False) -> str:
     numbers, which that name seeds. Resources never enter."""
     cls = load_class(ref.use, ref.name)
     name = [ref.name] if drawing else []
-    return digest(ref.use, cls.version, _without_paths(ref.config, cls.weights), weights_identity(ref), *name)
+    return digest(
+        ref.use, cls.version, _without_paths(ref.config, cls.weights_of(ref.config)), weights_identity(ref), *name
+    )

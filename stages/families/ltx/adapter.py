@@ -63,6 +63,10 @@ class LTX:
         """Raise BadInput, naming the nearest size, where this checkpoint's VAE cannot make this one."""
         check_size(width, height, n_frames, ratios_of(model.read_config("vae")))
 
+    def decode_draws(self, model: ModelConfig) -> bool:
+        """Whether the VAE is conditioned on a timestep: such a one denoises while it decodes."""
+        return bool((model.read_config("vae") or {}).get("timestep_conditioning", False))
+
     def text(self, model: ModelConfig) -> LTXTextEncoder:
         """Tokenizer and T5 encoder."""
         from stages.families.ltx.models import LTXTextEncoder
