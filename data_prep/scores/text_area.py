@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from data_prep.captions.text import printable
 from data_prep.models.packaged import Packaged, check_weights, weights_file
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 _OCR = ("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/")
 DETECTOR = Packaged(
@@ -29,8 +30,8 @@ PLAUSIBLE = 0.5
 class TextArea(Step):
     """A row per clip: text_area and text_lines on average over its pictures, and the readable text of all of them."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema(
         [("clip_id", pa.string()), ("text_area", pa.float64()), ("text_lines", pa.float64()), ("text", pa.string())]
     )
@@ -64,6 +65,11 @@ class TextArea(Step):
                 raise BadInput("steps.text: frames is from 1, side from 64 and lines from 0")
             check_weights(self.detector, DETECTOR, "steps.text.detector", ".onnx")
             check_weights(self.recogniser, RECOGNISER, "steps.text.recogniser", ".onnx")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
 
     def setup(self) -> None:
         """Load both networks."""

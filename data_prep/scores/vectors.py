@@ -8,16 +8,17 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.models.clip_model import CHECKPOINT_ADVICE
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 
 class Vectors(Step):
     """A row per clip: clip_vector, the mean of the unit vectors of its pictures, so that its product with the vector
     of a text is their mean cosine. Null where no picture can be read."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("clip_vector", pa.list_(pa.float32()))])
     fan_out = True
     weights = {"clip": ()}  # noqa: RUF012
@@ -41,6 +42,11 @@ class Vectors(Step):
                 raise BadInput(f"steps.vectors.clip: {CHECKPOINT_ADVICE}")
             if self.frames < 1:
                 raise BadInput("steps.vectors.frames is from 1")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
 
     def setup(self) -> None:
         """Load the model."""

@@ -143,8 +143,8 @@ def test_embeddings_of_another_encoder_are_refused(done):
     stages, row, _, workspace = done
     from tests.core.test_latents import some_text
 
+    other = {**row["text"], **workspace.put(pack_text(some_text()), ".safetensors")}
     with pytest.raises(BadLatent, match="3 channels, this transformer takes 32"):
-        other = {**row["text"], **workspace.put(pack_text(some_text()), ".safetensors")}
         stages["base"].process(inputs("base", row, text=other))
 
 

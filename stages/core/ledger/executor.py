@@ -51,9 +51,6 @@ class Executor(Protocol):
     def check(self, refs: Sequence[StepRef]) -> None:
         """Raise BadInput where a step asks for more than any node has; nothing has started then."""
 
-    def fits_together(self, refs: Sequence[StepRef]) -> bool:
-        """Whether one worker of each of these steps can be up at the same time."""
-
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
         """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set."""
 
@@ -195,10 +192,6 @@ class LocalExecutor:
 
     def check(self, refs: Sequence[StepRef]) -> None:
         """In-process there is one of everything, so nothing is refused."""
-
-    def fits_together(self, refs: Sequence[StepRef]) -> bool:
-        """One process holds them all."""
-        return True
 
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
         """One row at a time, in order; the lock keeps one model at work, as on a laptop it should be."""
