@@ -47,6 +47,7 @@ def render_command(
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import as_plain, load_campaign
     from flows.render.export import check_export, export
+    from flows.render.provenance import described
     from flows.views.tables import read_table
 
     files, overrides = split_words(words)
@@ -55,9 +56,9 @@ def render_command(
     values = infra(executor, limit=limit, retry_errors=retry_errors)
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides)
-    if export_to:
-        check_export(Path(export_to).expanduser())
     catalog = open_catalog(store, campaign.config.infra.storage)
+    if export_to:
+        check_export(export_to, campaign.takes, catalog.storage)
     plan = campaign.plan(catalog)
     plain = as_plain(campaign.config, campaign.steps)
     if dry_run:
@@ -65,7 +66,7 @@ def render_command(
     outcome = run_and_say(catalog, plan, campaign.config, plain, scope=campaign.config.name)
     if export_to:
         videos = read_table(catalog, "videos", run_id=outcome.run_id).to_pylist()
-        paths = export(catalog.storage, videos, Path(export_to))
+        paths = export(catalog.storage, videos, export_to, about=described(plan))
         console.print(f"{len(paths)} videos in {export_to}")
     return outcome.exit_status
 

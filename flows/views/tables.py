@@ -72,8 +72,9 @@ def videos(survey: Survey) -> pa.Table:
     """One row per take that reached the last stage."""
     last = stages_of(survey)[-1]
     return survey.query(
-        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
-        a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
+        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt,
+        unit.negative_prompt AS negative_prompt, unit.seed AS seed, a.uri, a.sha256, a.width, a.height, a.n_frames,
+        a.fps, a.status, a.error, unit.campaign AS campaign
         FROM ({_artifact_sql(survey, last)}) a JOIN "p_takes" p ON p.unit_id = a.take_id ORDER BY unit.position"""
     )
 

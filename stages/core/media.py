@@ -136,7 +136,7 @@ def with_tags(source: bytes | Path, tags: Mapping[str, str]) -> bytes:
             source = folder / "source.mp4"
         lines = [f"{_escaped(key)}={_escaped(value)}\n" for key, value in sorted(tags.items())]
         listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", newline="")
-        inputs = ["-f", "mov", "-i", str(source), "-f", "ffmetadata", "-i", str(listed)]
+        inputs = ["-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{listed}"]
         copied = ["-map", "0", "-c", "copy", "-map_metadata", "1", "-map_chapters", "-1"]
         form = ["-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
         command = [ffmpeg_binary(), "-hide_banner", "-loglevel", "error", *inputs, *copied, *form]
@@ -149,13 +149,19 @@ def _escaped(text: str) -> str:
     return re.sub(r"([=;#\\\n\r])", r"\\\1", text)
 
 
-def read_tags(source: bytes | str | Path) -> dict[str, str]:
-    """The tags of a video's container. Raises BadMedia."""
+def read_tags(source: bytes | Path) -> dict[str, str]:
+    """The tags of an mp4's container. Raises BadMedia, OSError where the file cannot be opened.
+
+    Whatever the file holds, no other one is opened.
+    """
     import av
     from av.error import FFmpegError
 
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            av.open(file, "r", format="mov") as container,
+        ):
             return dict(container.metadata)
     except FFmpegError as error:
         raise BadMedia(f"not a readable video: {error}") from None
