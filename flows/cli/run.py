@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.prefect.server import require_server
 from flows.run.progress import Bars, counts_table, totals
-from flows.run.session import Checked, Outcome, Prepared, execute, existing_catalog, prepare
+from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
@@ -46,6 +46,7 @@ def render_command(
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import load_campaign
     from flows.render.export import check_export, export
+    from flows.render.provenance import described
     from flows.views.tables import read_table
 
     files, overrides = split_words(words)
@@ -54,15 +55,15 @@ def render_command(
     values = common_settings(**options)
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides)
-    if export_to:
-        check_export(Path(export_to).expanduser())
     prepared = prepare(campaign, store)
+    if export_to:
+        check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
         return print_plan(prepared)
     outcome = run_and_report(prepared)
     if export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
-        paths = export(prepared.catalog.storage, videos, Path(export_to))
+        paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
         console.print(f"{counted(len(paths), 'video')} in {export_to}")
     return outcome.exit_status
 
@@ -127,12 +128,4 @@ def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
         console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True)
 
 
-__all__ = [
-    "Checked",
-    "curate_command",
-    "existing_catalog",
-    "print_plan",
-    "render_command",
-    "run_and_report",
-    "split_words",
-]
+__all__ = ["curate_command", "existing_catalog", "print_plan", "render_command", "run_and_report", "split_words"]

@@ -31,29 +31,31 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str = "
         campaign: A name below configs/campaigns, or the path of a campaign file.
         store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
         overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
-        export: A folder that gets one mp4 per finished take: a new one, or an earlier export. Empty for none.
+        export: A folder that gets one mp4 per finished take, beside what is there. Empty for none.
     """
     from flows.render.campaign import load_campaign
     from flows.render.export import check_export
 
     try:
+        loaded = load_campaign([campaign], {}, overrides)
+        prepared = prepare(loaded, store)
         if export:
-            check_export(Path(export).expanduser())
-        prepared = prepare(load_campaign([campaign], {}, overrides), store)
+            check_export(export, loaded.takes, prepared.catalog.storage)
         outcome = run_tasks(prepared)
+        if export:
+            _export(prepared, outcome.run_id, Path(export))
     except BadInput as bad:
         return Failed(message=str(bad))
-    if export:
-        _export(prepared, outcome.run_id, Path(export))
     return closing_state(outcome)
 
 
 def _export(prepared: Prepared, run_id: str, folder: Path) -> None:
     from flows.render.export import export
+    from flows.render.provenance import described
     from flows.views.tables import read_table
 
     videos = read_table(prepared.catalog, "videos", run_id=run_id).to_pylist()
-    paths = export(prepared.catalog.storage, videos, folder)
+    paths = export(prepared.catalog.storage, videos, folder, about=described(prepared.plan))
     show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{counted(len(paths), 'video')} in {folder}")
 
 

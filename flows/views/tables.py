@@ -98,8 +98,9 @@ def videos(survey: Survey) -> pa.Table:
     last = stages_of(survey)[-1]
     phase = survey.plan.phase_of(last).name
     return survey.query(
-        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
-        a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
+        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt,
+        unit.negative_prompt AS negative_prompt, unit.seed AS seed, a.uri, a.sha256, a.width, a.height, a.n_frames,
+        a.fps, a.status, a.error, unit.campaign AS campaign
         FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id ORDER BY unit.position"""
     )
 
