@@ -7,6 +7,7 @@ Nothing is measured here, so another threshold costs this job alone.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.core.step import REASON, Job
+from stages.core.step import REASON, Inputs, Job, Port
 
 SOURCE_METRICS = {
     "width": "display_width",
@@ -31,17 +32,17 @@ SOURCE_METRICS = {
     "vfr": "is_vfr::INTEGER",
     "has_audio": "has_audio::INTEGER",
 }
-"""Metrics of the whole source, and where they stand in the table of sources."""
+"""Metrics of the whole source, and what they are made of, as SQL over its columns."""
 SOURCE_COLUMNS = (
     "display_width", "display_height", "width", "height", "bitrate", "fps", "interlaced", "is_vfr", "has_audio",
 )  # fmt: skip
-KEYS = ("id", "clip_id", "source_id", "status")
-CLIP_METRICS = {"duration_s": "end_s - start_s", "n_frames": "n_frames"}
+CLIP_METRICS = {"duration_s": "c.end_s - c.start_s", "n_frames": "c.n_frames"}
+"""Likewise of the clip `c` itself."""
 OPERATORS = {"min": ">=", "max": "<=", "exclude": "not in"}
 
 
 def check_thresholds(thresholds: Mapping[str, Any], known: Iterable[str], where: str = "select") -> None:
-    """Raises BadInput for a metric that nothing measures, a key that is no limit, or a value of no sense."""
+    """Raises BadInput for a metric that nothing measures, a key that is no limit, or an invalid value."""
     names = set(known) | set(SOURCE_METRICS) | set(CLIP_METRICS)
     for metric, limits in thresholds.items():
         if metric not in names:
@@ -64,10 +65,24 @@ def _fits(key: str, value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
+def limited(thresholds: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that have a limit."""
+    return {m: limits for m, limits in thresholds.items() if limits}
+
+
+def source_columns(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The columns of a source that these metrics are made of."""
+    words = {w for m in metrics if m in SOURCE_METRICS for w in re.findall(r"\w+", SOURCE_METRICS[m])}
+    return tuple(c for c in SOURCE_COLUMNS if c in words)
+
+
 class Select(Job):
     """A verdict for every clip, with every failing (metric, value, op, threshold)."""
 
+    kind = "verdicts"
     version = 1
+    passes = True
+    units = "clips"
     writes = pa.schema([("id", pa.string()), ("status", pa.string()), ("reasons", pa.list_(REASON))])
 
     @dataclass(frozen=True, kw_only=True)
@@ -76,27 +91,40 @@ class Select(Job):
 
         thresholds: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips, and of their scores and sources what has a threshold: another score changes no verdict."""
+        wanted = tuple(sorted(limited(config.thresholds)))
+        ports = {"clips": Port(kind="clips")}
+        if wanted:
+            ports["scores"] = Port(kind="scores", columns=wanted, many=True, required=False)
+        return Inputs(ports=ports, units=source_columns(wanted))
+
     def columns(self, table: str) -> tuple[str, ...]:
-        """What identifies a clip, what the metrics of sources are made of, and the scores that have a threshold."""
-        wanted = {m for m, limits in self.config.thresholds.items() if limits}
-        span = ("start_s", "end_s") if "duration_s" in wanted else ()
-        return (*KEYS, *SOURCE_COLUMNS, *span, *wanted)
+        """What identifies a clip, and the metrics that have a threshold."""
+        wanted = limited(self.config.thresholds)
+        if table != "clips":
+            return ("clip_id", *wanted)
+        return ("clip_id", "unit_id", "n_frames", *(("start_s", "end_s") if "duration_s" in wanted else ()))
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """`clips`, `sources` and any number of tables with a clip_id column and a column per metric."""
-        thresholds = {m: limits for m, limits in self.config.thresholds.items() if limits}
+        """`clips`, their sources as `units`, and any number of tables with a clip_id and a column per metric."""
+        thresholds = limited(self.config.thresholds)
         check_thresholds(thresholds, metric_columns(tables))
         table = metrics_table(tables, thresholds)
         ids = table.column("clip_id").combine_chunks()
         failures = [f for m, limits in thresholds.items() for f in failing(table.column(m), m, limits)]
-        reasons, failed = gather(failures, len(ids))
-        status = pc.if_else(pa.array(failed), "rejected", "kept")
+        reasons, failed = gather(failures, len(ids), self.name)
+        status = pc.if_else(pa.array(failed), "rejected", "ok")
         return pa.table({"id": ids, "status": status, "reasons": reasons}).cast(self.writes)
+
+
+NOT_SCORES = ("clips", "units")
 
 
 def metric_columns(tables: Mapping[str, pa.Table]) -> set[str]:
     """Every column of the score tables."""
-    return {c for name, t in tables.items() if name not in ("clips", "sources") for c in t.column_names}
+    return {c for name, t in tables.items() if name not in NOT_SCORES for c in t.column_names}
 
 
 def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.Table:
@@ -106,21 +134,20 @@ def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.T
     sql = connect()
     for name, table in tables.items():
         sql.register(name, table)
-    scores = [n for n in tables if n not in ("clips", "sources")]
-    wanted = list(wanted)
-    columns, holders = ["k.clip_id"], set[str]()
+    scores = [n for n in tables if n not in NOT_SCORES]
+    columns, holders = ["c.clip_id"], list[str]()
     for metric in wanted:
-        holder = next((n for n in scores if metric in tables[n].column_names), None)
-        holders |= {holder} if holder else set()
-        expression = f't_{holder}."{metric}"' if holder else f"k.m_{metric}"
-        columns.append(f'{expression} AS "{metric}"')
-    per_source = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in SOURCE_METRICS.items())
-    per_clip = "".join(f", {sql_} AS m_{name}" for name, sql_ in CLIP_METRICS.items() if name in wanted)
-    joins = " ".join(f'LEFT JOIN "{n}" t_{n} ON t_{n}.clip_id = k.clip_id' for n in scores if n in holders)
-    return sql.sql(
-        f"""SELECT {", ".join(columns)} FROM (SELECT clip_id, s.*{per_clip} FROM clips JOIN
-              (SELECT id AS source_id, {per_source} FROM sources WHERE status = 'ok') s USING (source_id)) k {joins}"""
-    ).to_arrow_table()
+        if holder := next((n for n in scores if metric in tables[n].column_names), None):
+            holders.append(holder)
+            columns.append(f'"t_{holder}"."{metric}"')
+        else:
+            columns.append(f'{CLIP_METRICS.get(metric) or f"u.m_{metric}"} AS "{metric}"')
+    joins = "".join(f' LEFT JOIN "{n}" "t_{n}" ON "t_{n}".clip_id = c.clip_id' for n in dict.fromkeys(holders))
+    if "units" in tables:
+        made = {m: expression for m, expression in SOURCE_METRICS.items() if m in set(wanted)}
+        per_source = "".join(f", {expression} AS m_{m}" for m, expression in made.items())
+        joins += f" JOIN (SELECT id AS unit_id{per_source} FROM units) u ON u.unit_id = c.unit_id"
+    return sql.sql(f"SELECT {', '.join(columns)} FROM clips c{joins}").to_arrow_table()
 
 
 @dataclass(frozen=True)
@@ -156,8 +183,8 @@ def rounded(values: pa.Array) -> pa.Array:
     return pc.round(values, 6) if pa.types.is_floating(values.type) else values
 
 
-def gather(failures: list[Failure], n: int) -> tuple[pa.Array, np.ndarray]:
-    """The list of reasons of each of n rows, and whether it has any. No Python loop over rows."""
+def gather(failures: list[Failure], n: int, name: str) -> tuple[pa.Array, np.ndarray]:
+    """The list of reasons of each of n rows, and whether it has any; name: of the step. No Python loop over rows."""
     rows = np.concatenate([f.rows for f in failures]) if failures else np.zeros(0, np.int64)
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=n) if n else np.zeros(0, np.int64)
@@ -169,7 +196,7 @@ def gather(failures: list[Failure], n: int) -> tuple[pa.Array, np.ndarray]:
         return pa.DictionaryArray.from_arrays(which, words).cast(pa.string())  # quicker than taking text by its place
 
     values = pa.concat_arrays([f.values for f in failures]) if failures else pa.array([], pa.string())
-    step = pa.repeat(pa.scalar("select"), len(rows))
+    step = pa.repeat(pa.scalar(name), len(rows))
     struct = pa.StructArray.from_arrays(
         [step, picked("metric"), values.take(pa.array(order)), picked("op"), picked("threshold")],
         fields=[REASON.field(i) for i in range(REASON.num_fields)],

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import pyarrow as pa
 
 from stages.core.errors import BadInput
-from stages.core.identity import stage_seed
-from stages.core.latents.artifacts import SIZE, get_latent, parent_latent
+from stages.core.latents.artifacts import SIZE, get_latent
 from stages.core.latents.form import DecodeRecipe, LatentSpec
 from stages.core.media import ffmpeg_version, write_jpeg, write_video
-from stages.core.step import ARTIFACT, Resources, Row, Step
+from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import load_family
 
-TITLE_LENGTH = 200
-
 
 class Decode(Step):
-    """Loads the VAE only. Seeded, because some VAEs denoise while they decode."""
+    """Loads the VAE only. What it makes depends on the latent alone: prompts and names are put into files at export."""
 
-    reads = ("prompt", "negative_prompt", "latent")
+    kind = "video"
     writes = pa.schema(
         [
             *ARTIFACT,
@@ -34,10 +30,9 @@ class Decode(Step):
             ("poster_size", pa.int64()),
             ("stage_seed", pa.int64()),
             ("encoder", pa.string()),
-            ("parents", pa.list_(pa.string())),
+            ("made_from", pa.list_(pa.string())),
         ]
     )
-    seeded = True
     weights: ClassVar = {"model.checkpoint": ("vae",)}
     resources = Resources(cpus=0.5)
 
@@ -61,20 +56,27 @@ class Decode(Step):
             if not 0 <= self.crf <= 51 or not 1 <= self.poster_quality <= 95 or min(self.tiling, self.chunk) < 0:
                 raise BadInput("decode: crf is 0 to 51, poster_quality 1 to 95, tiling and chunk from 0")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """A latent; the seed too where the VAE denoises while it decodes."""
+        draws = load_family(config.model.family).decode_draws(config.model)
+        return Inputs(ports={"latent": Port(kind="latent")}, depends=("seed",) if draws else (), draws=draws)
+
     def setup(self) -> None:
         """Load the VAE."""
+        self.draws = load_family(self.config.model.family).decode_draws(self.config.model)
         self.codec = load_family(self.config.model.family).codec(self.config.model)
 
     def process(self, row: Row) -> Row:
-        """One take's video, with its prompt and seed in the container's tags, and its middle frame as a poster."""
-        parent = parent_latent(row)
+        """One take's video, and its middle frame as a poster."""
+        parent = row["latent"]
         latent, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
-        recipe = self._recipe(spec, stage_seed(row["seed"], "decode"))
+        recipe = self._recipe(spec, self.seed_for(row) if self.draws else 0)
         frames = self.codec.decode(latent, recipe)
         settings = {"crf": self.config.crf, "preset": self.config.preset}
         poster = self.workspace.put(write_jpeg(frames[len(frames) // 2], self.config.poster_quality), ".jpg")
         return {
-            **self.workspace.put(write_video(frames, spec.fps, **settings, metadata=tags(row)), ".mp4"),
+            **self.workspace.put(write_video(frames, spec.fps, **settings), ".mp4"),
             "width": spec.width,
             "height": spec.height,
             "n_frames": len(frames),
@@ -83,7 +85,7 @@ class Decode(Step):
             **{f"poster_{key}": value for key, value in poster.items()},
             "stage_seed": recipe.seed,
             "encoder": f"ffmpeg {ffmpeg_version()}",
-            "parents": [parent["sha256"]],
+            "made_from": [parent["sha256"]],
         }
 
     def _recipe(self, spec: LatentSpec, seed: int) -> DecodeRecipe:
@@ -91,10 +93,3 @@ class Decode(Step):
         asked = {"timestep": config.timestep, "noise_scale": config.noise_scale}
         given = {name: value for name, value in asked.items() if value is not None}
         return replace(spec.decode, seed=seed, tiling=config.tiling, chunk=config.chunk, **given)
-
-
-def tags(row: Row) -> dict[str, str]:
-    """The container's tags: what the video was asked to be. Nothing in them depends on the run, only on the take."""
-    prompt, negative = str(row["prompt"]), str(row.get("negative_prompt") or "")
-    asked = {"prompt": prompt, "negative_prompt": negative, "seed": int(row["seed"])}
-    return {"title": prompt[:TITLE_LENGTH], "comment": json.dumps(asked, sort_keys=True)}

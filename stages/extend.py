@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stages.core.errors import BadInput
-from stages.core.identity import stage_seed
-from stages.core.latents.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
+from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
 from stages.core.latents.form import LatentSpec
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.back_projection import encode_closely
@@ -25,56 +24,73 @@ class Extend(Step):
     those behind it for several; a window's latents then go on exactly where those before them end.
     """
 
-    reads = ("text", "latent")
+    kind = "latent"
     writes = LATENT
-    seeded = True
     weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """times: how many times the base's length. overlap: latent frames that a window is given; more keep motion
-        better and make less at a time. guidance: of windows, 0 for that of `sampling`; more holds them to the prompt,
-        less to what they are given. back_projections: rounds by which the end of a clip is encoded closer
-        (`stages.families.back_projection`)."""
+        """overlap: latent frames that a window is given; more keep motion better and make less at a time. guidance: of
+        windows, 0 for that of `sampling`, or of the take; more holds them to the prompt, less to what they are given.
+        back_projections: rounds by which the end of a clip is encoded closer (`stages.families.back_projection`)."""
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
         sampling: Sampling = field(default_factory=Sampling)
-        times: int = 3
         overlap: int = 2
         guidance: float = 0.0
         back_projections: int = 0
 
         def __post_init__(self) -> None:
-            if self.times < 2 or self.overlap < 1:
-                raise BadInput(f"extend: times counts from 2 and overlap from 1, not {self.times} and {self.overlap}")
+            if self.overlap < 1:
+                raise BadInput(f"extend.overlap counts from 1, it is {self.overlap}")
             if self.guidance < 0:
                 raise BadInput(f"extend.guidance is 0 or above, not {self.guidance}")
             if self.back_projections < 0:
                 raise BadInput(f"extend.back_projections counts from 0, it is {self.back_projections}")
 
+        @property
+        def windows(self) -> Sampling:
+            """How windows are sampled."""
+            return replace(self.sampling, guidance=self.guidance) if self.guidance else self.sampling
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """Applies to takes that are to be longer than what is made at once."""
+        return Inputs(
+            ports={"text": Port(kind="text"), "latent": Port(kind="latent")},
+            depends=("seed", "longer", *config.windows.depends),
+            when=("longer",),
+            draws=True,
+        )
+
+    @classmethod
+    def check_unit(cls, config: Config, values: Row) -> None:
+        """Raise BadInput for a length that is none."""
+        if values["longer"] < 2:
+            raise BadInput(f"longer counts from 2, it is {values['longer']}")
+
     def setup(self) -> None:
         """Load denoiser and VAE."""
-        family, sampling = load_family(self.config.model.family), self.config.sampling
-        self.sampling = replace(sampling, guidance=self.config.guidance or sampling.guidance)
+        family = load_family(self.config.model.family)
         self.denoiser = family.denoiser(self.config.model, self.config.lora)
         self.codec = family.codec(self.config.model)
 
     def process(self, row: Row) -> Row:
-        """One latent of `times` the time that its parent covers."""
-        parent = parent_latent(row)
+        """One latent of `longer` times the time that its parent covers."""
+        parent, sampling = row["latent"], self.config.windows.for_take(row)
         video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
         if self.config.overlap >= spec.grid[0]:
             raise BadInput(f"extend.overlap is {self.config.overlap}; a window has {spec.grid[0]} latent frames")
         text = get_text(self.workspace, row["text"], spec.family)
-        wanted, number = (spec.grid[0] - 1) * self.config.times + 1, 0
+        wanted, number = (spec.grid[0] - 1) * row["longer"] + 1, 0
         while video.shape[1] < wanted:
             number += 1
-            seed = stage_seed(row["seed"], f"extend{number}")
-            window = self.denoiser.generate(text, replace(spec, seed=seed), self.sampling, self._end(video, spec))
+            seed = self.seed_for(row, number)
+            window = self.denoiser.generate(text, replace(spec, seed=seed), sampling, self._end(video, spec))
             video = np.concatenate([video, window[:, self.config.overlap :]], axis=1)
-        longer = replace(spec, stage="extend", n_frames=(wanted - 1) * spec.temporal_ratio + 1)
+        longer = replace(spec, n_frames=(wanted - 1) * spec.temporal_ratio + 1)
         made = replace(longer, parents=(parent["sha256"], row["text"]["sha256"]))
         return put_latent(self.workspace, np.ascontiguousarray(video[:, :wanted]), made)
 

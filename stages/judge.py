@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from stages.core.config import CONFIGS, read_yaml
 from stages.core.errors import BadInput
+from stages.core.latents.artifacts import media_of
 from stages.core.media import read_picture
-from stages.core.step import PermanentError, Resources, Row, Step
+from stages.core.step import Inputs, PermanentError, Port, Resources, Row, Step
 
 if TYPE_CHECKING:
     from stages.core.measures.world.judge import Verdict
@@ -28,11 +29,11 @@ _WORDS = [(name, pa.string()) for name in ATTRIBUTES]
 class Judge(Step):
     """Finds colour, shape, motion and background in the pixels of a whole video and of each quarter of it.
 
-    The video is the one that `decode` made, or, for footage from elsewhere, the file at `path`.
+    The video is the one that was rendered, or, for footage from elsewhere, the file at `path`.
     """
 
-    version = 4
-    reads = ("prompt", "decode", "path", "image_uri")
+    kind = "judgement"
+    version = 5
     writes = pa.schema(
         [
             *_WORDS,
@@ -60,6 +61,16 @@ class Judge(Step):
 
         world: str = WORLD
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """A rendered video, or a file by its content; the prompt, and the picture that the clip was to begin with."""
+        return Inputs(
+            ports={"video": Port(kind="video", required=False)},
+            depends=("prompt", "conditions", "sha256"),
+            carries=("path", "media"),
+            when=("prompt",),
+        )
+
     def setup(self) -> None:
         """Read the vocabulary."""
         self.vocabulary = load_vocabulary(self.config.world)
@@ -79,17 +90,19 @@ class Judge(Step):
 
     def _first_frame(self, row: Row, frames: Any) -> float | None:
         """PSNR, in dB, of the first frame against the picture that the clip was to begin with; None without one."""
-        if not row.get("image_uri"):
+        still = next((c for c in row["conditions"] or () if (c["kind"], c["role"]) == ("still", "first")), None)
+        if still is None:
             return None
-        wanted = read_picture(self.workspace.read(row["image_uri"]), frames.shape[2], frames.shape[1])
+        data = self.workspace.read(media_of(row, still["sha256"]))
+        wanted = read_picture(data, frames.shape[2], frames.shape[1])
         error = ((frames[0].astype("float64") - wanted) ** 2).mean()
         return float(10 * math.log10(255**2 / max(error, 1e-5)))
 
     def _video(self, row: Row) -> bytes:
-        if row.get("decode"):
-            return self.workspace.read(row["decode"]["uri"])
-        if not row.get("path"):
-            raise PermanentError("the judge needs the row of `decode`, or the path of a video")
+        if row["video"] is not None:
+            return self.workspace.read(row["video"]["uri"])
+        if not row["path"]:
+            raise PermanentError("the judge needs a rendered video, or the path of one")
         return Path(row["path"]).read_bytes()
 
 

@@ -8,10 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from stages.core.errors import BadInput
-from stages.core.identity import stage_seed
-from stages.core.latents.artifacts import LATENT, get_latent, get_text, parent_latent, put_latent
+from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
 from stages.core.latents.form import Floats, LatentSpec, TextEmbeds
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Sampling, load_family
@@ -24,9 +23,8 @@ class Refine(Step):
     end of an object's way showed as a ghost where it began.
     """
 
-    reads = ("text", "latent")
+    kind = "latent"
     writes = LATENT
-    seeded = True
     weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
@@ -48,27 +46,33 @@ class Refine(Step):
             if self.window < 0 or self.overlap < 1:
                 raise BadInput(f"refine: window counts from 0, overlap from 1, not {self.window} and {self.overlap}")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """Embeddings and a latent; the take's guidance where `sampling` has none of its own."""
+        ports = {"text": Port(kind="text"), "latent": Port(kind="latent")}
+        return Inputs(ports=ports, depends=("seed", *config.sampling.depends), draws=True)
+
     def setup(self) -> None:
         """Load the denoiser."""
         self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
         """One latent of the same size, refined."""
-        parent = parent_latent(row)
+        parent = row["latent"]
         video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
         text = get_text(self.workspace, row["text"], spec.family)
-        spec = replace(spec, stage="refine", seed=stage_seed(row["seed"], "refine"))
-        spec = replace(spec, parents=(parent["sha256"], row["text"]["sha256"]))
-        return put_latent(self.workspace, self._refine(video, spec, text, row["seed"]), spec)
+        spec = replace(spec, seed=self.seed_for(row), parents=(parent["sha256"], row["text"]["sha256"]))
+        return put_latent(self.workspace, self._refine(video, spec, text, row), spec)
 
-    def _refine(self, video: Floats, spec: LatentSpec, text: TextEmbeds, seed: int) -> Floats:
+    def _refine(self, video: Floats, spec: LatentSpec, text: TextEmbeds, row: Row) -> Floats:
         """The latent, window by window."""
+        sampling = self.config.sampling.for_take(row)
         count, end = self._window(spec), 0
         spec, refined = replace(spec, n_frames=(count - 1) * spec.temporal_ratio + 1), np.empty_like(video)
         for number, start in enumerate(window_starts(video.shape[1], count, self.config.overlap)):
-            spec = replace(spec, seed=stage_seed(seed, f"refine{number or ''}"))
-            given = np.ascontiguousarray(video[:, start : start + count])
-            made = self.denoiser.refine(text, given, spec, self.config.sampling, self.config.strength)
+            spec = replace(spec, seed=self.seed_for(row, number))
+            window = np.ascontiguousarray(video[:, start : start + count])
+            made = self.denoiser.refine(text, window, spec, sampling, self.config.strength)
             fade_in(refined, made, start, end)
             end = start + count
         return refined
@@ -90,7 +94,7 @@ def window_starts(frames: int, window: int, overlap: int) -> list[int]:
 
 def fade_in(whole: Floats, part: Floats, start: int, end: int) -> None:
     """Put `part` [C, F, H, W] into `whole` from frame `start` on. Up to `end`, where something stands already, it comes
-    in by and by; of its first frame, which a model takes for one that stands for a single frame, nothing is used."""
+    in gradually; of its first frame, which a model takes for one that stands for a single frame, nothing is used."""
     shared = end - start
     share = (np.arange(shared, dtype=np.float32) / max(shared, 1))[:, None, None]
     whole[:, start:end] += share * (part[:, :shared] - whole[:, start:end])

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from stages.core.config import make_ref
 from stages.core.identity import digest
-from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.binding import make_plan
+from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.plan import Plan
 from stages.core.step import (
     ARTIFACT,
@@ -124,9 +124,7 @@ class Keep(Job):
         return Inputs(ports={"parts": Port(kind="parts")})
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        rows = [
-            {"id": r["id"], "status": "rejected" if r["part"] % 2 else "ok"} for r in tables["parts"].to_pylist()
-        ]
+        rows = [{"id": r["id"], "status": "rejected" if r["part"] % 2 else "ok"} for r in tables["parts"].to_pylist()]
         return pa.Table.from_pylist(rows, self.writes)
 
 

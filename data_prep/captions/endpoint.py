@@ -14,6 +14,7 @@ from data_prep.captions.questions import (
     Answer,
     AskConfig,
     Question,
+    caption_inputs,
     judged,
     pictures_for,
     questions,
@@ -22,7 +23,7 @@ from data_prep.captions.questions import (
 )
 from data_prep.captions.text import CAPTIONS, printable
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Resources, Row, Step
 
 _WHERE: Any = {"identity": False}
 TOKEN_KEYS = ("max_tokens", "max_completion_tokens")
@@ -34,8 +35,8 @@ class EndpointCaption(Step):
     The questions of a clip go out at the same time; more clips at a time take more workers (`resources.workers`).
     """
 
+    kind = "captions"
     version = 1
-    reads = ("clip_id", "uri", "stream_index", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames")
     writes = CAPTIONS
     fan_out = True
     resources = Resources(cpus=0.25, batch_rows=2)
@@ -79,6 +80,11 @@ class EndpointCaption(Step):
                     f"steps.caption: give base_url (an OpenAI-compatible endpoint), or set {self.api_key_env} in the "
                     "environment for the default one"
                 )
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clip, what came with it, and where its file lies."""
+        return caption_inputs()
 
     def setup(self) -> None:
         """Open the client. Raises BadInput where the package is missing."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from data_prep.captions.text import CAPTIONS, caption, given_captions, printable, quoted
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = "measured"
+READS = {
+    "scores": ("camera_motion", "motion", "luma", "colours"),
+    "action": ("action", "action_probability", "action_evidence"),
+    "text": ("text",),
+}
+"""The scores that are said, by the port that brings them."""
 CAMERA = {
     "static": "a static shot",
     "pan": "a panning shot",
@@ -23,8 +28,8 @@ CAMERA = {
 class MeasuredCaption(Step):
     """Short, medium and long captions from a clip's scores; what came with it is kept beside."""
 
+    kind = "captions"
     version = 2
-    reads = ("clip_id", "start_s", "end_s", "source_caption", "label", "facts")
     writes = CAPTIONS
     fan_out = True
     resources = Resources(batch_rows=64)
@@ -46,9 +51,15 @@ class MeasuredCaption(Step):
         least_probability: float = 0.5
         least_evidence: float = 19.0
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clip, what came with it, and of its scores those that are said."""
+        ports = {p: Port(kind="scores", columns=names, child=True, required=False) for p, names in READS.items()}
+        return Inputs(ports=ports, depends=("clip_id", "start_s", "end_s", "label", "caption"))
+
     def process(self, row: Row) -> Row:
         """The captions of one clip."""
-        facts = json.loads(row["facts"])
+        facts = {name: row[port][name] for port, names in READS.items() if row[port] for name in names}
         short = f"{self._camera(facts)}{self._motion(facts)}"
         look = ", ".join(p for p in (short, self._light(facts), self._colours(facts)) if p)
         medium = ", ".join(p for p in (look, self._action(facts)) if p)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_prep.captions.text import caption, cleaned, given_captions, printable, whole_sentences
+from data_prep.sources.carried import FILE
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.core.step import Row
+from stages.core.step import Inputs, Row
 
 LENGTHS = {
     "short": ("Answer with one sentence of at most 15 words.", 64),
@@ -27,10 +28,17 @@ WATCH = (
     "who or what the subject is, what it does from the beginning to the end, the scene, how the camera moves, and the "
     "visual style. State only what can be seen. Do not speak of pictures, frames or a video."
 )
+READS = ("clip_id", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames", "label", "caption")
+"""What decides the captions of a clip, beside its frames."""
 REWRITE = (
     "Below are notes on one video clip, in order of time. Make one description of them. Keep the order of events, and "
     "add nothing that the notes do not say. Do not speak of notes, windows or a video."
 )
+
+
+def caption_inputs() -> Inputs:
+    """What a captioner that is shown frames reads: no score, so that none of them makes it look again."""
+    return Inputs(depends=READS, carries=FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +149,7 @@ def _frames(row: Row, start_s: float, end_s: float, config: AskConfig) -> list[i
 
 def _hint(row: Row, config: AskConfig) -> str:
     """The class label in quotes. It comes from a folder's name or a manifest, so it is told as what it is: a name."""
-    label = printable(row.get("label") or "", 80).replace('"', "'")
+    label = printable(row["label"] or "", 80).replace('"', "'")
     return (
         f' The footage is filed under the name "{label}", which may help or be wrong.' if label and config.label else ""
     )
@@ -149,7 +157,7 @@ def _hint(row: Row, config: AskConfig) -> str:
 
 def pictures_for(row: Row, asked: Iterable[Question], side: int) -> dict[int, Any]:
     """The pictures of all questions of a clip by frame number, decoded in one go."""
-    from data_prep.scores.pictures import Fit, Moment, pictures_at
+    from data_prep.signals.pictures import Fit, Moment, pictures_at
     from data_prep.sources.reading import local_file
 
     numbers = sorted({n for q in asked for n in q.frames})

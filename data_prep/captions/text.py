@@ -65,9 +65,9 @@ def caption(row: Row, kind: str, text: str, model: str, status: str = "ok", note
 def given_captions(row: Row) -> list[Row]:
     """What came with the footage: its caption, and its class label as a prompt."""
     found = []
-    if text := printable(row.get("source_caption") or "", 2000):
+    if text := printable(row["caption"] or "", 2000):
         found.append(caption(row, "source", text, "source"))
-    if text := label_prompt(row.get("label") or ""):
+    if text := label_prompt(row["label"] or ""):
         found.append(caption(row, "label", text, "label"))
     return found
 

@@ -10,6 +10,7 @@ from data_prep.captions.questions import (
     Answer,
     AskConfig,
     Question,
+    caption_inputs,
     judged,
     pictures_for,
     questions,
@@ -18,7 +19,7 @@ from data_prep.captions.questions import (
 )
 from data_prep.captions.text import CAPTIONS
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Resources, Row, Step
 from stages.core.weights.checkpoint import locate
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -27,8 +28,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class VlmCaption(Step):
     """Captions of a clip and of its windows by a local model, and what came with the footage."""
 
+    kind = "captions"
     version = 1
-    reads = ("clip_id", "uri", "stream_index", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames")
     writes = CAPTIONS
     fan_out = True
     weights = {"model": (), "rewriter": ()}  # noqa: RUF012
@@ -62,6 +63,11 @@ class VlmCaption(Step):
                 )
             if self.dtype not in DTYPES:
                 raise BadInput(f"steps.caption.dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clip, what came with it, and where its file lies."""
+        return caption_inputs()
 
     def setup(self) -> None:
         """Load the model, and the rewriter where there is one."""

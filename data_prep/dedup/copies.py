@@ -21,12 +21,13 @@ from data_prep.dedup.prints import FRAMES, TINTS
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import Job
+from stages.core.step import Inputs, Job, Port
 
 
 class Copies(Job):
     """One row per pair of clips that are the same."""
 
+    kind = "copies"
     version = 2
     writes = pa.schema(
         [
@@ -64,6 +65,16 @@ class Copies(Job):
                 raise BadInput(f"steps.copies.index: there is no index {self.index!r}; {nearest(self.index, INDEXES)}")
             if self.index == "faiss" and find_spec("faiss") is None:
                 raise BadInput("steps.copies.index needs the package faiss-cpu: pip install faiss-cpu")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips, their prints, and their embeddings where these are compared."""
+        ports = {"clips": Port(kind="clips")}
+        if config.hash_bits >= 0:
+            ports["prints"] = Port(kind="prints", required=False)
+        if config.cosine:
+            ports["embeddings"] = Port(kind="scores", columns=("embedding",), many=True, required=False)
+        return Inputs(ports=ports)
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, a table with `hashes` and `tiny`, perhaps one with `embedding`."""

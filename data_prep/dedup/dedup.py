@@ -1,4 +1,4 @@
-"""The last word on every clip: of copies that passed, the best stays.
+"""Of copies that passed every threshold, the best stays.
 
 The best copy is the one with the most pixels, then the most bits a second, then the longest.
 """
@@ -15,15 +15,17 @@ import pyarrow as pa
 
 from data_prep.dedup.neighbours import components
 from stages.core.identity import digest
-from stages.core.step import REASON, Job
+from stages.core.step import REASON, Inputs, Job, Port
 
 MARKS = pa.schema([("clip_id", pa.string()), ("duplicate_group", pa.string()), ("duplicate_of", pa.string())])
 
 
 class Dedup(Job):
-    """What select said of each clip, then `rejected` by `duplicate` for all but the best of a group of copies."""
+    """A row per clip that passed: `rejected` by `duplicate` for all but the best of a group of copies."""
 
+    kind = "duplicates"
     version = 1
+    passes = True
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -36,45 +38,47 @@ class Dedup(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """There is nothing to set: what counts as a copy stands in `copies`."""
+        """There is nothing to set: what counts as a copy is set under `copies`."""
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The pairs of copies, and what says which of them is the best."""
+        units = ("clip_id", "start_s", "end_s", "width", "height", "bitrate")
+        return Inputs(ports={"copies": Port(kind="copies")}, units=units)
 
     def columns(self, table: str) -> tuple[str, ...]:
-        """Of clips and sources, what says which of them is the best."""
-        wanted = {
-            "clips": ("clip_id", "source_id", "start_s", "end_s"),
-            "sources": ("id", "status", "width", "height", "bitrate"),
-            "copies": ("clip_a", "clip_b"),
-        }
-        return wanted.get(table, ())
+        """Of the pairs, which clips they are."""
+        return ("clip_a", "clip_b")
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """`select`, `copies`, `clips` and `sources`."""
+        """`copies` of all clips, and the clips that passed as `units`."""
         from stages.core.ledger.catalog import connect
 
         sql = connect()
         for name, table in tables.items():
-            sql.register(f"t_{name}", table)
+            sql.register(name, table)
+        sql.register("step", pa.table({"step": [self.name]}))
         sql.register("marks", groups_of(*_copies_that_passed(sql)))
-        reason = """{'step': 'dedup', 'metric': 'duplicate', 'value': m.duplicate_of, 'op': 'is',
-            'threshold': 'the best copy'}"""
+        reason = (
+            "{'step': step, 'metric': 'duplicate', 'value': m.duplicate_of, 'op': 'is', 'threshold': 'the best copy'}"
+        )
         worse = "coalesce(m.duplicate_of, '') <> ''"
         return sql.sql(
-            f"""SELECT v.id, CASE WHEN {worse} THEN 'rejected' ELSE v.status END AS status,
-            CASE WHEN {worse} THEN list_append(v.reasons, {reason}) ELSE v.reasons END AS reasons,
+            f"""SELECT u.id, CASE WHEN {worse} THEN 'rejected' ELSE 'ok' END AS status,
+            CASE WHEN {worse} THEN [{reason}] ELSE [] END AS reasons,
             coalesce(m.duplicate_group, '') AS duplicate_group, coalesce(m.duplicate_of, '') AS duplicate_of
-            FROM t_select v LEFT JOIN marks m ON m.clip_id = v.id"""
+            FROM step, units u LEFT JOIN marks m ON m.clip_id = u.clip_id"""
         ).to_arrow_table()
 
 
 def _copies_that_passed(sql: Any) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Clips that have a copy, the best first, and the pairs among them by their place in that list."""
     sql.execute(
-        """CREATE TEMP TABLE pairs AS SELECT clip_a, clip_b FROM t_copies
-        JOIN t_select a ON a.id = clip_a AND a.status = 'kept' JOIN t_select b ON b.id = clip_b AND b.status = 'kept';
+        """CREATE TEMP TABLE pairs AS SELECT clip_a, clip_b FROM copies
+        JOIN units a ON a.clip_id = clip_a JOIN units b ON b.clip_id = clip_b;
         CREATE TEMP TABLE ranked AS SELECT clip_id, row_number() OVER (
-            ORDER BY s.width * s.height DESC, s.bitrate DESC, c.end_s - c.start_s DESC, clip_id) - 1 AS place
-        FROM t_clips c JOIN t_sources s ON s.id = c.source_id AND s.status = 'ok'
-        WHERE clip_id IN (SELECT clip_a FROM pairs UNION SELECT clip_b FROM pairs)"""
+            ORDER BY width * height DESC, bitrate DESC, end_s - start_s DESC, clip_id) - 1 AS place
+        FROM units WHERE clip_id IN (SELECT clip_a FROM pairs UNION SELECT clip_b FROM pairs)"""
     )
     ids = [i for (i,) in sql.execute("SELECT clip_id FROM ranked ORDER BY place").fetchall()]
     found = sql.execute(

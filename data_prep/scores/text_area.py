@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from data_prep.captions.text import printable
 from data_prep.models.packaged import Packaged, check_weights, weights_file
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 _OCR = ("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/")
 DETECTOR = Packaged(
@@ -29,8 +30,8 @@ PLAUSIBLE = 0.5
 class TextArea(Step):
     """A row per clip: text_area and text_lines on average over its pictures, and the readable text of all of them."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema(
         [("clip_id", pa.string()), ("text_area", pa.float64()), ("text_lines", pa.float64()), ("text", pa.string())]
     )
@@ -65,6 +66,11 @@ class TextArea(Step):
             check_weights(self.detector, DETECTOR, "steps.text.detector", ".onnx")
             check_weights(self.recogniser, RECOGNISER, "steps.text.recogniser", ".onnx")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
+
     def setup(self) -> None:
         """Load both networks."""
         from data_prep.models.text_reader import TextReader
@@ -76,7 +82,7 @@ class TextArea(Step):
 
     def process(self, row: Row) -> Row:
         """The text of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(long=self.config.side))
         return {"rows": [{"clip_id": clip["clip_id"], **self.score(pictures)} for clip, pictures in pairs]}

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.captions.text import label_prompt, printable
-from data_prep.scores.vectors import WANTED
+from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import Job
+from stages.core.step import Inputs, Job, Port
 
 BATCH = 64
 
@@ -27,6 +27,7 @@ class TextMatch(Job):
     Null where the footage came with neither.
     """
 
+    kind = "scores"
     version = 1
     writes = pa.schema([("id", pa.string()), ("clip_id", pa.string()), ("text_match", pa.float64())])
     weights = {"clip": ()}  # noqa: RUF012
@@ -41,14 +42,18 @@ class TextMatch(Job):
 
         def __post_init__(self) -> None:
             if not self.clip:
-                raise BadInput(f"steps.text_match.clip: {WANTED}, the same as steps.vectors.clip")
+                raise BadInput(f"steps.text_match.clip: {CHECKPOINT_ADVICE}, the same as steps.vectors.clip")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The vectors of all clips, and what came with their footage."""
+        return Inputs(ports={"vectors": Port(kind="scores", columns=("clip_vector",))}, units=("caption", "label"))
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """`vectors`, `clips` and `sources`."""
-        said = {r["id"]: _words(r) for r in tables["sources"].select(["id", "caption", "label"]).to_pylist()}
-        source = {r["clip_id"]: r["source_id"] for r in tables["clips"].select(["clip_id", "source_id"]).to_pylist()}
-        vectors = tables["vectors"].select(["clip_id", "clip_vector"]).to_pylist()
-        spoken = self._spoken(sorted({said[s] for s in source.values() if said.get(s)}))
+        """`vectors` of the clips, and the sources as `units`."""
+        said = {r["id"]: _words(r) for r in tables["units"].select(["id", "caption", "label"]).to_pylist()}
+        vectors = tables["vectors"].select(["unit_id", "clip_id", "clip_vector"]).to_pylist()
+        spoken = self._spoken(sorted({said[r["unit_id"]] for r in vectors} - {""}))
         rows = []
         given, own = _width(r["clip_vector"] for r in vectors), _width(spoken.values())
         if given and own and given != own:
@@ -56,7 +61,7 @@ class TextMatch(Job):
                 f"steps.text_match.clip gives {own} numbers, steps.vectors.clip {given}: give the same model"
             )
         for row in sorted(vectors, key=lambda r: str(r["clip_id"])):
-            text = said.get(source[row["clip_id"]], "")
+            text = said[row["unit_id"]]
             value = float(np.dot(row["clip_vector"], spoken[text])) if text and row["clip_vector"] else None
             rows.append(
                 {"id": digest("text_match", row["clip_id"], value), "clip_id": row["clip_id"], "text_match": value}

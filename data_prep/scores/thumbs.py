@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from stages.core.step import ARTIFACT, Resources, Row, Step
+from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
 
 
 class Thumbs(Step):
     """A row per clip with a JPEG of 256 pixels on its longer side; none where no picture was kept within the clip."""
 
+    kind = "thumbs"
     version = 1
-    reads = ("clips", "analyse")
     writes = pa.schema([("clip_id", pa.string()), ("thumb_frame", pa.int64()), *ARTIFACT])
     fan_out = True
     resources = Resources(batch_rows=16)
@@ -23,6 +23,11 @@ class Thumbs(Step):
     class Config:
         """There is nothing to set: pictures are as `analyse` made them."""
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, and its signals."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")})
+
     def process(self, row: Row) -> Row:
         """The pictures of one source's clips."""
         import pyarrow.parquet as pq
@@ -30,7 +35,7 @@ class Thumbs(Step):
         clips = row["clips"]["rows"]
         if not clips:
             return {"rows": []}
-        pictures = pq.read_table(io.BytesIO(self.workspace.read(row["analyse"]["pictures_uri"])))
+        pictures = pq.read_table(io.BytesIO(self.workspace.read(row["signals"]["pictures_uri"])))
         frames = pictures.column("frame").to_pylist()
         rows = []
         for clip in clips:

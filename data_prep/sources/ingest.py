@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.sources.reading import local_file, open_media
-from stages.core.step import PermanentError, Resources, Row, Skipped, Step
+from stages.core.step import Inputs, PermanentError, Resources, Row, Skipped, Step
 
 CHUNK = 1 << 20
 EVERY_CORE = 4096
@@ -58,8 +58,8 @@ SIDECARS = frozenset(
 class Ingest(Step):
     """One row per file: its digest, container, streams, integer time, key frames."""
 
+    kind = "probe"
     version = 2
-    reads = ("uri", "size", "problem")
     writes = pa.schema(
         [
             ("sha256", pa.string()),
@@ -102,6 +102,11 @@ class Ingest(Step):
         Past `resources.time_limit_s` a hanging worker is ended: raise both."""
 
         time_limit_s: float = field(default=300.0, metadata={"identity": False})
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The file as it was listed: another size or version is another file."""
+        return Inputs(depends=("uri", "size", "version", "problem"))
 
     def process(self, row: Row) -> Row:
         """Probe the file at `uri`. Raises PermanentError with the reason for one that is broken."""

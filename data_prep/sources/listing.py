@@ -26,7 +26,6 @@ from stages.core.step import Row
 ROOTS = pa.schema(
     [
         ("id", pa.string()),
-        ("file_id", pa.string()),
         ("position", pa.int64()),
         ("uri", pa.string()),
         ("size", pa.int64()),
@@ -37,8 +36,8 @@ ROOTS = pa.schema(
         ("problem", pa.string()),
     ]
 )
-"""One source as it was listed. `file_id` is the identity of the file as it lies there: uri, size, and mtime or etag;
-`id` also covers what the manifest says of it, so that a new label costs no new read."""
+"""One source as it was listed: the file as it lies there (uri, size, and mtime or etag as `version`), and what a manifest
+says of it. Only the former decides whether it is read again, so that a new label costs no new read."""
 
 REMOTE_THREADS = 16
 _VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -73,9 +72,8 @@ def _finished(row: Row, position: int, label_from_folder: bool) -> Row:
     texts = {k: str(row.get(k) or "") for k in ("uri", "version", "label", "caption", "licence", "problem")}
     if label_from_folder and not texts["label"]:
         texts["label"] = row["uri"].rstrip("/").rsplit("/", 2)[-2]
-    file_id = digest("file", texts["uri"], int(row["size"]), texts["version"], texts["problem"])
-    mark = digest("source", file_id, texts["label"], texts["caption"], texts["licence"])
-    return {"id": mark, "file_id": file_id, "position": position, "size": int(row["size"]), **texts}
+    size = int(row["size"])
+    return {"id": digest("source", size, texts), "position": position, "size": size, **texts}
 
 
 def _expand(word: str, columns: Mapping[str, str]) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from flows.curate.report_data import (
     samples,
     spreads,
 )
+from flows.curate.tables import captions_sql, is_known
 from flows.run.session import existing_catalog
 from flows.views.page import data_uri, page_environment, reason_text
 from stages.core.errors import BadInput
@@ -59,13 +60,7 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
     """The page. Raises BadInput where there is no curation that came to verdicts."""
     record = find_run(catalog, "curate", run_id)
     survey = record.survey(catalog)
-    for phase in survey.plan.phases:
-        if phase.name != "captions" and not survey.units_known(phase):
-            raise BadInput(f"the curation {record.row['run_id']} did not come to verdicts; run curate again")
-    try:
-        scored = read_scored(survey)
-    except KeyError as error:
-        raise BadInput(f"the curation {record.row['run_id']} has no {error.args[0]} yet; run curate again") from None
+    scored = read_scored(survey)
     counts = funnel(survey, scored)
     metrics = spreads(scored)
     near = {m["metric"]: _near(scored, m) for m in metrics if m["limits"]}
@@ -74,7 +69,7 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
     shown = {*good, *bad, *(i for sides in near.values() for side in sides for i in side["out"] + side["in"])}
     cards = {i: _card(catalog, row) for i, row in details(survey, scored, sorted(shown)).items()}
     return (
-        page_environment()
+        page_environment(Path(__file__).parent)
         .get_template("report.html.j2")
         .render(
             run=record.row,
@@ -104,15 +99,15 @@ def _stages(survey: Survey, counts: Row) -> list[Row]:
     """The bars of the funnel. Each has its share of what it started from: sources of sources, clips of clips."""
     stages = [
         {"name": "sources listed", "n": counts["sources"], "of": counts["sources"], "hours": None},
-        {"name": "sound sources", "n": counts["sound"], "of": counts["sources"], "hours": counts["source_hours"]},
+        {"name": "readable sources", "n": counts["sound"], "of": counts["sources"], "hours": counts["source_hours"]},
         {"name": "clips", "n": counts["clips"], "of": counts["clips"], "hours": counts["hours"]},
         {"name": "pass every threshold", "n": counts["passed"], "of": counts["clips"], "hours": counts["passed_hours"]},
         {"name": "kept, copies left out", "n": counts["kept"], "of": counts["clips"], "hours": counts["kept_hours"]},
     ]
-    try:
-        said = survey.query(f"SELECT count(DISTINCT clip_id) AS n FROM {survey.view('caption')}")["n"][0].as_py()
-    except KeyError:
+    captioners = survey.plan.of_kind("captions")
+    if not captioners or not all(is_known(survey, n) for n in captioners):
         return stages
+    said = survey.query(f"SELECT count(DISTINCT clip_id) AS n FROM {captions_sql(survey)}")["n"][0].as_py()
     return [*stages, {"name": "captioned", "n": said, "of": counts["clips"], "hours": None}]
 
 

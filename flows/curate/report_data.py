@@ -13,18 +13,26 @@ from typing import Any
 
 import duckdb
 
-from data_prep.publish.roots import has_step, reasons_of, verdicts_view
-from data_prep.select import SOURCE_METRICS
-from flows.curate.curation import FIXED
+from data_prep.select import CLIP_METRICS, SOURCE_METRICS
+from flows.curate.curation import LIMITS
+from flows.curate.tables import (
+    captions_sql,
+    is_known,
+    join_scores,
+    one_of,
+    score_columns,
+    scorers,
+    sources_sql,
+    units_of,
+    verdicts_sql,
+)
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import connect
 from stages.core.ledger.survey import Survey
 from stages.core.step import Row
 
 BINS = 100
-CLIP_METRICS = {"duration_s": "c.end_s - c.start_s", "n_frames": "c.n_frames"}
 NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "UBIGINT", "UINTEGER", "SMALLINT", "DECIMAL", "BOOLEAN")
-NOT_METRICS = frozenset({"id", "unit_id", "parent_id", "clip_id", "uri", "sha256", "size", "thumb_frame"})
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,10 @@ class Scored:
 
 def read_scored(survey: Survey) -> Scored:
     """Read what a run scored and judged. Raises BadInput where it did not come so far."""
-    verdicts = verdicts_view(survey)
-    if verdicts is None:
-        raise BadInput("this run has no verdicts: it was ended before `select`; run curate without --until")
+    judges = survey.plan.of_kind("verdicts")
+    if not judges:
+        raise BadInput("this run has no verdicts: it ended before the step that selects; run curate without --until")
+    clips = one_of(survey, "clips", "verdicts")
     columns, joins = _score_columns(survey)
     metrics = {**columns, **CLIP_METRICS}
     chosen = ", ".join(f'{expression} AS "{name}"' for name, expression in metrics.items())
@@ -62,21 +71,20 @@ def read_scored(survey: Survey) -> Scored:
         CASE len(v.reasons) WHEN 0 THEN '' WHEN 1 THEN v.reasons[1].metric ELSE
             CASE WHEN len(list_distinct(v.reasons.list_transform(lambda r: r.metric))) = 1
             THEN v.reasons[1].metric END END AS failing,
-        {chosen}, {from_source} FROM {survey.view("clips")} c JOIN {verdicts} v ON v.id = c.clip_id
-        JOIN (SELECT id, {per_source} FROM {survey.view("sources")} WHERE status = 'ok') s ON s.id = c.source_id
-        {joins}"""
+        {chosen}, {from_source} FROM {survey.view(clips.name)} c JOIN {verdicts_sql(survey)} v ON v.id = c.clip_id
+        JOIN (SELECT id, {per_source} FROM {units_of(survey, clips)}) s ON s.id = c.unit_id {joins}"""
     )
     sql = connect()
     sql.register("arrived", table)
     sql.execute("CREATE TABLE scored AS SELECT * FROM arrived")
     kinds = {name: kind for name, kind, *_ in sql.execute("DESCRIBE scored").fetchall()}
     names = [n for n in (*metrics, *SOURCE_METRICS) if n in kinds]
-    select = json.loads(survey.plan.node("select").config)
+    limits = json.loads(judges[-1].config).get(LIMITS) or {}
     return Scored(
         sql,
         tuple(n for n in names if _is_number(kinds[n])),
         tuple(n for n in names if kinds[n] == "VARCHAR"),
-        {m: limits for m, limits in (select.get("thresholds") or {}).items() if limits},
+        {metric: values for metric, values in limits.items() if values},
     )
 
 
@@ -86,26 +94,22 @@ def _is_number(kind: str) -> bool:
 
 def _score_columns(survey: Survey) -> tuple[dict[str, str], str]:
     """Metric -> SQL, and the joins that bring the tables of scores."""
-    nodes = survey.plan.phase_of("clips").nodes
-    names = [n.name for n in nodes if not n.job and (n.name == "scores" or n.name not in FIXED)]
     columns, joins = dict[str, str](), ""
-    for name in names:
-        view = survey.view(name)
-        kinds = {n: k for n, k, *_ in survey.sql.execute(f"DESCRIBE {view}").fetchall()}
-        for column, kind in kinds.items():
-            if column not in NOT_METRICS and column not in columns and (_is_number(kind) or kind == "VARCHAR"):
-                columns[column] = f'"t_{name}"."{column}"'
-        joins += f' LEFT JOIN {view} "t_{name}" ON "t_{name}".clip_id = c.clip_id'
+    for node in scorers(survey.plan, ("scores",)):
+        for column, kind in score_columns(survey, node):
+            if _is_number(kind) or kind == "VARCHAR":
+                columns.setdefault(column, f'"t_{node.name}"."{column}"')
+        joins += join_scores(survey, node)
     return columns, joins
 
 
 def funnel(survey: Survey, scored: Scored) -> Row:
     """Counts along the way, with the reasons of each loss."""
-    sources, verdicts = survey.view("sources"), verdicts_view(survey)
-    assert verdicts is not None
+    sources = sources_sql(survey)
     states = survey.query(f"SELECT status, count(*) AS n FROM {sources} GROUP BY status ORDER BY n DESC").to_pylist()
     why = survey.query(
-        f"""SELECT coalesce(reasons[1].metric, split_part(error, ':', 1)) AS what, status, count(*) AS n
+        f"""SELECT coalesce(reasons[1].metric, split_part(regexp_replace(error, '^[a-z_-]+: ', ''), ':', 1)) AS what,
+        status, count(*) AS n
         FROM {sources} WHERE status <> 'ok' GROUP BY ALL ORDER BY n DESC, what LIMIT 20"""
     ).to_pylist()
     (total,) = scored.rows(
@@ -121,8 +125,19 @@ def funnel(survey: Survey, scored: Scored) -> Row:
         "source_hours": seconds.as_py() / 3600,
         "source_reasons": why,
         **total,
-        "reasons": reasons_of(survey, verdicts),
+        "reasons": reasons_of(survey),
     }
+
+
+def reasons_of(survey: Survey) -> list[Row]:
+    """Per metric and threshold: how many clips fail it, and how many fail nothing else. A clip may fail several."""
+    rows: list[Row] = survey.query(
+        f"""SELECT metric, op, threshold, count(*) AS clips, count(*) FILTER (n = 1) AS alone FROM
+        (SELECT len(reasons) AS n, unnest(reasons, max_depth := 2) FROM {verdicts_sql(survey)}
+            WHERE status = 'rejected')
+        GROUP BY ALL ORDER BY clips DESC, metric, op"""
+    ).to_pylist()
+    return rows
 
 
 def spreads(scored: Scored) -> list[Row]:
@@ -261,13 +276,13 @@ def details(survey: Survey, scored: Scored, ids: Sequence[str]) -> dict[str, Row
     if not ids:
         return {}
     listed = ", ".join(f"'{i}'" for i in ids if i.isalnum())
-    thumbs = f"SELECT clip_id, uri FROM {survey.view('thumbs')}" if has_step(survey, "thumbs") else ""
-    pictures = f"({thumbs})" if thumbs else "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri WHERE false)"
+    thumbs = next((survey.view(n.name) for n in survey.plan.of_kind("thumbs")), "")
+    pictures = thumbs or "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri WHERE false)"
+    clips = one_of(survey, "clips", "verdicts")
     rows = survey.query(
         f"""SELECT c.clip_id, s.uri, c.start_s, c.end_s, v.status, v.reasons, t.uri AS thumb
-        FROM (SELECT * FROM {survey.view("clips")} WHERE clip_id IN ({listed})) c
-        JOIN {verdicts_view(survey)} v ON v.id = c.clip_id
-        JOIN {survey.view("sources")} s ON s.id = c.source_id AND s.status = 'ok'
+        FROM (SELECT * FROM {survey.view(clips.name)} WHERE clip_id IN ({listed})) c
+        JOIN {verdicts_sql(survey)} v ON v.id = c.clip_id JOIN {units_of(survey, clips)} s ON s.id = c.unit_id
         LEFT JOIN {pictures} t ON t.clip_id = c.clip_id"""
     ).to_pylist()
     values = {r["clip_id"]: r for r in scored.rows(f"SELECT * FROM scored WHERE clip_id IN ({listed})")}
@@ -276,12 +291,11 @@ def details(survey: Survey, scored: Scored, ids: Sequence[str]) -> dict[str, Row
 
 
 def _captions(survey: Survey, listed: str) -> dict[str, str]:
-    try:
-        view = survey.view("caption")
-    except KeyError:
+    captioners = survey.plan.of_kind("captions")
+    if not captioners or not all(is_known(survey, n) for n in captioners):
         return {}
     rows = survey.query(
-        f"SELECT clip_id, kind, text FROM {view} WHERE clip_id IN ({listed}) AND status = 'ok' "
+        f"SELECT clip_id, kind, text FROM {captions_sql(survey)} WHERE clip_id IN ({listed}) AND status = 'ok' "
         "ORDER BY clip_id, kind DESC"
     ).to_pylist()
     return {r["clip_id"]: r["text"] for r in rows if r["kind"] in ("medium", "long")}

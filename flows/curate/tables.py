@@ -1,78 +1,114 @@
-"""The tables of a curation as people see them. Each is a view over the plan of one run."""
+"""The tables of a curation as people see them. Each is a view over the plan of one run.
+
+Steps are found by what they make, so that a curation may call them as it likes, and have more of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
-from data_prep.kept import NOT_FACTS
 from stages.core.errors import BadInput
-from stages.core.ledger.plan import ROOT_UNITS
+from stages.core.ledger.catalog import LEDGER
+from stages.core.ledger.plan import ROOT_UNITS, Node, Plan
 from stages.core.ledger.survey import Survey
+from stages.core.step import ARTIFACT
 
 View = Callable[[Survey], pa.Table]
+SCORED = ("scores", "thumbs")
+"""Kinds of steps that say something of a clip that people read."""
+KEYS = frozenset({"unit_id", "parent_id", "id", "clip_id"})
+NOT_SCORES = KEYS | {name for name, _ in ARTIFACT}
 
 
-def _need(survey: Survey, name: str, table: str) -> str:
-    """The SQL name of a node's rows. Raises BadInput where the run has not come so far."""
+def nodes_of(survey: Survey, kind: str, table: str) -> list[Node]:
+    """The nodes that make a kind, whose rows can be read. Raises BadInput where there is none, or one did not run."""
+    nodes = survey.plan.of_kind(kind)
+    if not nodes:
+        raise BadInput(f"this run has no {table}: none of its steps makes {kind}")
+    for node in nodes:
+        try:
+            survey.view(node.name)
+        except KeyError:
+            raise BadInput(
+                f"this run has no {table} yet: its step {node.name!r} did not run; run curate again"
+            ) from None
+    return nodes
+
+
+def one_of(survey: Survey, kind: str, table: str) -> Node:
+    """The last of them."""
+    return nodes_of(survey, kind, table)[-1]
+
+
+def units_of(survey: Survey, node: Node) -> str:
+    """The SQL name of the units that a node works on."""
+    return f'"u_{survey.plan.phase_of(node.name).name}"'
+
+
+def is_known(survey: Survey, node: Node) -> bool:
+    """Whether the rows of a node can be read."""
     try:
-        return survey.view(name)
+        survey.view(node.name)
     except KeyError:
-        raise BadInput(f"this run has no {table} yet: its step {name!r} did not run; run curate again") from None
-
-
-def _has(survey: Survey, name: str) -> bool:
-    return any(n.name == name for n in survey.plan.nodes)
+        return False
+    return True
 
 
 def sources(survey: Survey) -> pa.Table:
     """One row per uri: what it is, or why it is no source. A source that could not be decoded says so too."""
-    try:
-        rows = f"(SELECT * FROM {survey.view('sources')})"
-    except KeyError:
-        rows = f"""(SELECT r.id, r.position, coalesce(i.status, 'pending') AS status, i.reasons, i.error, r.uri,
-            r.label, r.caption, r.licence, i.* EXCLUDE (unit_id, id, input_id, seed, status, reasons, error)
-            FROM {ROOT_UNITS} r LEFT JOIN v_ingest i ON i.input_id = r.file_id)"""
-    failed = "(SELECT NULL::VARCHAR AS unit_id, '' AS error WHERE false)"
-    if _has(survey, "analyse") and survey.units_known(survey.plan.phase_of("analyse")):
-        steps = [n for n in ("analyse", "cuts", "clips") if _has(survey, n)]
-        each = [f"SELECT unit_id, '{n}: ' || error AS error FROM v_{n} WHERE status = 'error'" for n in steps]
-        failed = f"(SELECT unit_id, first(error) AS error FROM ({' UNION ALL '.join(each)}) GROUP BY unit_id)"
     return survey.query(
-        f"""SELECT s.id AS source_id, s.uri, CASE WHEN a.unit_id IS NULL THEN s.status ELSE 'error' END AS status,
-        coalesce(a.error, s.error, '') AS error, coalesce(s.reasons, []) AS reasons,
-        coalesce(s.display_width, 0) AS width, coalesce(s.display_height, 0) AS height,
-        coalesce(s.duration_s, 0) AS duration_s, coalesce(s.is_vfr, false) AS is_vfr, coalesce(s.fps, 0) AS fps,
-        coalesce(s.n_frames, 0) AS n_frames, s.sha256, coalesce(s.bytes, 0) AS bytes, s.container, s.codec, s.pix_fmt,
-        coalesce(s.width, 0) AS coded_width, coalesce(s.height, 0) AS coded_height, coalesce(s.rotation, 0) AS rotation,
-        coalesce(s.sar_num, 0) AS sar_num, coalesce(s.sar_den, 0) AS sar_den,
-        coalesce(s.interlaced, false) AS interlaced, s.field_order,
-        coalesce(s.time_base_num, 0) AS time_base_num, coalesce(s.time_base_den, 0) AS time_base_den,
-        coalesce(s.start_pts, 0) AS start_pts, coalesce(s.duration_pts, 0) AS duration_pts,
-        coalesce(s.bitrate, 0) AS bitrate, s.keyframes, coalesce(s.n_keyframes, 0) AS n_keyframes,
-        coalesce(s.has_audio, false) AS has_audio, s.audio_codec, coalesce(s.n_video_streams, 0) AS n_video_streams,
-        s.label, s.caption, s.licence
-        FROM {rows} s LEFT JOIN {failed} a ON a.unit_id = s.id ORDER BY s.position"""
+        f"""SELECT source_id, uri, status, error, reasons, coalesce(display_width, 0) AS width,
+        coalesce(display_height, 0) AS height, coalesce(duration_s, 0) AS duration_s, coalesce(is_vfr, false) AS is_vfr,
+        coalesce(fps, 0) AS fps, coalesce(n_frames, 0) AS n_frames, sha256, coalesce(bytes, 0) AS bytes, container,
+        codec, pix_fmt, coalesce(width, 0) AS coded_width, coalesce(height, 0) AS coded_height,
+        coalesce(rotation, 0) AS rotation, coalesce(sar_num, 0) AS sar_num, coalesce(sar_den, 0) AS sar_den,
+        coalesce(interlaced, false) AS interlaced, field_order, coalesce(time_base_num, 0) AS time_base_num,
+        coalesce(time_base_den, 0) AS time_base_den, coalesce(start_pts, 0) AS start_pts,
+        coalesce(duration_pts, 0) AS duration_pts, coalesce(bitrate, 0) AS bitrate, keyframes,
+        coalesce(n_keyframes, 0) AS n_keyframes, coalesce(has_audio, false) AS has_audio, audio_codec,
+        coalesce(n_video_streams, 0) AS n_video_streams, label, caption, licence
+        FROM {sources_sql(survey)} ORDER BY position"""
     )
 
 
-def _with_source(survey: Survey, name: str, columns: str, order: str, where: str = "true") -> pa.Table:
+def sources_sql(survey: Survey) -> str:
+    """SQL for a row per uri: the listing, the probe, `source_id` (of what is no source the id of its listing), and the
+    last word on it: `status`, `reasons`, `error`."""
+    plan = survey.plan
+    probe = one_of(survey, "probe", "sources")
+    job = next((n for n in plan.of_kind("sources") if is_known(survey, n)), None)
+    judged = f'"v_{job.name}"' if job else "(SELECT NULL AS id, NULL AS status, NULL AS reasons WHERE false)"
+    source_id = "CASE WHEN s.status = 'ok' THEN s.source_id ELSE r.id END" if job else "r.id"
+    later = [n for kind in ("signals", "cuts", "clips") for n in plan.of_kind(kind) if is_known(survey, n)]
+    each = [f"SELECT unit_id, '{n.name}: ' || error AS error FROM \"v_{n.name}\" WHERE status = 'error'" for n in later]
+    failed = " UNION ALL ".join(each) or "SELECT NULL AS unit_id, NULL AS error WHERE false"
+    return f"""(SELECT r.*, {source_id} AS source_id,
+        CASE WHEN f.error IS NULL THEN coalesce(s.status, p.status, 'pending') ELSE 'error' END AS status,
+        coalesce(s.reasons, p.reasons, []) AS reasons, coalesce(f.error, p.error, '') AS error,
+        p.* EXCLUDE (retry, {", ".join(LEDGER.names)})
+        FROM {ROOT_UNITS} r JOIN "s_{ROOT_UNITS}" t ON t.unit_id = r.id
+        LEFT JOIN "l_{probe.name}" p ON p.id = t."id_{probe.name}" LEFT JOIN {judged} s ON s.id = r.id
+        LEFT JOIN (SELECT unit_id, first(error) AS error FROM ({failed}) GROUP BY unit_id) f ON f.unit_id = r.id)"""
+
+
+def _with_source(survey: Survey, kind: str, columns: str, order: str, where: str = "true") -> pa.Table:
     """Rows of a fan-out step with the uri that their source has in this run."""
-    rows, known = _need(survey, name, name), _need(survey, "sources", name)
+    node = one_of(survey, kind, kind)
     return survey.query(
-        f"SELECT {columns} FROM {rows} r JOIN {known} s ON s.id = r.source_id "
+        f"SELECT {columns} FROM {survey.view(node.name)} r JOIN {units_of(survey, node)} s ON s.id = r.unit_id "
         f"WHERE {where} ORDER BY s.position, {order}"
     )
 
 
 def signals(survey: Survey) -> pa.Table:
     """One row per decoded source: where its frame-level signals lie in the store, as Parquet (a row a frame)."""
-    rows, known = _need(survey, "analyse", "signals"), _need(survey, "sources", "signals")
+    node = one_of(survey, "signals", "signals")
     return survey.query(
-        f"""SELECT s.id AS source_id, s.uri, r.uri AS signals_uri, r.sha256 AS signals_sha256, r.n_frames,
+        f"""SELECT s.source_id, s.uri, r.uri AS signals_uri, r.sha256 AS signals_sha256, r.n_frames,
         r.duration_s, r.truncated, r.broken_packets, r.decode_note, r.pictures_uri
-        FROM {rows} r JOIN {known} s ON s.id = r.unit_id ORDER BY s.position"""
+        FROM {survey.view(node.name)} r JOIN {units_of(survey, node)} s ON s.id = r.unit_id ORDER BY s.position"""
     )
 
 
@@ -92,34 +128,66 @@ def clips(survey: Survey) -> pa.Table:
 
 
 def scores(survey: Survey) -> pa.Table:
-    """One row per clip and a column per metric, null where it was not measured. Bulky prints are left out."""
-    clips_view = _need(survey, "clips", "scores")
-    nodes = survey.plan.phase_of("clips").nodes
-    names = [n.name for n in nodes if n.after and n.after[0] == "clips" and n.name not in ("copies", "select")]
-    columns, joins, taken = ["c.clip_id"], "", set(NOT_FACTS)
-    for name in names:
-        view = _need(survey, name, "scores")
-        names_there = survey.query(f"SELECT * FROM {view} LIMIT 0").column_names
-        fresh = [column for column in names_there if column not in taken]
-        taken.update(fresh)
-        columns += [f'"t_{name}"."{column}"' for column in fresh]
-        joins += f' LEFT JOIN {view} "t_{name}" ON "t_{name}".clip_id = c.clip_id'
-    return survey.query(f"SELECT {', '.join(columns)} FROM {clips_view} c{joins} ORDER BY c.source_id, c.start_pts")
+    """One row per clip and a column per metric, null where it was not measured. Bulky vectors are left out."""
+    clip = survey.view(one_of(survey, "clips", "scores").name)
+    columns, joins = {"clip_id": "c.clip_id"}, ""
+    for node in scorers(survey.plan):
+        for column, _ in score_columns(survey, node):
+            columns.setdefault(column, f'"t_{node.name}"."{column}"')
+        joins += join_scores(survey, node)
+    return survey.query(f"SELECT {', '.join(columns.values())} FROM {clip} c{joins} ORDER BY c.source_id, c.start_pts")
+
+
+def scorers(plan: Plan, kinds: Iterable[str] = SCORED) -> list[Node]:
+    """The nodes that have rows per clip for all sources, in the order of the plan."""
+    return [n for n in plan.nodes if n.kind in tuple(kinds) and (n.fan_out or n.job)]
+
+
+def score_columns(survey: Survey, node: Node) -> list[tuple[str, str]]:
+    """(name, SQL type) of what a node says of a clip; files and vectors are left out. Raises BadInput where it has not
+    run."""
+    if not is_known(survey, node):
+        raise BadInput(f"this run has no scores yet: its step {node.name!r} did not run; run curate again")
+    described = survey.sql.execute(f"DESCRIBE {survey.view(node.name)}").fetchall()
+    plain = [(n, k) for n, k, *_ in described if k != "BLOB" and (not k.endswith("[]") or k == "VARCHAR[]")]
+    return [(n, k) for n, k in plain if n not in NOT_SCORES]
+
+
+def join_scores(survey: Survey, node: Node) -> str:
+    """SQL that joins a node's rows, as `t_<node>`, to clips `c`."""
+    return f' LEFT JOIN {survey.view(node.name)} "t_{node.name}" ON "t_{node.name}".clip_id = c.clip_id'
 
 
 def verdicts(survey: Survey) -> pa.Table:
     """One row per clip: kept, or rejected with every reason; the last word after dedup."""
-    name = "dedup" if _has(survey, "dedup") else "select"
-    rows = _need(survey, name, "verdicts")
-    more = ", r.duplicate_group, r.duplicate_of" if name == "dedup" else ""
-    return survey.query(f"SELECT r.id AS clip_id, r.status, r.reasons{more} FROM {rows} r ORDER BY r.id")
+    more = ", duplicate_group, duplicate_of" if survey.plan.of_kind("duplicates") else ""
+    return survey.query(f"SELECT id AS clip_id, status, reasons{more} FROM {verdicts_sql(survey)} ORDER BY clip_id")
+
+
+def verdicts_sql(survey: Survey) -> str:
+    """SQL for a row per clip: `id`, `status` (kept or rejected), and the reasons of all who judged it; with
+    `duplicate_group` and `duplicate_of` where copies were looked for. Raises BadInput where this is not known yet."""
+    judge = one_of(survey, "verdicts", "verdicts")
+    rows = f"""(SELECT id, CASE status WHEN 'ok' THEN 'kept' ELSE 'rejected' END AS status, reasons
+        FROM {survey.view(judge.name)})"""
+    if not survey.plan.of_kind("duplicates"):
+        return rows
+    copies = survey.view(one_of(survey, "duplicates", "verdicts").name)
+    return f"""(SELECT v.id, CASE WHEN coalesce(d.status, 'ok') <> 'ok' THEN 'rejected' ELSE v.status END AS status,
+        list_concat(v.reasons, coalesce(d.reasons, [])) AS reasons, coalesce(d.duplicate_group, '') AS duplicate_group,
+        coalesce(d.duplicate_of, '') AS duplicate_of FROM {rows} v LEFT JOIN {copies} d ON d.id = v.id)"""
 
 
 def captions(survey: Survey) -> pa.Table:
     """Every caption of every kept clip."""
-    rows = _need(survey, "caption", "captions")
     columns = 'clip_id, kind, text, model, status, note, "window", start_s, end_s'
-    return survey.query(f'SELECT {columns} FROM {rows} ORDER BY clip_id, "window", kind')
+    return survey.query(f'SELECT {columns} FROM {captions_sql(survey)} ORDER BY clip_id, "window", kind')
+
+
+def captions_sql(survey: Survey) -> str:
+    """SQL for the captions of all captioners."""
+    views = [survey.view(n.name) for n in nodes_of(survey, "captions", "captions")]
+    return f"({' UNION ALL BY NAME '.join(f'SELECT * FROM {v}' for v in views)})"
 
 
 curation_tables: dict[str, View] = {

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import ROOT_UNITS
+from stages.core.ledger.plan import Node, Phase
 from stages.core.ledger.runs import find_run
 from stages.core.ledger.survey import Survey
 from stages.core.step import Row
@@ -24,22 +24,25 @@ def throughput(survey: Survey, run_id: str) -> list[Row]:
     for phase in survey.plan.phases:
         if not survey.units_known(phase):
             break
-        for node in (n for n in phase.nodes if not n.job):
-            row = survey.query(_query(survey, phase.units, node.name, run_id)).to_pylist()[0]
+        for node in phase.steps:
+            row = survey.query(_query(survey, phase, node, run_id)).to_pylist()[0]
             if row["rows"]:
                 found.append({"step": node.name, **row, **_rates(row)})
     return found
 
 
-def _query(survey: Survey, units: str, name: str, run_id: str) -> str:
-    if units == ROOT_UNITS:
-        source, seconds, frames = f'"v_{name}" r', "r.duration_s", "r.n_frames"
-    elif units == "sources":
-        source = f'"v_{name}" r JOIN {survey.view(units)} u ON u.id = r.unit_id'
+def _query(survey: Survey, phase: Phase, node: Node, run_id: str) -> str:
+    """Of clips their own seconds and frames count, of sources theirs, of files what was found in them."""
+    units, rows = f'"u_{phase.name}"', f'"v_{node.name}"'
+    have = {name for name, *_ in survey.sql.execute(f"DESCRIBE {units}").fetchall()}
+    if "start_s" in have:
+        seconds, frames = "(u.end_s - u.start_s)", "u.n_frames"
+    elif "duration_s" in have:
         seconds, frames = "u.duration_s", "u.n_frames"
     else:
-        source = f'"v_{name}" r JOIN {survey.view(units)} u ON u.id = r.unit_id'
-        seconds, frames = "(u.end_s - u.start_s)", "u.n_frames"
+        own = {name for name, *_ in survey.sql.execute(f"DESCRIBE {rows}").fetchall()}
+        seconds, frames = (f"r.{name}" if name in own else "0" for name in ("duration_s", "n_frames"))
+    source = f"{rows} r JOIN {units} u ON u.id = r.unit_id"
     safe = "".join(c for c in run_id if c.isalnum() or c == "-")
     return f"""SELECT count(*) AS rows, coalesce(epoch(max(r.ended) - min(r.started)), 0)::DOUBLE AS seconds,
         coalesce(sum(r.core_seconds), 0)::DOUBLE AS core_seconds, coalesce(sum({seconds}), 0)::DOUBLE AS footage_s,

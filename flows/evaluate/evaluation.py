@@ -12,28 +12,24 @@ from typing import Any
 import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
-from flows.render.campaign import RenderConfig, chain, in_order, more_stages, on_top, resolve
-from flows.render.takes import TAKES, expand, with_images
-from stages.core.config import find_config, read_yaml
+from flows.render.campaign import RenderConfig, on_top, resolve
+from flows.render.takes import TAKES, check_takes, expand, with_media
+from flows.run.settings import plain_config
+from stages.core.config import find_config, load_class, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan, make_node
+from stages.core.ledger.plan import Plan
 from stages.core.step import Row, StepRef
 from stages.core.weights.digests import cache_folder
 from stages.judge import ATTRIBUTES, WORLD, load_vocabulary
 
-FLOW, JUDGE = "evaluate", "judge"
+FLOW, DEFAULT = "evaluate", "evaluate"
 CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
 JUDGED, REFERENCE = "judged", "reference"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
-JUDGING = {JUDGE: {"use": "stages.judge:Judge", "world": "${world}", "after": ["decode"]}}
-COMPARING = {
-    "motion": {"use": "data_prep.sets.features:MotionFeatures", "after": ["decode"]},
-    "pictures": {"use": "data_prep.sets.features:PictureFeatures", "after": ["decode"]},
-    "compare": {"use": "data_prep.sets.distance:CompareSets"},
-}
-FEATURES = ("motion", "pictures")
+COMPARING = ("motion", "pictures", "compare")
 FIRST_FRAME_SIDE = 256
 
 
@@ -64,62 +60,72 @@ class Evaluation:
     steps: dict[str, StepRef]
     clips: tuple[Row, ...]
 
+    @property
+    def scope(self) -> str:
+        """Its name."""
+        return self.config.name
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved config."""
+        return plain_config(self.config, self.steps)
+
     def plan(self, catalog: Catalog) -> Plan:
         """The plan; keeps the clips as the roots of the store's next run."""
-        clips = with_images(catalog, [c for part in (JUDGED, REFERENCE) for c in self._part(part)])
-        roots = catalog.put_roots(clips, CLIPS, digest("clips", [dict(c) for c in clips]))
-        nodes, refs = self._chain({k: v for k, v in self.steps.items() if k != "compare"})
-        phases = [Phase("takes", ROOT_UNITS, tuple(nodes), f"part = '{JUDGED}'")]
-        if self.config.reference:
-            others, more = self._comparing()
-            phases.append(Phase("references", ROOT_UNITS, tuple(others), f"part = '{REFERENCE}'"))
-            refs = {**refs, **more}
-        return Plan(FLOW, roots, tuple(phases), refs)
-
-    def _chain(self, steps: dict[str, StepRef]) -> tuple[list[Node], dict[str, StepRef]]:
-        """A cascade with what looks at its videos; where videos are given, every step looks at them by itself."""
-        if not self.config.videos:
-            return chain(steps)
-        made = [make_node(dataclasses.replace(ref, extra={})) for ref in steps.values()]
-        return [node for node, _ in made], {node.name: ref for node, ref in made}
-
-    def _comparing(self) -> tuple[list[Node], dict[str, StepRef]]:
-        """The same features of the other set, and the distances between the two."""
-        refs = {f"reference_{n}": dataclasses.replace(self.steps[n], name=f"reference_{n}") for n in FEATURES}
-        made = [make_node(ref) for ref in refs.values()]
-        made.append(make_node(self.steps["compare"], (*FEATURES, *refs)))
-        return [node for node, _ in made], {node.name: ref for node, ref in made}
+        plan = make_plan(FLOW, "", self.steps, CLIPS.names)
+        clips = with_media(catalog, [c for part in (JUDGED, REFERENCE) for c in self._part(part)])
+        placed = [{**c, "position": i} for i, c in enumerate(clips)]
+        mark = digest("clips", [[c["id"], c.get("path"), c.get("media")] for c in placed])
+        return dataclasses.replace(plan, roots=catalog.put_roots(placed, CLIPS, mark, plan.phases[0].depends))
 
     def _part(self, part: str) -> list[Row]:
         found = [c for c in self.clips if c["part"] == part]
         return found[: self.config.limit] if self.config.limit else found
 
 
+def settings_of_options(prompts: str, videos: str, captions: str, reference: str) -> dict[str, Any]:
+    """The settings that the options of `rushes evaluate` stand for. Raises BadInput where they exclude each other."""
+    if prompts and videos:
+        raise BadInput("--prompts renders videos and --videos judges existing ones: give one of them")
+    if captions and not videos:
+        raise BadInput("--captions describes the files of --videos: give both")
+    paths = {"videos": videos, "captions": captions, "reference": reference}
+    own_prompts = {"prompts_file": prompts, "prompts": [], "heldout": 0} if prompts else {}
+    return {**own_prompts, **{name: path for name, path in paths.items() if path}}
+
+
 def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Evaluation:
-    """Merge cascade < config file < values < overrides and check all of it. Raises BadInput before any work."""
-    path = find_config(config)
-    layers = [(str(path), read_yaml(path)), *on_top(values, overrides)]
-    own = {**JUDGING, **(COMPARING if any(layer.get("reference") for _, layer in layers) else {})}
-    settings, steps = resolve(EvaluateConfig, layers, {"world": WORLD, "steps": own})
-    last = {name: steps[name] for name in own if name in steps}
+    """Merge cascade < configs/evaluate.yaml < config file < values < overrides and check all of it. Raises BadInput
+    before any work."""
+    path, default = find_config(config), find_config(DEFAULT)
+    files = [default] if path == default else [default, path]
+    layers = [*((str(p), read_yaml(p)) for p in files), *on_top(values, overrides)]
+    compared = any(layer.get("reference") for _, layer in layers)
+    on = {"steps": {name: {"enabled": True} for name in COMPARING}} if compared else {}
+    settings, steps = resolve(EvaluateConfig, [layers[0], ("the flow", on), *layers[1:]])
+    if settings.until:
+        steps = until(steps, settings.until)
     if settings.videos:
-        return _compared(Evaluation(settings, last, tuple(list_clips(settings))))
+        return _with_reference(Evaluation(settings, _looking(steps), tuple(list_clips(settings))))
     if settings.captions:
         raise BadInput("captions belong to videos: give `videos` (--videos FOLDER) too")
-    if "decode" not in steps:
-        raise BadInput("the cascade has no step `decode`, so there are no videos to judge")
+    if not any(load_class(r.use, n).kind == "video" for n, r in steps.items()):
+        raise BadInput("the cascade has no step that makes videos, so there are none to judge")
     settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
     takes = expand(settings, str(path))
-    if wanted := more_stages(settings, steps, takes):
-        _, steps = resolve(EvaluateConfig, layers, {"world": WORLD, "steps": {**own, **wanted["steps"]}})
-        steps = in_order(steps)
+    check_takes(takes, steps)
     check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
-    clips = [{**t, "path": "", "sha256": "", "part": JUDGED} for t in takes]
-    cascade = {n: r for n, r in steps.items() if n not in last}
-    return _compared(Evaluation(settings, {**cascade, **last}, tuple(clips)))
+    return _with_reference(Evaluation(settings, steps, tuple({**t, "part": JUDGED} for t in takes)))
 
 
-def _compared(evaluation: Evaluation) -> Evaluation:
+def _looking(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
+    """Those steps that only look at videos: what is there already is not rendered."""
+    kinds = {n: load_class(r.use, n) for n, r in steps.items()}
+    made = [n for n, cls in kinds.items() if cls.kind == "video"]
+    names = list(steps)
+    return {n: steps[n] for n in names[names.index(made[-1]) + 1 if made else 0 :]}
+
+
+def _with_reference(evaluation: Evaluation) -> Evaluation:
     """The same with the other set's clips, if there is one. Raises BadInput where one of them is too small."""
     config = evaluation.config
     if not config.reference:
@@ -129,11 +135,11 @@ def _compared(evaluation: Evaluation) -> Evaluation:
         raise BadInput(f"reference: there is no folder {folder}")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
     least, frames = (getattr(evaluation.steps["compare"].config, f"least_{what}") for what in ("videos", "frames"))
-    wanted = max(least, -(-frames // evaluation.steps["pictures"].config.frames))
+    needed = max(least, -(-frames // evaluation.steps["pictures"].config.frames))
     counts = [min(n, config.limit or n) for n in (len(evaluation.clips), len(paths))]
-    if min(counts) < wanted:
+    if min(counts) < needed:
         raise BadInput(
-            f"reference: FVD and FID mean little below {wanted} videos in each set; there are {counts[0]} to judge and "
+            f"reference: FVD and FID mean little below {needed} videos in each set; there are {counts[0]} to judge and "
             f"{counts[1]} in {folder}"
         )
     others = [clip_row(config.name, i, path, "", REFERENCE) for i, path in enumerate(paths)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.evaluate.evaluation import FLOW, JUDGE, Evaluation
+from flows.evaluate.evaluation import FLOW, Evaluation
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.runs import find_run
@@ -60,9 +60,10 @@ def make_report(catalog: Catalog, run_id: str, evaluation: Evaluation) -> dict[s
 
 def distances(survey: Any) -> dict[str, Any]:
     """`fvd` and `fid` (None where refused), and `distances`: between how many vectors, by which method, why refused."""
-    if "compare" not in survey.jobs:
+    compared = [n.name for n in survey.plan.of_kind("distances") if n.name in survey.jobs]
+    if not compared:
         return {}
-    rows = {r["distance"]: r for r in survey.table("compare").to_pylist()}
+    rows = {r["distance"]: r for r in survey.table(compared[0]).to_pylist()}
     known = {name: None if r["refused"] else r["value"] for name, r in rows.items()}
     kept = ("judged", "reference", "refused", "source")
     return {**known, "distances": {name: {k: r[k] for k in kept} for name, r in rows.items()}}
@@ -70,14 +71,16 @@ def distances(survey: Any) -> dict[str, Any]:
 
 def judgements(survey: Any) -> pa.Table:
     """One row per clip: what was asked, what was found in it whole and in each quarter, and what of it is right."""
-    names = [n.name for n in survey.plan.phases[0].nodes]
+    names = [n.name for n in survey.plan.phases[0].steps]
+    judge = survey.plan.of_kind("judgement")[0].name
     bad = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN '{n}: ' || coalesce("{n}".error, '')""" for n in names)
-    wanted = ", ".join(f'"{JUDGE}".{c}' for c in _judge_columns())
+    wanted = ", ".join(f'"{judge}".{c}' for c in _judge_columns())
     state = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN "{n}".status""" for n in names)
     return survey.query(
         f"""SELECT unit_id AS take_id, unit.prompt AS prompt, unit.seed AS seed, unit.path AS path,
-        CASE WHEN "ok_{JUDGE}" THEN 'ok' {state} ELSE 'pending' END AS status, {wanted},
-        CASE WHEN "ok_{JUDGE}" THEN '' {bad} ELSE '' END AS error FROM "p_takes" ORDER BY unit.position"""
+        CASE WHEN "ok_{judge}" THEN 'ok' {state} ELSE 'pending' END AS status, {wanted},
+        CASE WHEN "ok_{judge}" THEN '' {bad} ELSE '' END AS error
+        FROM "p_roots" WHERE "applies_{judge}" ORDER BY unit.position"""
     )
 
 

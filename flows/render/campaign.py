@@ -1,65 +1,35 @@
-"""Prompts to finished video: a campaign's takes through text -> base -> spatial -> temporal -> refine -> decode."""
+"""Prompts to finished video: a campaign's takes through the steps of a cascade."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from flows.render.takes import TAKES, expand, with_images
+from flows.render.takes import TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
-from flows.run.settings import FlowConfig
+from flows.run.settings import plain_config
 from stages.core.config import find_config, merge, parse_overrides, read_yaml
-from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan, make_node
+from stages.core.ledger.plan import Plan
 from stages.core.step import Row, StepRef
 
 FLOW = "render"
-FIRST_FRAME = {
-    "use": "stages.condition:FirstFrame",
-    "enabled": True,
-    "model": "${model}",
-    **{name: f"${{steps.base.{name}}}" for name in ("width", "height", "fps")},
-}
-EXTEND = {
-    "use": "stages.extend:Extend",
-    "enabled": True,
-    "model": "${model}",
-    "sampling": "${steps.base.sampling}",
-    "lora": "${oc.select:steps.base.lora,{}}",
-}
-ON_DEMAND = ("condition", "extend")
-"""Steps that a campaign's takes ask for. A cascade may keep settings for them, with `enabled: false`."""
 
 
 @dataclass
-class RenderConfig(FlowConfig):
-    """A campaign.
+class RenderConfig(TakesConfig):
+    """A campaign: its takes (see `TakesConfig`), and what makes them.
 
-    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seeds`, `tags`, `image`
-    prompts_file     one prompt a line (.txt), or one such mapping a line (.jsonl), after those of `prompts`
-    seeds            how many takes of each prompt, or the list of their seeds
-    seed             added to every seed of a count: another number gives other takes
-    image            a picture that clips begin with; prompts may name their own
-    longer           how many times the length that base makes at once: 3 goes on twice from the end of what is there
     cascade, model   names below configs/cascades and configs/models, or files; `model` may be a mapping
     """
 
-    name: str = "render"
-    prompts: list[Any] = field(default_factory=list)
-    prompts_file: str = ""
-    seeds: Any = 1
-    seed: int = 0
-    negative_prompt: str = ""
-    tags: list[str] = field(default_factory=list)
-    image: str = ""
-    longer: int = 1
     cascade: str = "tiny"
     model: Any = None
 
@@ -67,57 +37,55 @@ class RenderConfig(FlowConfig):
 C = TypeVar("C", bound=RenderConfig)
 
 
+@dataclass(frozen=True)
+class Campaign:
+    """A checked campaign: its settings, the steps of its cascade, and one row per take."""
+
+    config: RenderConfig
+    steps: dict[str, StepRef]
+    takes: tuple[Row, ...]
+
+    @property
+    def scope(self) -> str:
+        """Its name."""
+        return self.config.name
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved config."""
+        return plain_config(self.config, self.steps)
+
+    def plan(self, catalog: Catalog) -> Plan:
+        """The plan of this campaign; keeps the takes as the roots of the store's next run."""
+        plan = make_plan(FLOW, "", self.steps, TAKES.names)
+        takes = with_media(catalog, self.takes[: self.config.limit] if self.config.limit else self.takes)
+        mark = digest("takes", [[t["id"], t["position"], t["tags"], t["media"]] for t in takes])
+        return dataclasses.replace(plan, roots=catalog.put_roots(takes, TAKES, mark, plan.phases[0].depends))
+
+
 def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
     layers: list[tuple[str, Any]] = [(str(path), read_yaml(find_config(path, "campaigns"))) for path in files]
-    layers += on_top(values, overrides)
-    config, steps = resolve(RenderConfig, layers)
+    config, steps = resolve(RenderConfig, [*layers, *on_top(values, overrides)])
+    if config.until:
+        steps = until(steps, config.until)
     takes = expand(config, str(files[0]) if files else "the command line")
-    if wanted := more_stages(config, steps, takes):
-        config, steps = resolve(RenderConfig, layers, wanted)
-    return Campaign(config, in_order(steps), tuple(takes))
-
-
-def more_stages(config: RenderConfig, steps: Mapping[str, StepRef], takes: Sequence[Row]) -> dict[str, Any]:
-    """The stages that a campaign needs beyond its cascade: for first frames, and for clips longer than base's.
-
-    Raises BadInput where the cascade has no `text` and `base` to put them between.
-    """
-    if config.longer < 1:
-        raise BadInput(f"longer counts from 1, it is {config.longer}")
-    found: dict[str, Any] = {}
-    if any(t["image"] for t in takes):
-        found |= {"condition": {**FIRST_FRAME, "after": ["text"]}, "base": {"after": ["condition", "text"]}}
-    if config.longer > 1:
-        found |= {"extend": {**EXTEND, "times": config.longer, "after": ["base", "text"]}}
-    if found and not {"text", "base"} <= set(steps):
-        raise BadInput("image and longer need a cascade with the steps `text` and `base`")
-    return {"steps": found} if found else {}
-
-
-def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
-    """The steps with `condition` before `base`, and `extend` behind it."""
-    names = [n for n in steps if n not in ON_DEMAND]
-    place = names.index("base") if "base" in names else 0
-    names[place : place + 1] = [n for n in ("condition", *names[place : place + 1], "extend") if n in steps]
-    return {n: steps[n] for n in names}
+    check_takes(takes, steps)
+    return Campaign(config, steps, tuple(takes))
 
 
 def on_top(values: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """What the command line says, as layers; each override is its own, for `model=x` beside `model.dtype=y`."""
-    given: list[tuple[str, Any]] = [("the command line", dict(values))]
-    return given + [("the command line", parse_overrides([word])) for word in overrides]
+    own: list[tuple[str, Any]] = [("the command line", dict(values))]
+    return own + [("the command line", parse_overrides([word])) for word in overrides]
 
 
 def resolve(
-    schema: type[C], layers: Sequence[tuple[str, Any]], extra: Mapping[str, Any] | None = None
+    schema: type[C], layers: Sequence[tuple[str, Any]], behind: Mapping[str, Any] | None = None
 ) -> tuple[C, dict[str, StepRef]]:
-    """Put the cascade that the layers name, then `extra`, under them, and check all. Raises BadInput."""
+    """Put the cascade that the layers name under them, `behind` it, and check all. Raises BadInput."""
     layers = [(where, resolve_promoted(layer)) for where, layer in layers]
     path = find_config(_last(layers, "cascade") or RenderConfig.cascade, "cascades")
-    cascade = read_yaml(path)
-    known = {n: {"enabled": False} for n in ON_DEMAND if n not in (cascade.get("steps") or {})}
-    below = [(str(path), cascade), ("the flow", {"steps": known}), ("the flow", dict(extra or {}))]
+    below = [(str(path), read_yaml(path)), ("the flow", dict(behind or {}))]
     return merge(schema, _with_model([*below, *layers]))
 
 
@@ -141,36 +109,3 @@ def _without_name(values: Any) -> DictConfig:
     if isinstance(copy.get("model"), str):
         del copy["model"]
     return copy
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """A checked campaign: its settings, the steps of its cascade, and one row per take."""
-
-    config: RenderConfig
-    steps: dict[str, StepRef]
-    takes: tuple[Row, ...]
-
-    def plan(self, catalog: Catalog) -> Plan:
-        """The plan of this campaign; keeps the takes as the roots of the store's next run."""
-        takes = with_images(catalog, self.takes[: self.config.limit] if self.config.limit else self.takes)
-        roots = catalog.put_roots(takes, TAKES, digest([{k: v for k, v in t.items()} for t in takes]))
-        nodes, refs = chain(self.steps)
-        return Plan(FLOW, roots, (Phase("takes", ROOT_UNITS, tuple(nodes)),), refs)
-
-
-def chain(steps: Mapping[str, StepRef]) -> tuple[list[Node], dict[str, StepRef]]:
-    """The cascade as nodes: each stage after the one before it unless its entry says `after`."""
-    nodes: list[Node] = []
-    refs: dict[str, StepRef] = {}
-    for name, ref in steps.items():
-        after = tuple(ref.extra.get("after", ())) or ((nodes[-1].name,) if nodes else ())
-        node, refs[name] = make_node(ref, after, key="id" if after else "prompt_id")
-        nodes.append(node)
-    return nodes, refs
-
-
-def as_plain(config: RenderConfig, steps: Mapping[str, StepRef]) -> dict[str, Any]:
-    """The resolved config, as it is stored with the run and printed by --dry-run."""
-    entries = {n: {"use": r.use, **dataclasses.asdict(r.config)} for n, r in steps.items()}
-    return {**dataclasses.asdict(config), "steps": entries}

@@ -1,24 +1,24 @@
-"""What a campaign asks for, one row per take: every prompt with every seed."""
+"""What a campaign asks for, one row per take: every prompt with every seed, all that a take may set filled in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from stages.core.config import nearest
+from flows.run.settings import FlowConfig
+from stages.core.config import load_class, nearest
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.latents.artifacts import CONDITION, MEDIUM
 from stages.core.ledger.catalog import Catalog
 from stages.core.media import BadMedia, read_picture
-from stages.core.step import Row
+from stages.core.step import Row, Step, StepRef
 from stages.core.weights.digests import file_digest
-
-if TYPE_CHECKING:
-    from flows.render.campaign import RenderConfig
 
 TAKES = pa.schema(
     [
@@ -28,17 +28,60 @@ TAKES = pa.schema(
         ("prompt", pa.string()),
         ("negative_prompt", pa.string()),
         ("seed", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("frames", pa.int64()),
+        ("fps", pa.float64()),
+        ("guidance", pa.float64()),
+        ("longer", pa.int64()),
+        ("conditions", pa.list_(CONDITION)),
+        ("media", pa.list_(MEDIUM)),
         ("tags", pa.list_(pa.string())),
-        ("prompt_id", pa.string()),
-        ("image", pa.string()),
-        ("image_sha256", pa.string()),
-        ("image_uri", pa.string()),
+        ("priority", pa.int64()),
     ]
 )
-PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image")
+"""Nulls are what a take does not have: no `longer`, no conditions. Sizes in pixels, fps in frames a second."""
+
+SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "priority")
+"""What prompts may set for themselves, and campaigns and cascades for all."""
+PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image", *SETTINGS)
+NOT_IDENTITY = ("id", "position", "media", "tags", "priority")
 
 
-def expand(config: RenderConfig, where: str) -> list[Row]:
+@dataclass
+class TakesConfig(FlowConfig):
+    """What a campaign says of its takes.
+
+    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seeds`, `tags`, `image`, and
+                     what stands below from `width` on
+    prompts_file     one prompt a line (.txt), or one such mapping a line (.jsonl), after those of `prompts`
+    seeds            how many takes of each prompt, or the list of their seeds
+    seed             added to every seed of a count: another number gives other takes
+    image            a picture that clips begin with; prompts may name their own
+    width, height    pixels of what base makes; frames: how many; fps: frames a second at playback
+    guidance         classifier-free guidance scale of base; up to 1 there is none, and a pass costs half
+    longer           how many times the length that base makes at once: 3 goes on twice from the end of what is there
+    priority         takes with a higher one are made first
+    """
+
+    name: str = "render"
+    prompts: list[Any] = field(default_factory=list)
+    prompts_file: str = ""
+    seeds: Any = 1
+    seed: int = 0
+    negative_prompt: str = ""
+    tags: list[str] = field(default_factory=list)
+    image: str = ""
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    guidance: float | None = None
+    longer: int | None = None
+    priority: int = 0
+
+
+def expand(config: TakesConfig, where: str) -> list[Row]:
     """One row per take: every prompt with every seed. Raises BadInput naming the prompt or line that is wrong."""
     entries = [(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)] + _from_file(config.prompts_file)
     if not entries:
@@ -46,8 +89,25 @@ def expand(config: RenderConfig, where: str) -> list[Row]:
     takes: dict[str, Row] = {}
     for place, entry in entries:
         for take in _takes_of(config, place, entry):
-            takes.setdefault(take["id"], {**take, "position": len(takes)})
-    return list(takes.values())
+            takes.setdefault(take["id"], take)
+    ordered = sorted(takes.values(), key=lambda t: -t["priority"])
+    return [{**take, "position": i} for i, take in enumerate(ordered)]
+
+
+def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
+    """Ask every step whether it can make what the takes ask for. Raises BadInput for the first that cannot."""
+    for name, ref in steps.items():
+        cls = load_class(ref.use, name)
+        if not issubclass(cls, Step):
+            continue
+        inputs = cls.inputs(ref.config)
+        seen: set[str] = set()
+        for take in takes:
+            values = {c: take.get(c) for c in inputs.depends if c != "seed"}
+            mark = digest(values)
+            if mark not in seen and (not inputs.when or any(take.get(c) for c in inputs.when)):
+                seen.add(mark)
+                cls.check_unit(ref.config, values)
 
 
 def _from_file(name: str) -> list[tuple[str, Any]]:
@@ -69,28 +129,62 @@ def _json_line(place: str, line: str) -> Any:
         raise BadInput(f"{place} is not JSON: {error}") from None
 
 
-def _takes_of(config: RenderConfig, place: str, entry: Any) -> list[Row]:
-    given = dict(entry) if isinstance(entry, Mapping) else {"prompt": entry}
-    for key in given:
+def _takes_of(config: TakesConfig, place: str, entry: Any) -> Iterable[Row]:
+    values = dict(entry) if isinstance(entry, Mapping) else {"prompt": entry}
+    for key in values:
         if key not in PROMPT_KEYS:
             raise BadInput(f"{place}: unknown key {key!r}; {nearest(str(key), PROMPT_KEYS)}")
-    prompt = given.get("prompt")
+    prompt = values.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadInput(f"{place}: the prompt is empty or no text: {prompt!r}")
-    negative = given.get("negative_prompt", config.negative_prompt)
+    negative = values.get("negative_prompt", config.negative_prompt)
     if not isinstance(negative, str):
         raise BadInput(f"{place}: negative_prompt is no text: {negative!r}")
-    prompt, negative = prompt.strip(), negative.strip()
-    seeds = parse_seeds(given.get("seeds", config.seeds), config.seed, place)
-    tags = [str(t) for t in given.get("tags", config.tags)]
-    image = find_image(given.get("image", config.image), place)
-    return [_take(config.name, prompt, negative, seed, tags, image) for seed in seeds]
+    conditions, media = _conditions(values.get("image", config.image), place)
+    take = {
+        "campaign": config.name,
+        "prompt": prompt.strip(),
+        "negative_prompt": negative.strip(),
+        **{name: _setting(name, values.get(name, getattr(config, name)), place) for name in SETTINGS},
+        "conditions": conditions or None,
+        "media": media or None,
+        "tags": [str(t) for t in values.get("tags", config.tags)],
+    }
+    for seed in parse_seeds(values.get("seeds", config.seeds), config.seed, place):
+        row = {**take, "seed": seed}
+        yield {"id": take_id(row), **row}
+
+
+def take_id(take: Mapping[str, Any]) -> str:
+    """The identity of a take: all that it asks for. Where files lie, its tags and its place in line are no part."""
+    return digest("take", {k: v for k, v in take.items() if k not in NOT_IDENTITY and v is not None})
+
+
+def _setting(name: str, value: Any, place: str) -> Any:
+    """A number of a take, checked; None where nothing is set. `longer: 1` is as long as ever, so nothing too."""
+    if value is None:
+        return None
+    kind = TAKES.field(name).type
+    whole = pa.types.is_integer(kind)
+    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and value != int(value)):
+        raise BadInput(f"{place}: {name} must be a {'whole ' if whole else ''}number, not {value!r}")
+    if name != "priority" and value < (0 if name == "guidance" else 1):
+        raise BadInput(f"{place}: {name} counts from {0 if name == 'guidance' else 1}, it is {value}")
+    if name == "longer" and value == 1:
+        return None
+    return int(value) if whole else float(value)
+
+
+def _conditions(image: Any, place: str) -> tuple[list[Row], list[Row]]:
+    """The conditions of a take, and where their files lie. Raises BadInput for what is no picture."""
+    if not image:
+        return [], []
+    path, sha256 = find_image(image, place)
+    return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [{"sha256": sha256, "uri": path}]
 
 
 def find_image(name: Any, place: str) -> tuple[str, str]:
-    """Path and SHA-256 of a picture, ("", "") for none. Raises BadInput for what is none."""
-    if not name:
-        return "", ""
+    """Path and SHA-256 of a picture. Raises BadInput for what is none."""
     path = Path(str(name)).expanduser()
     try:
         read_picture(path.read_bytes(), 16, 16)
@@ -99,35 +193,24 @@ def find_image(name: Any, place: str) -> tuple[str, str]:
     return str(path.resolve()), file_digest(path)
 
 
-def _take(campaign: str, prompt: str, negative: str, seed: int, tags: list[str], image: tuple[str, str]) -> Row:
-    own = [image[1]] if image[1] else []  # a take without an image keeps the identity that it always had
-    return {
-        "id": digest("take", campaign, prompt, negative, seed, *own),
-        "campaign": campaign,
-        "prompt": prompt,
-        "negative_prompt": negative,
-        "seed": seed,
-        "tags": tags,
-        "prompt_id": digest("prompt", prompt, negative, *own),
-        "image": image[0],
-        "image_sha256": image[1],
-        "image_uri": "",
-    }
-
-
 def parse_seeds(value: Any, offset: int, place: str) -> list[int]:
     """`3` means three seeds counted from the offset, `[7, 9]` means these. Raises BadInput for anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return [offset + i for i in range(value)]
-    given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if given and all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in given):
-        return list(dict.fromkeys(given))
+    seeds = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if seeds and all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in seeds):
+        return list(dict.fromkeys(seeds))
     raise BadInput(f"{place}: seeds must be a count from 1, or a list of integers from 0 to 2**63-1, not {value!r}")
 
 
-def with_images(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
-    """The takes, with the pictures that they begin with kept in the store."""
+def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
+    """The takes, with the files of their conditions kept in the store, under the hashes of what is in them."""
     kept: dict[str, str] = {}
-    for path, sha in {(t["image"], t["image_sha256"]) for t in takes if t["image"]}:
-        kept[sha] = catalog.storage.put_media(Path(path).read_bytes(), Path(path).suffix.lower())["uri"]
-    return [{**t, "image_uri": kept.get(t["image_sha256"], "")} for t in takes]
+    for medium in (m for t in takes for m in t.get("media") or ()):
+        if medium["sha256"] not in kept:
+            path = Path(medium["uri"])
+            kept[medium["sha256"]] = catalog.storage.put_media(path.read_bytes(), path.suffix.lower())["uri"]
+    return [
+        {**t, "media": [{"sha256": m["sha256"], "uri": kept[m["sha256"]]} for m in t["media"]]} if t.get("media") else t
+        for t in takes
+    ]

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from stages.core.errors import Stopped
@@ -32,7 +33,7 @@ class Pending(Protocol):
     def result(self) -> Any:
         """Wait for it; raises what the work raised."""
 
-    def add_done_callback(self, call: Callable[[Any], object], /) -> None:
+    def add_done_callback(self, call: Callable[[Any], None], /) -> None:
         """Call this once the result is there, or will never come."""
 
 
@@ -65,9 +66,7 @@ def shards(items: Sequence[Item], rows: int = 0) -> list[list[Item]]:
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def run_plan(
-    run: Run, submit: Submit, *, shard_rows: int = 0, overlap: bool = True, only: Sequence[str] = ()
-) -> None:
+def run_plan(run: Run, submit: Submit, *, shard_rows: int = 0, overlap: bool = True, only: Sequence[str] = ()) -> None:
     """Do everything that a plan has left to do, or only these nodes. Raises Stopped where the run was stopped.
 
     Without `overlap` there is one shard, so that the models of one stage are let go before those of the next load.
@@ -170,9 +169,12 @@ class _Schedule:
                 work.running += 1
                 work.numbers += 1
                 pending = self._shard(work.phase, f"{work.numbers}/{work.numbers + len(work.waiting) - 1}", work)
-                pending.add_done_callback(lambda _, work=work, pending=pending: self.ended.put((work, pending)))
+                pending.add_done_callback(partial(self._note_end, work, pending))
             if self.run.stop.is_set():
                 work.waiting.clear()
+
+    def _note_end(self, work: _Work, pending: Pending, _: Any) -> None:
+        self.ended.put((work, pending))
 
     def _shard(self, phase: Phase, label: str, work: _Work) -> Pending:
         """One shard through every node of its phase; where models do not fit together, each lets go before the next."""

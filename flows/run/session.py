@@ -20,6 +20,7 @@ from stages.core.ledger.plan import Plan
 from stages.core.ledger.run import Budget, Listener, Run
 from stages.core.ledger.storage import Storage
 from stages.core.ledger.survey import Count, Survey
+from stages.core.step import StepRef
 
 log = logging.getLogger("rushes")
 
@@ -68,7 +69,9 @@ def existing_catalog(url: str, options: Mapping[str, Any] | None = None) -> Cata
 class Checked(Protocol):
     """A checked config of a flow: what `load_campaign`, `load_curation` and their like return."""
 
-    config: Any
+    @property
+    def config(self) -> Any:
+        """The settings of the flow."""
 
     @property
     def scope(self) -> str:
@@ -154,7 +157,7 @@ def execute(
     )
     if idle:
         return _finish(run, did_nothing=True)
-    run.executor.check(list(p.plan.refs.values()))
+    run.executor.check(_with_work(run))
     run.begin()
     if on_start:
         on_start(run)
@@ -171,7 +174,7 @@ def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
     status, reason = DONE, ""
     try:
         with _stop_on_signal(run):
-            overlap = run.executor.fits_together(list(run.plan.refs.values()))
+            overlap = run.executor.fits_together(_with_work(run))
             if not overlap:
                 log.warning("the stages do not fit together: running them one after another")
             run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
@@ -187,6 +190,14 @@ def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
         if threads:
             threads.close()
     return _finish(run, status, reason)
+
+
+def _with_work(run: Run) -> list[StepRef]:
+    """The steps that have something to do, or may have: a step that applies to no unit needs no room."""
+    known = {n.name for p in run.plan.phases if run.survey.units_complete(p) for n in p.nodes}
+    counts = run.survey.counts()
+    idle = {name for name in known if not (counts[name].todo or counts[name].waiting)}
+    return [ref for name, ref in run.plan.refs.items() if name not in idle]
 
 
 def _finish(run: Run, status: str = DONE, reason: str = "", did_nothing: bool = False) -> Outcome:

@@ -10,6 +10,7 @@ from flows.curate.tables import curation_tables
 from stages.core.config import load_class, nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
+from stages.core.ledger.plan import ROOT_UNITS, Phase
 from stages.core.ledger.runs import RunRecord, find_run, runs_table
 from stages.core.ledger.survey import Survey
 
@@ -20,8 +21,8 @@ def _artifact_sql(survey: Survey, name: str) -> str:
     """The rows of one stage per take, in the columns that all stages share."""
     have = {c for c, *_ in survey.sql.execute(f'DESCRIBE "l_{name}"').fetchall()}
 
-    def column(wanted: str, empty: str) -> str:
-        return f'coalesce("{name}".{wanted}, {empty})' if wanted in have else empty
+    def column(column_name: str, empty: str) -> str:
+        return f'coalesce("{name}".{column_name}, {empty})' if column_name in have else empty
 
     return f"""SELECT "{name}".id AS artifact_id, unit_id AS take_id, '{name}' AS stage,
         {column("uri", "''")} AS uri, {column("sha256", "''")} AS sha256,
@@ -31,12 +32,17 @@ def _artifact_sql(survey: Survey, name: str) -> str:
         "{name}".core_seconds AS core_seconds, "{name}".gpu_seconds AS gpu_seconds,
         "{name}".peak_memory_mb AS peak_memory_mb, "{name}".status AS status, "{name}".error AS error,
         "{name}".attempt AS attempt, "{name}".run_id AS run_id, unit.position AS position
-        FROM "p_takes" WHERE "{name}".id IS NOT NULL"""
+        FROM "p_{survey.plan.phase_of(name).name}" WHERE "{name}".id IS NOT NULL"""
+
+
+def _phases(survey: Survey) -> list[Phase]:
+    """The phases whose units are takes, as far as they are known."""
+    return [p for p in survey.plan.phases if p.level == 0 and survey.units_known(p)]
 
 
 def stages_of(survey: Survey) -> list[str]:
     """The nodes that make files out of takes; an evaluation has others behind them, which only look."""
-    nodes = survey.plan.phases[0].nodes
+    nodes = [n for p in _phases(survey) for n in p.steps]
     return [n.name for n in nodes if "uri" in load_class(n.use, n.name).writes.names]
 
 
@@ -48,22 +54,41 @@ def artifacts(survey: Survey) -> pa.Table:
 
 
 def takes(survey: Survey) -> pa.Table:
-    """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed."""
-    names = stages_of(survey)
+    """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed, or
+    of the gate that did not let it pass."""
+    phases, names = _phases(survey), stages_of(survey)
+    source, cases = 'FROM "p_roots" r', list[str]()
+    for phase in phases:
+        here = "r" if phase.name == ROOT_UNITS else f'"h_{phase.name}"'
+        if phase.name != ROOT_UNITS:
+            source += f' LEFT JOIN "v_{phase.name}" "j_{phase.name}" ON "j_{phase.name}".id = r.unit_id'
+            source += f' LEFT JOIN "p_{phase.name}" {here} ON {here}.unit_id = r.unit_id'
+            job = f'"j_{phase.name}"'
+            gate = survey.plan.node(phase.name)
+            reasons = f"{job}.reasons" if "reasons" in load_class(gate.use, gate.name).writes.names else "NULL"
+            cases.append(
+                f"WHEN {job}.status <> 'ok' THEN {{'status': {job}.status, 'reasons': {reasons}, "
+                f"'error': '{phase.name}: not chosen'}}"
+            )
+        for n in (n for n in names if survey.plan.phase_of(n).name == phase.name):
+            cases.append(
+                f"""WHEN {here}."set_{n}" AND NOT {here}."ok_{n}" THEN {{'status': {here}."{n}".status,
+                'reasons': {here}."{n}".reasons, 'error': '{n}: ' || coalesce({here}."{n}".error, '')}}"""
+            )
     last = names[-1]
-    bad = " ".join(
-        f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN {{'status': "{n}".status, 'reasons': "{n}".reasons,
-        'error': '{n}: ' || coalesce("{n}".error, '')}}"""
-        for n in names
-    )
-    empty = f'"{last}".reasons'
+    ends = "r" if survey.plan.phase_of(last).name == ROOT_UNITS else f'"h_{survey.plan.phase_of(last).name}"'
+    whole = phases[-1].name == survey.plan.phases[-1].name
+    done = f'{ends}."ok_{last}"' if whole else "false"
+    empty = f'r."{names[0]}".reasons'
+    applies = " OR ".join(f'r."applies_{n.name}"' for n in phases[0].steps)
     return survey.query(
         f"""SELECT unit_id AS take_id, campaign, prompt, negative_prompt, seed, tags, s.status AS status,
         coalesce(s.reasons, []) AS reasons, s.error AS error FROM (
-          SELECT unit_id, unit.campaign AS campaign, unit.prompt AS prompt, unit.negative_prompt AS negative_prompt,
-            unit.seed AS seed, unit.tags AS tags, unit.position AS position, CASE
-            WHEN "ok_{last}" THEN {{'status': 'ok', 'reasons': {empty}, 'error': ''}} {bad}
-            ELSE {{'status': 'pending', 'reasons': {empty}, 'error': ''}} END AS s FROM "p_takes")
+          SELECT r.unit_id AS unit_id, r.unit.campaign AS campaign, r.unit.prompt AS prompt,
+            r.unit.negative_prompt AS negative_prompt, r.unit.seed AS seed, r.unit.tags AS tags,
+            r.unit.position AS position, CASE WHEN {done} THEN {{'status': 'ok', 'reasons': {empty}, 'error': ''}}
+            {" ".join(cases)} ELSE {{'status': 'pending', 'reasons': {empty}, 'error': ''}} END AS s
+          {source} WHERE {applies})
         ORDER BY position"""
     )
 
@@ -71,10 +96,12 @@ def takes(survey: Survey) -> pa.Table:
 def videos(survey: Survey) -> pa.Table:
     """One row per take that reached the last stage."""
     last = stages_of(survey)[-1]
+    phase = survey.plan.phase_of(last).name
     return survey.query(
-        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
-        a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
-        FROM ({_artifact_sql(survey, last)}) a JOIN "p_takes" p ON p.unit_id = a.take_id ORDER BY unit.position"""
+        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt,
+        unit.negative_prompt AS negative_prompt, unit.seed AS seed, a.uri, a.sha256, a.width, a.height, a.n_frames,
+        a.fps, a.status, a.error, unit.campaign AS campaign
+        FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id ORDER BY unit.position"""
     )
 
 

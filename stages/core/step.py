@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import pyarrow as pa
+from typing_extensions import TypeVar
 
 from stages.core.identity import stage_seed
 from stages.core.ledger.storage import Storage
@@ -175,7 +176,7 @@ class PermanentError(Exception):
     """Raised for bad input or bad media: running it again gives the same, so a rerun leaves it alone."""
 
 
-C = TypeVar("C")
+C = TypeVar("C", default=Any)
 """A step's own `Config`."""
 
 
@@ -216,6 +217,16 @@ class Step(Generic[C]):
     def inputs(cls, config: Any) -> Inputs:
         """What a step with this config reads. Answers without torch; a family looks into its checkpoint's JSON."""
         return Inputs()
+
+    @classmethod
+    def weights_of(cls, config: Any) -> Mapping[str, tuple[str, ...]]:
+        """`weights`, where these depend on the config."""
+        return cls.weights
+
+    @classmethod
+    def check_unit(cls, config: Any, values: Row) -> None:
+        """Raise BadInput where this step cannot make what a unit asks for. values: the columns of `depends`. Called
+        while planning, before any work, once for each combination of values; answers without torch."""
 
     def seed_for(self, row: Row, counter: int = 0) -> int:
         """The seed of this node's generator for a unit, 0 <= value < 2**63; counter for further draws for the same."""
@@ -269,6 +280,11 @@ class Job(Generic[C]):
     def inputs(cls, config: Any) -> Inputs:
         """What a job with this config reads."""
         return Inputs()
+
+    @classmethod
+    def weights_of(cls, config: Any) -> Mapping[str, tuple[str, ...]]:
+        """`weights`, where these depend on the config."""
+        return cls.weights
 
     def columns(self, table: str) -> tuple[str, ...]:
         """The columns of one of its tables that `run` looks at, as far as that table has them; () for all. Where tables

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class Sampling:
     """How to denoise.
 
     steps      passes from pure noise to a clean latent; a refine pass does only the last of them
-    guidance   classifier-free guidance scale; up to 1 there is none, and a pass costs half
+    guidance   classifier-free guidance scale; up to 1 there is none, and a pass costs half; None: that of the take
     rescale    0 to 1, against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
     schedule   noise levels: `linear_quadratic` (LTX-Video's own) or `linear`, which `shift` > 1 pushes towards noise
     timesteps  explicit noise levels instead, falling from at most 1000, as distilled models want them
@@ -43,7 +43,7 @@ class Sampling:
     """
 
     steps: int = 30
-    guidance: float = 3.0
+    guidance: float | None = None
     rescale: float = 0.0
     schedule: str = "linear_quadratic"
     shift: float = 1.0
@@ -51,7 +51,7 @@ class Sampling:
     condition_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.shift <= 0 or self.guidance < 0 or not 0 <= self.rescale <= 1:
+        if self.steps < 1 or self.shift <= 0 or (self.guidance or 0) < 0 or not 0 <= self.rescale <= 1:
             raise BadInput("sampling: steps from 1, shift above 0, guidance from 0, rescale from 0 to 1")
         if self.schedule not in SCHEDULES:
             raise BadInput(f"sampling: unknown schedule {self.schedule!r}; {nearest(self.schedule, SCHEDULES)}")
@@ -66,6 +66,15 @@ class Sampling:
             raise BadInput(f"refine: strength is {strength}; it must lie between 0 and 1, both excluded")
         if int(steps * strength) < 1:
             raise BadInput(f"refine: {strength} of {steps} steps is less than one step; raise strength or steps")
+
+    def for_take(self, row: Mapping[str, Any]) -> Sampling:
+        """With the guidance of a take where there is none of its own."""
+        return self if self.guidance is not None else replace(self, guidance=float(row["guidance"]))
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """The columns of a take that it reads."""
+        return ("guidance",) if self.guidance is None else ()
 
     def levels(self) -> list[float]:
         """The explicit timesteps, 1000 to 0, or [] for the pipeline's own schedule."""
@@ -143,8 +152,14 @@ class Family(Protocol):
 
     name: str
 
+    parts: Mapping[str, tuple[str, ...]]
+    """All weights that a cascade needs: key of ModelConfig -> component folders below it, () for one part by itself."""
+
     def check_size(self, model: ModelConfig, width: int, height: int, n_frames: int) -> None:
         """Raise BadInput, naming the nearest size, where the family cannot make this one. Needs no torch."""
+
+    def decode_draws(self, model: ModelConfig) -> bool:
+        """Whether this checkpoint's VAE draws noise while it decodes. Needs no torch."""
 
     def text(self, model: ModelConfig) -> TextEncoder: ...
 

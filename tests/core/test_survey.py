@@ -174,7 +174,14 @@ def test_an_ok_row_wins_over_a_later_error(local):
     run_all(local, plan)
     words = plan.node("words")
     row = Survey(local, plan).table("words").to_pylist()[0]
-    error = {"id": row["id"], "parents": row["parents"], "depends": row["depends"], "status": "error", "error_kind": "transient", "attempt": 9}
+    error = {
+        "id": row["id"],
+        "parents": row["parents"],
+        "depends": row["depends"],
+        "status": "error",
+        "error_kind": "transient",
+        "attempt": 9,
+    }
     local.commit("words", words.fingerprint, [error], ledger_schema(Words.writes, False))
     assert Survey(local, plan).count("words") == Count(1, 0, 0, 0)
     assert Survey(local, plan).table("words").to_pylist() == [row]

@@ -1,10 +1,8 @@
 """What is done to words that models, manifests and pictures give."""
 
-import json
-
 import pytest
 
-from data_prep.captions.measured import MeasuredCaption
+from data_prep.captions.measured import READS, MeasuredCaption
 from data_prep.captions.text import (
     cleaned,
     given_captions,
@@ -78,7 +76,7 @@ def test_found_text_is_one_short_printable_line():
 
 
 def test_what_came_with_the_footage_is_kept_apart():
-    row = {"clip_id": "c", "start_s": 0.0, "end_s": 1.0, "source_caption": "A dog.", "label": "WalkingDog"}
+    row = {"clip_id": "c", "start_s": 0.0, "end_s": 1.0, "caption": "A dog.", "label": "WalkingDog"}
     assert [(r["kind"], r["text"], r["model"]) for r in given_captions(row)] == [
         ("source", "A dog.", "source"), ("label", "walking dog", "label"),
     ]  # fmt: skip
@@ -88,7 +86,8 @@ def test_what_came_with_the_footage_is_kept_apart():
 
 
 def said(**facts: object) -> dict[str, str]:
-    row = {"clip_id": "c", "start_s": 0.0, "end_s": 1.0, "facts": json.dumps(facts)}
+    ports = {port: {n: facts.get(n) for n in names} for port, names in READS.items()}
+    row = {"clip_id": "c", "start_s": 0.0, "end_s": 1.0, "label": "", "caption": "", **ports}
     step = MeasuredCaption(MeasuredCaption.Config(), Workspace(Storage("memory://captions")))
     return {r["kind"]: r["text"] for r in step.process(row)["rows"]}
 

@@ -12,7 +12,7 @@ from data_prep.captions.endpoint import EndpointCaption, check_url
 from data_prep.captions.questions import AskConfig, questions, spans
 from data_prep.captions.vlm import VlmCaption
 from flows.curate.curation import load_curation
-from flows.run.session import execute, open_catalog
+from flows.run.session import execute, prepare
 from flows.views.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
@@ -28,10 +28,10 @@ GOOD = "A grey texture slides to the left while the camera pans."
 
 
 def kept_row(uri: str, seconds: float, start: int = 0, **more: object) -> dict:
-    """A row as `kept` makes it, of a source at FPS frames a second in a time base of 1/(100 FPS) s."""
+    """A kept clip as a captioner is given it, of a source at FPS frames a second in a time base of 1/(100 FPS) s."""
     n = round(seconds * FPS)
     return {
-        "clip_id": "c1", "uri": uri, "stream_index": 0, "label": "", "source_caption": "", "facts": "{}",
+        "clip_id": "c1", "uri": uri, "stream_index": 0, "label": "", "caption": "",
         "start_frame": start, "end_frame": start + n, "n_frames": n, "start_s": start / FPS,
         "end_s": start / FPS + seconds, "start_pts": start * 100, "end_pts": (start + n) * 100, **more,
     }  # fmt: skip
@@ -310,12 +310,9 @@ def test_a_run_through_an_endpoint_leaves_captions_and_no_key(tmp_path, monkeypa
             "caption.use=data_prep.captions.endpoint:EndpointCaption", "caption.model=m", f"caption.base_url={url}",
             "caption.kinds=[short]", "infra.executor=local", "select.motion=null", "label_from_folder=true",
         ]  # fmt: skip
-        curation, catalog = (
-            load_curation([str(tmp_path / "in")], "curate", {}, words),
-            open_catalog(str(tmp_path / "s")),
-        )
-        execute(catalog, curation.plan(catalog), curation.config)
-        return read_table(catalog, "captions").to_pylist()
+        prepared = prepare(load_curation([str(tmp_path / "in")], "curate", {}, words), str(tmp_path / "s"))
+        execute(prepared)
+        return read_table(prepared.catalog, "captions").to_pylist()
 
     with serving(lambda asked, seen: Reply(GOOD)) as endpoint:
         rows = run(endpoint.url)

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.sources.ingest import Ingest
 from data_prep.sources.listing import list_sources
 from stages.core.errors import BadInput
+from stages.core.identity import depends_digest
 
 
 def names(rows):
@@ -48,11 +50,15 @@ def test_identity_follows_the_file_and_what_is_said_of_it(folder):
         (folder / "m.jsonl").write_text(json.dumps({"uri": "a.mp4", **more}) + "\n")
         return list_sources([str(folder / "m.jsonl")], {})[0]
 
+    def file(listed):
+        return depends_digest({name: listed[name] for name in Ingest.inputs(Ingest.Config()).depends})
+
     plain, labelled = row(), row(label="dog")
-    assert plain["file_id"] == labelled["file_id"]
+    assert file(plain) == file(labelled)
     assert plain["id"] != labelled["id"]
     (folder / "a.mp4").write_bytes(b"longer")
-    assert row()["file_id"] != plain["file_id"]
+    assert file(row()) != file(plain)
+    assert row()["id"] != plain["id"]
 
 
 def test_links_out_of_the_folder_keep_their_row_and_say_so(folder, tmp_path):

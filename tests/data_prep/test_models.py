@@ -17,10 +17,10 @@ from data_prep.models.packaged import Packaged
 from data_prep.scores import action, nsfw, text_area
 from data_prep.scores.action import Action
 from data_prep.scores.nsfw import Nsfw
-from data_prep.scores.pictures import Fit, Moment, even_places, pictures_at, pictures_of
 from data_prep.scores.text_area import TextArea
+from data_prep.signals.pictures import Fit, Moment, even_places, pictures_at, pictures_of
 from flows.curate.curation import load_curation
-from flows.run.session import execute, open_catalog
+from flows.run.session import execute, prepare
 from flows.views.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
@@ -337,9 +337,8 @@ def test_a_whole_run_with_every_packaged_model(tmp_path):
     letters = [lettered(f, "SUBSCRIBE NOW", (8, 90)) for f in shot(4, 24, width=256, height=144)]
     write(tmp_path / "in" / "c.mp4", letters)
     words = ["infra.executor=local", "select.motion=null", "copies.hash_bits=-1", "action.frames=16"]
-    curation = load_curation([str(tmp_path / "in")], "curate/models", {}, words)
-    catalog = open_catalog(str(tmp_path / "store"))
-    outcome = execute(catalog, curation.plan(catalog), curation.config)
+    prepared = prepare(load_curation([str(tmp_path / "in")], "curate/models", {}, words), str(tmp_path / "store"))
+    catalog, outcome = prepared.catalog, execute(prepared)
     assert outcome.exit_status == 0
     clips = {r["clip_id"]: Path(r["uri"]).stem for r in read_table(catalog, "clips").to_pylist()}
     scores = {clips[r["clip_id"]]: r for r in read_table(catalog, "scores").to_pylist()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from data_prep.scores.aesthetic import Aesthetic, one_layer
 from data_prep.scores.text_match import TextMatch
 from data_prep.scores.watermark import Watermark
 from flows.curate.curation import load_curation
-from flows.run.session import execute, open_catalog
+from flows.run.session import execute, prepare
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
@@ -63,15 +64,13 @@ def test_a_whole_run_with_all_of_them(weights, tmp_path):
     listing = tmp_path / "m.jsonl"
     words = [*words_for(weights), "select.text_match.min=-2", "infra.executor=local", "select.motion=null"]
 
-    def run(caption: str) -> tuple[dict, dict]:
+    def run(caption: str) -> tuple[dict, Counter[str]]:
         rows = [{"uri": "a.mp4", "caption": caption}, {"uri": "b.mp4"}]
         listing.write_text("".join(json.dumps(r) + "\n" for r in rows))
-        curation, catalog = load_curation([str(listing)], "curate", {}, words), open_catalog(str(tmp_path / "store"))
-        work: dict[str, int] = {}
-        execute(
-            catalog, curation.plan(catalog), curation.config, listener=lambda n, _: work.update({n: work.get(n, 0) + 1})
-        )
-        return {r["clip_id"]: r for r in read_table(catalog, "scores").to_pylist()}, work
+        prepared = prepare(load_curation([str(listing)], "curate", {}, words), str(tmp_path / "store"))
+        work = Counter[str]()
+        execute(prepared, listener=lambda n, _: work.update([n]))
+        return {r["clip_id"]: r for r in read_table(prepared.catalog, "scores").to_pylist()}, work
 
     first, _ = run("A dog runs after a red ball.")
     assert len(first) == 3
@@ -84,7 +83,7 @@ def test_a_whole_run_with_all_of_them(weights, tmp_path):
     assert all(-1 <= v <= 1 for v in said.values() if v is not None)
     second, work = run("The camera pans left over an old tree.")
     assert work["text_match"] == 1
-    assert not {"vectors", "aesthetic", "watermark", "analyse"} & {n for n, count in work.items() if count}
+    assert not {"vectors", "aesthetic", "watermark", "analyse"} & set(+work)
     changed = {c for c, r in second.items() if r["text_match"] != said[c]}
     assert changed == {c for c, v in said.items() if v is not None}
 
@@ -128,9 +127,8 @@ def test_a_head_that_is_none_is_refused(tmp_path):
 
 def test_words_and_pictures_of_different_models_are_not_compared(weights, workspace):
     tables = {
-        "vectors": pa.table({"clip_id": ["c"], "clip_vector": [[0.5, 0.5]]}),
-        "clips": pa.table({"clip_id": ["c"], "source_id": ["s"]}),
-        "sources": pa.table({"id": ["s"], "caption": [""], "label": ["DogRuns"]}),
+        "vectors": pa.table({"unit_id": ["s"], "clip_id": ["c"], "clip_vector": [[0.5, 0.5]]}),
+        "units": pa.table({"id": ["s"], "caption": [""], "label": ["DogRuns"]}),
     }
     with pytest.raises(BadInput, match=r"gives 16 numbers, steps\.vectors\.clip 2"):
         TextMatch(TextMatch.Config(clip=str(weights["clip"])), workspace).run(tables)
@@ -150,7 +148,7 @@ def test_a_label_that_the_classifier_lacks_is_named(weights, workspace):
         (["vectors.enabled=true"], "steps.vectors.clip: give the folder of a CLIP or SigLIP"),
         (
             ["text_match.enabled=true", "text_match.clip=x"],
-            "steps.text_match needs the step 'vectors', which is not there",
+            "steps.text_match needs an earlier step that makes scores with the columns clip_vector",
         ),
         (["cuts.use=data_prep.shots.second_opinion:ConfirmedCuts", "cuts.keep=2"], "from 0 to 1"),
     ],

@@ -10,10 +10,10 @@ import pytest
 
 from data_prep.models.packaged import torch_pickle
 from data_prep.models.transnet import load, odds, window_frames
-from data_prep.scores.pictures import Fit, Moment, pictures_at
 from data_prep.shots import second_opinion
 from data_prep.shots.second_opinion import ConfirmedCuts
 from data_prep.shots.shots import Transition
+from data_prep.signals.pictures import Fit, Moment, pictures_at
 from data_prep.signals.signals import decode_signals
 from data_prep.signals.store import write_signals
 from stages.core.config import load_class, make_ref
@@ -30,7 +30,7 @@ def reel(tmp_path_factory) -> tuple[Workspace, dict]:
     """The row that the step is given for the reel: cut at 72, dissolve 150-168, fade 223-246, cut at 343."""
     workspace = Workspace(Storage(str(tmp_path_factory.mktemp("store"))))
     kept = write_signals(workspace, decode_signals(REEL).table)
-    return workspace, {"id": "reel", "uri": str(REEL), "stream_index": 0, "analyse": kept}
+    return workspace, {"source_id": "reel", "uri": str(REEL), "stream_index": 0, "signals": kept}
 
 
 @NEEDS
@@ -108,4 +108,4 @@ def test_it_takes_the_place_of_the_step_cuts():
     ref = make_ref("cuts", {"use": "data_prep.shots.second_opinion:ConfirmedCuts", "preset": "web"})
     cls = load_class(ref.use)
     assert cls.writes == load_class("data_prep.shots.cuts:Cuts").writes
-    assert set(cls.reads) >= {"analyse"}
+    assert cls.kind == load_class("data_prep.shots.cuts:Cuts").kind

@@ -13,14 +13,14 @@ from stages.core.errors import BadInput
 def tables(motion, luma, camera=None):
     n = len(motion)
     ids = [f"c{i}" for i in range(n)]
-    clips = {"clip_id": ids, "source_id": ["s"] * n, "start_s": [0.0] * n, "end_s": [2.0] * n, "n_frames": [50] * n}
+    clips = {"clip_id": ids, "unit_id": ["s"] * n, "start_s": [0.0] * n, "end_s": [2.0] * n, "n_frames": [50] * n}
     source = {
-        "id": ["s"], "status": ["ok"], "width": [640], "height": [360], "display_width": [640], "display_height": [360],
+        "id": ["s"], "width": [640], "height": [360], "display_width": [640], "display_height": [360],
         "bitrate": [1000], "fps": [25.0], "interlaced": [False], "is_vfr": [False], "has_audio": [True],
     }  # fmt: skip
     scores = {"clip_id": ids, "motion": pa.array(motion, pa.float64()), "luma": pa.array(luma, pa.float64())}
     scores["camera_motion"] = camera or ["static"] * n
-    return {"clips": pa.table(clips), "sources": pa.table(source), "scores": pa.table(scores)}
+    return {"clips": pa.table(clips), "units": pa.table(source), "scores": pa.table(scores)}
 
 
 def verdicts(thresholds, given_tables):
@@ -38,7 +38,7 @@ def test_every_failing_threshold_is_said():
         ("luma", "10", ">=", "30"),
         ("camera_motion", "handheld", "not in", "handheld"),
     ]
-    assert [found[c]["status"] for c in ("c0", "c1", "c2")] == ["rejected", "kept", "kept"]
+    assert [found[c]["status"] for c in ("c0", "c1", "c2")] == ["rejected", "ok", "ok"]
 
 
 def test_resolution_duration_and_bitrate_are_metrics():
@@ -51,8 +51,8 @@ def test_resolution_duration_and_bitrate_are_metrics():
 
 
 def test_no_thresholds_keep_everything_and_null_lifts_one():
-    assert verdicts({}, tables([0.1], [1]))["c0"]["status"] == "kept"
-    assert verdicts({"motion": {"min": None}}, tables([0.1], [1]))["c0"]["status"] == "kept"
+    assert verdicts({}, tables([0.1], [1]))["c0"]["status"] == "ok"
+    assert verdicts({"motion": {"min": None}}, tables([0.1], [1]))["c0"]["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,8 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_only_what_is_needed_is_asked_for():
-    job = Select(Select.Config(thresholds={"motion": {"min": 0.5}}), None)
-    assert {"clip_id", "motion"} <= set(job.columns("scores"))
-    assert "sharpness" not in job.columns("scores")
+    config = Select.Config(thresholds={"motion": {"min": 0.5}, "short_side": {"min": 9}, "luma": None})
+    assert set(Select(config, None).columns("scores")) == {"clip_id", "motion", "short_side"}
+    assert Select.inputs(config).ports["scores"].columns == ("motion", "short_side")
+    assert Select.inputs(config).units == ("display_width", "display_height")
+    assert "scores" not in Select.inputs(Select.Config()).ports

@@ -16,6 +16,11 @@ def table(rows: list[np.ndarray], status: str = "ok") -> pa.Table:
     return pa.Table.from_pylist(found, pa.schema([("id", pa.string()), ("status", pa.string()), *FEATURES]))
 
 
+def of_units(rows: pa.Table, part: str) -> pa.Table:
+    """The same rows with the units that they are of."""
+    return rows.append_column("unit_id", pa.array([f"{part} {i}" for i in rows.column("id").to_pylist()]))
+
+
 def test_pictures_keep_their_corner_and_take_pixels_as_the_reference_networks_do():
     frames = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3), np.uint8)
     small = resized(frames, 4).numpy()
@@ -35,9 +40,11 @@ def test_small_sets_get_a_reason_instead_of_a_number():
     rng = np.random.default_rng(1)
     many, few = (table([rng.normal(size=(2, 3)).astype(np.float32) for _ in range(n)]) for n in (8, 3))
     job = CompareSets(CompareSets.Config(least_videos=10, least_frames=5), None)
-    found = job.run({"motion": many, "reference_motion": few, "pictures": many, "reference_pictures": few}).to_pylist()
+    rows = pa.concat_tables([of_units(many, "judged"), of_units(few, "reference")])
+    units = [{"id": u, "part": u.split()[0]} for u in rows.column("unit_id").to_pylist()]
+    found = job.run({"motion": rows, "pictures": rows, "units": pa.Table.from_pylist(units)}).to_pylist()
     assert [r["distance"] for r in found] == ["fvd", "fid"]
     assert math.isnan(found[0]["value"])
-    assert found[0]["refused"] == "10 vectors are wanted in each set, there are 16 and 6"
+    assert found[0]["refused"] == "10 vectors are needed in each set, there are 16 and 6"
     assert found[1]["value"] > 0
     assert (found[1]["judged"], found[1]["reference"], found[1]["refused"]) == (16, 6, "")

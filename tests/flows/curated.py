@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.curate.curation import load_curation
-from flows.publish.publication import load_publication, published
-from flows.run.session import Outcome, execute, open_catalog
+from flows.run.session import Outcome, execute, prepare
 from stages.core.ledger.catalog import Catalog
 from tests.data_prep.little import shot, video, write
 
@@ -26,12 +25,14 @@ def make_footage(folder: Path) -> Path:
 def curate(store: Path, footage: Path, *words: str, **values: object) -> tuple[Catalog, Outcome]:
     """A whole curation in this process."""
     curation = load_curation([str(footage)], "curate", values, [*KEEP_ALL, *words, "infra.executor=local"])
-    catalog = open_catalog(str(store))
-    return catalog, execute(catalog, curation.plan(catalog), curation.config, plain_config={"name": "test"})
+    prepared = prepare(curation, str(store))
+    return prepared.catalog, execute(prepared)
 
 
 def publish(catalog: Catalog, *words: str, name: str = "set") -> tuple[dict, Outcome]:
     """Publish its kept clips: what was made, and how the run ended."""
+    from flows.publish.publication import load_publication, published
+
     publication = load_publication(name, "publish", {}, [*words, "infra.executor=local"])
     plan = publication.plan(catalog)
     outcome = execute(catalog, plan, publication.config)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from stages.core.errors import BadInput
@@ -12,6 +10,33 @@ from stages.core.step import ARTIFACT, Row, Workspace
 
 SIZE = [("width", pa.int64()), ("height", pa.int64()), ("n_frames", pa.int64()), ("fps", pa.float64())]
 """Pixels, frames, and frames a second at playback; 0 where there is no value."""
+
+CONDITION = pa.struct(
+    [
+        ("kind", pa.string()),
+        ("role", pa.string()),
+        ("sha256", pa.string()),
+        ("frame", pa.int64()),
+        ("scale", pa.float64()),
+        ("level", pa.float64()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("text", pa.string()),
+        ("values", pa.list_(pa.float64())),
+    ]
+)
+"""What a clip is to be made after, as plain data; media by the hash of its content.
+
+kind    still (role first, last, keyframe), clip (continuation, mask), source (video to video), control (depth, pose,
+        edges, flow), reference, camera, sound, segment
+frame   the pixel frame from which on it holds; null: as the role says
+scale   how strongly, from 0; level: the noise level that a source is brought to, 0 to 1
+start, end  the share of the schedule, 0 to 1, or of a segment, in seconds
+text    of a segment; values: of a camera path
+"""
+
+MEDIUM = pa.struct([("sha256", pa.string()), ("uri", pa.string())])
+"""Where the media of conditions lie in the store. Carried, and no part of an identity: the hash is."""
 
 LATENT = pa.schema(
     [
@@ -28,7 +53,7 @@ LATENT = pa.schema(
         ("stage_seed", pa.int64()),
         ("family", pa.string()),
         ("vae_id", pa.string()),
-        ("parents", pa.list_(pa.string())),
+        ("made_from", pa.list_(pa.string())),
     ]
 )
 """An output row of a stage that makes latents; the file's header says the same and more."""
@@ -54,7 +79,7 @@ def put_latent(workspace: Workspace, video: Floats, spec: LatentSpec) -> Row:
         "stage_seed": spec.seed,
         "family": spec.family,
         "vae_id": spec.vae_id,
-        "parents": list(spec.parents),
+        "made_from": list(spec.parents),
     }
 
 
@@ -68,14 +93,9 @@ def get_text(workspace: Workspace, row: Row, family: str = "") -> TextEmbeds:
     return unpack_text(workspace.read(row["uri"]), family)
 
 
-def parent_latent(row: Row) -> Row:
-    """The first output row among those that a stage is given, in the order of its `after`, that points at a latent.
-
-    Found by its columns and not by a stage's name, so that a cascade may leave stages out or put new ones between.
-    Raises BadInput where there is none.
-    """
-    given = {name: value for name, value in row.items() if isinstance(value, Mapping)}
-    for found in given.values():
-        if "latent_frames" in found:
-            return dict(found)
-    raise BadInput(f"this stage needs a latent, and none of {', '.join(given) or 'its inputs'} has one; set `after`")
+def media_of(row: Row, sha256: str) -> str:
+    """Where the file of this content lies, by the carried column `media`. Raises BadInput where it is not there."""
+    for medium in row["media"] or ():
+        if medium["sha256"] == sha256:
+            return str(medium["uri"])
+    raise BadInput(f"the file with SHA-256 {sha256[:12]} of a condition is not in the store")

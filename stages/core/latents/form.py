@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER = "rushes"  # one key only: safetensors does not keep the order of several, and the bytes must not vary
 SUFFIX = ".safetensors"
 STD_BAND = (1e-3, 1e2)
@@ -64,7 +64,6 @@ class LatentSpec:
     n_frames: int
     fps: float
     fps_conditioning: float
-    stage: str
     seed: int = 0
     scale: float = 1.0
     parents: tuple[str, ...] = ()
@@ -107,11 +106,11 @@ def _check_ratios(spec: LatentSpec) -> None:
 def _check_values(video: Floats, spec: LatentSpec) -> None:
     bad = int(video.size - np.isfinite(video).sum())
     if bad:
-        raise BadLatent(f"{bad} of the {video.size} values of the {spec.stage} latent are not finite")
+        raise BadLatent(f"{bad} of the {video.size} values of the latent are not finite")
     spread, (low, high) = float(video.std(dtype=np.float64)), STD_BAND
     if video.size > 1 and not low * spec.scale <= spread <= high * spec.scale:
         raise BadLatent(
-            f"the {spec.stage} latent has standard deviation {spread:.3g}; "
+            f"the latent has standard deviation {spread:.3g}; "
             f"sane for this VAE is {low * spec.scale:.3g} to {high * spec.scale:.3g}"
         )
 

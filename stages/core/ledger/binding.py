@@ -168,15 +168,17 @@ class _Binder:
     def _chain(self, node: Node) -> tuple[str, ...]:
         """The node, then what it would itself be handed of its kind, for units to which it does not apply."""
         same = next((b for b in node.ports if b.nodes and self._kind(b) == node.kind), None)
-        return (node.name, *(same.nodes if same and self._may_not_apply(node) else ()))
+        skipped = bool(node.when) or any(self._may_be_empty(b) for b in node.ports if b is not same)
+        return (node.name, *(same.nodes if same and skipped else ()))
 
     def _kind(self, binding: Binding) -> str:
         return next(n.kind for n in self.nodes if n.name == binding.nodes[0])
 
-    def _may_not_apply(self, node: Node) -> bool:
+    def _may_be_empty(self, binding: Binding) -> bool:
+        """Whether there may be units for which nothing fills a port that is required."""
         by_name = {n.name: n for n in self.nodes}
-        return bool(node.when) or any(
-            all(self._may_not_apply(by_name[name]) for name in b.nodes) for b in node.ports if b.required
+        return binding.required and all(
+            by_name[name].when or any(self._may_be_empty(b) for b in by_name[name].ports) for name in binding.nodes
         )
 
     def _hint(self, port: Port, job: bool) -> str:

@@ -51,7 +51,7 @@ class Groups:
         phase = survey.plan.phase_of(job.name)
         key = key_sql(job)
         ended = survey.sql.execute(
-            f"SELECT {key} AS g, NOT bool_or({survey_sql.left(phase)}) FROM \"s_{phase.name}\" s "
+            f'SELECT {key} AS g, NOT bool_or({survey_sql.left(phase)}) FROM "s_{phase.name}" s '
             f'JOIN "u_{phase.name}" u ON u.id = s.unit_id GROUP BY g ORDER BY min(unit_order), g'
         ).fetchall()
         marks = survey.group_digests(job, key)

@@ -68,9 +68,11 @@ class Node:
     def from_dict(cls, raw: dict[str, Any]) -> Node:
         """From what `dataclasses.asdict` and JSON make of a node."""
         ports = tuple(Binding(**{**p, "nodes": tuple(p["nodes"])}) for p in raw.pop("ports"))
-        pairs = {name: tuple((a, b) for a, b in raw.pop(name)) for name in ("weights", "tables")}
-        lists = {name: tuple(raw.pop(name)) for name in ("depends", "carries", "when", "per", "units")}
-        return cls(**raw, ports=ports, **pairs, **lists)
+        for name in ("weights", "tables"):
+            raw[name] = tuple((a, b) for a, b in raw[name])
+        for name in ("depends", "carries", "when", "per", "units"):
+            raw[name] = tuple(raw[name])
+        return cls(**raw, ports=ports)
 
     @property
     def sources(self) -> tuple[str, ...]:

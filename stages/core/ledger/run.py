@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from stages.core.config import load_class
 from stages.core.errors import Stopped
+from stages.core.identity import digest
 from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.ledger.executor import Executor, Work
-from stages.core.identity import digest
 from stages.core.ledger.handing import handed
 from stages.core.ledger.plan import Node, Plan
 from stages.core.ledger.survey import STORE_TABLE, Item, Survey
@@ -317,7 +317,9 @@ class Run:
                 own = {n: _of_units(t, members, columns.get(n, "")) for n, t in tables.items()}
                 result = job.run(own).cast(job.writes)
                 if not result.num_rows:
-                    raise RuntimeError(f"{node.name} gave no row for a group; it must say of each unit whether it passes")
+                    raise RuntimeError(
+                        f"{node.name} gave no row for a group; it must say of each unit whether it passes"
+                    )
                 parts.append(result.append_column("mark", pa.repeat(pa.scalar(group.mark), result.num_rows)))
             return pa.concat_tables(parts)
 
@@ -333,7 +335,7 @@ class Run:
         assert issubclass(cls, Job)
         clock, cpu = time.monotonic(), time.process_time()
         threads = max(1, int(ref.resources.cpus))
-        space = Workspace(self.catalog.storage, threads, self.stop.is_set, getattr(self.executor, "launch", None))
+        space = Workspace(self.catalog.storage, threads, self.stop.is_set, self.executor.launch)
         made = work(cls(ref.config, space, ref.name))
         result = made if node.per else made.cast(cls.writes)
         self.spent["core_seconds"] += time.process_time() - cpu

@@ -130,9 +130,7 @@ class Survey:
         rest = "".join(f', u."{n}"' for n in self._columns(source) if n not in taken and not n.startswith("depends_"))
         mine = "".join(f', j."{n}"' for n in own_kept)
         levels = "".join(f", u.{n}" for n in above)
-        self._create_view(
-            f"u_{phase.name}", f"SELECT j.id{mine}{columns}{levels}{rest} FROM {verdict} j {joins}"
-        )
+        self._create_view(f"u_{phase.name}", f"SELECT j.id{mine}{columns}{levels}{rest} FROM {verdict} j {joins}")
 
     def _columns(self, view: str) -> list[str]:
         return [name for name, *_ in self._execute(f"DESCRIBE {view}").fetchall()]
@@ -275,7 +273,10 @@ class Survey:
         for name in dict.fromkeys(node.sources):
             one = self.plan.node(name)
             if one.job:
-                add(name, f"SELECT {group} AS g, '{one.fingerprint}/{self._job_mark(one)}' AS t FROM {self._units(phase)}")
+                add(
+                    name,
+                    f"SELECT {group} AS g, '{one.fingerprint}/{self._job_mark(one)}' AS t FROM {self._units(phase)}",
+                )
             else:
                 of = self.plan.phase_of(name)
                 add(name, survey_sql.row_texts(of, one, group if of.name == phase.name else "''"))
@@ -308,7 +309,7 @@ class Survey:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> bool:
-        """Whether there is something to read of a node: of a job that decides by group, at least what it has decided."""
+        """Whether there is something to read of a node; of a job that decides by group, what it has decided so far."""
         if name == ROOT_UNITS:
             return True
         node = self.plan.node(name)
@@ -392,7 +393,7 @@ class Survey:
 
     def _earlier(self, phase: Phase) -> list[tuple[str, str, str]]:
         """(node, view, condition) of the rows of earlier phases that fill ports of this one."""
-        found = []
+        found: list[tuple[str, str, str]] = []
         for binding in (b for n in phase.steps for b in n.ports):
             for name in binding.nodes:
                 of = self.plan.phase_of(name)
@@ -403,7 +404,9 @@ class Survey:
                     found.append((name, f'"c_{name}"', condition))
                     continue
                 unit = "s.unit_id" if of.level == phase.level else f"s.level_{of.level}"
-                view = f'(SELECT unit_id AS of_unit, r.* FROM "s_{of.name}" z JOIN "i_{name}" r ON r.id = z."id_{name}")'
+                view = (
+                    f'(SELECT unit_id AS of_unit, r.* FROM "s_{of.name}" z JOIN "i_{name}" r ON r.id = z."id_{name}")'
+                )
                 alias = f'"h_{name}"'
                 found.append((name, alias, f"{alias}.of_unit = {unit}"))
                 self._create_view(f"h_{name}", view[1:-1])
@@ -440,13 +443,15 @@ class Survey:
     def inputs(self, job: Node, columns: Callable[[str], Sequence[str]]) -> dict[str, pa.Table]:
         """The tables that a job is handed, whole. columns: what it looks at of each, () for all.
 
-        A job that decides on units gets a row for every unit, also where several share it; others get each row once.
+        A job that decides on units or reads them gets a row for every unit, also where several share it; others get
+        each row once.
         """
         phase, tables = self.plan.phase_of(job.name), dict[str, pa.Table]()
         for binding in job.ports:
             parts = [Binding(n, (n,)) for n in binding.nodes] if binding.many else [binding] if binding.nodes else []
             for part in parts:
-                if job.passes == "" and not self.plan.node(part.nodes[0]).job:
+                node = self.plan.node(part.nodes[0])
+                if (job.passes == "" or job.units) and not (node.job or node.fan_out):
                     tables[part.port] = self._rows_of_units(part, columns(part.port))
                 else:
                     tables[part.port] = self.table(part.nodes[0], columns(part.port))

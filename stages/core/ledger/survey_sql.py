@@ -69,11 +69,19 @@ class _Fill:
     blocked: str
 
 
+def _first(fills: Sequence[_Fill], values: Sequence[str], otherwise: str) -> str:
+    """The value of the first node that applies, as SQL."""
+    if fills[0].applies == "true":
+        return values[0]
+    cases = " ".join(f"WHEN {fill.applies} THEN {value}" for fill, value in zip(fills, values, strict=True))
+    return f"(CASE {cases} ELSE {otherwise} END)"
+
+
 class Standing:
     """The query that says how every unit of a phase stands: per node its row's id, the code of its status, and what
     that means for the plan.
 
-    kinds: the SQL type of each column of the units. units: the name of the level's column of units of earlier levels.
+    kinds: the SQL type of each column of the units.
     """
 
     def __init__(self, plan: Plan, phase: Phase, kinds: Mapping[str, str]) -> None:
@@ -136,16 +144,13 @@ class Standing:
         fills = [self._fill(name, binding) for name in binding.nodes]
         if not fills:
             return "''"
-        if fills[0].applies == "true":
-            return fills[0].id
-        cases = " ".join(f"WHEN {f.applies} THEN {f.id}" for f in fills)
-        return f"(CASE {cases} ELSE '' END)"
+        return _first(fills, [f.id for f in fills], "''")
 
     def _fill(self, name: str, binding: Binding) -> _Fill:
         node = self.plan.node(name)
         phase = self.plan.phase_of(name)
         if phase is self.phase or phase.name == self.phase.name:
-            ok = f"coalesce(\"n_{name}\".code = {OK}, false)"
+            ok = f'coalesce("n_{name}".code = {OK}, false)'
             blocked = f'("blocked_{name}" OR ("set_{name}" AND NOT "ok_{name}"))'
             return _Fill(self.applies(node), f'"n_{name}".id', ok, blocked)
         return self._earlier(node, phase, binding)
@@ -170,13 +175,10 @@ class Standing:
         return _Fill(applies, row, f"coalesce({ok}, false)", f"NOT coalesce({ok}, false)")
 
     def _states(self, node: Node, row: str) -> list[str]:
-        name, blocked, ready = node.name, [], []
-        for binding in (b for b in node.ports if b.nodes):
-            fills = [self._fill(n, binding) for n in binding.nodes]
-            for test, join in ((blocked, lambda f: f.blocked), (ready, lambda f: f.ok)):
-                cases = " ".join(f"WHEN {f.applies} THEN {join(f)}" for f in fills)
-                otherwise = "false" if test is blocked else "true"
-                test.append(join(fills[0]) if fills[0].applies == "true" else f"(CASE {cases} ELSE {otherwise} END)")
+        name = node.name
+        filled = [[self._fill(n, b) for n in b.nodes] for b in node.ports if b.nodes]
+        blocked = [_first(fills, [f.blocked for f in fills], "false") for fills in filled]
+        ready = [_first(fills, [f.ok for f in fills], "true") for fills in filled]
         return [
             f'({self.applies(node)}) AS "applies_{name}"',
             f'{row}.id AS "id_{name}"',
@@ -245,7 +247,9 @@ def units_with_rows(phase: Phase, rows_of: str = "l", extra: Sequence[tuple[str,
 def members(phase: Phase, node: Node) -> str:
     """(unit_id, id) of a node's rows within the plan, each row once: with the first of the units that share it."""
     name = f'"id_{node.name}"'
-    return f'SELECT min(unit_id) AS unit_id, {name} AS id FROM "s_{phase.name}" WHERE {name} IS NOT NULL GROUP BY {name}'
+    return (
+        f'SELECT min(unit_id) AS unit_id, {name} AS id FROM "s_{phase.name}" WHERE {name} IS NOT NULL GROUP BY {name}'
+    )
 
 
 def row_texts(phase: Phase, node: Node, group: str) -> str:

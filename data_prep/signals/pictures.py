@@ -59,7 +59,7 @@ def even_places(n: int, count: int) -> list[int]:
 
 
 def clip_pictures(workspace: Workspace, row: Row, count: int, fit: Fit) -> Iterator[tuple[Row, list[Picture]]]:
-    """Each clip of a source's row (`clips`, `analyse`, `uri`, `stream_index`) with `count` pictures of it.
+    """Each clip of a source's row (`clips`, `signals`, `uri`, `stream_index`) with `count` pictures of it.
 
     A clip has fewer where it is shorter, and none where its frames cannot be decoded any more.
     """
@@ -72,7 +72,7 @@ def clip_moments(workspace: Workspace, row: Row, places: Callable[[Row], Sequenc
     """The moments of each clip of a source's row, from the places within the clip that `places` gives."""
     from data_prep.signals.store import read_signals
 
-    pts = read_signals(workspace, row["analyse"], ("pts",)).column("pts")
+    pts = read_signals(workspace, row["signals"], ("pts",)).column("pts")
     starts = [(clip["start_frame"], places(clip)) for clip in row["clips"]["rows"]]
     return [[Moment(start + p, pts[start + p].as_py()) for p in chosen] for start, chosen in starts]
 

@@ -1,0 +1,75 @@
+"""The pictures that a take is given, to the latents that base makes its clip after: image to video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from stages.core.errors import BadInput
+from stages.core.latents.artifacts import LATENT, media_of, put_latent
+from stages.core.latents.form import LatentSpec
+from stages.core.media import read_picture
+from stages.core.step import Inputs, Resources, Row, Step
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
+
+
+class See(Step):
+    """Loads the VAE. Applies to takes that have conditions; of these, a still as the first frame can be made."""
+
+    kind = "condition"
+    writes = LATENT
+    weights: ClassVar = {"model.checkpoint": ("vae",)}
+    resources = Resources(cpus=0.25)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """model: the checkpoint whose VAE encodes."""
+
+        model: ModelConfig = field(default_factory=ModelConfig)
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What the pictures are and the size that they are brought to; where they lie is carried."""
+        return Inputs(depends=("conditions", "width", "height", "fps"), carries=("media",), when=("conditions",))
+
+    @classmethod
+    def check_unit(cls, config: Config, values: Row) -> None:
+        """Raise BadInput for a condition that is no first frame."""
+        first_still(values["conditions"])
+
+    def setup(self) -> None:
+        """Load the VAE."""
+        self.codec = load_family(self.config.model.family).codec(self.config.model)
+
+    def process(self, row: Row) -> Row:
+        """The latent of one picture, cut from its middle to the take's shape. Raises BadMedia."""
+        vae, still = self.codec.vae, first_still(row["conditions"])
+        picture = read_picture(self.workspace.read(media_of(row, still["sha256"])), row["width"], row["height"])
+        spec = LatentSpec(
+            family=self.config.model.family,
+            vae_id=vae.vae_id,
+            spatial_ratio=vae.spatial_ratio,
+            temporal_ratio=vae.temporal_ratio,
+            scale=vae.scale,
+            width=row["width"],
+            height=row["height"],
+            n_frames=1,
+            fps=row["fps"],
+            fps_conditioning=row["fps"],
+            parents=(still["sha256"],),
+            decode=vae.decode,
+        )
+        return put_latent(self.workspace, self.codec.encode(picture[None]), spec)
+
+
+def first_still(conditions: Any) -> Row:
+    """The still that a clip begins with. Raises BadInput for any other condition."""
+    for one in conditions:
+        if (one["kind"], one["role"]) != ("still", "first"):
+            what = " ".join(w for w in (one["kind"], one["role"]) if w)
+            raise BadInput(f"conditions: {what!r} cannot be made; a still as the first frame can")
+    if len(conditions) != 1:
+        raise BadInput(f"conditions: a clip has one first frame, not {len(conditions)}")
+    found: Row = conditions[0]
+    return found

@@ -1,0 +1,71 @@
+"""Latents twice as wide and high, or at twice the frame rate, by the family's latent upsamplers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from stages.core.config import nearest
+from stages.core.errors import BadInput
+from stages.core.latents.artifacts import LATENT, get_latent, put_latent
+from stages.core.latents.form import LatentSpec
+from stages.core.step import Inputs, Port, Resources, Row, Step
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
+
+AXES = ("spatial", "temporal")
+
+
+class Upsample(Step):
+    """Loads one upsampler and the VAE's statistics. Draws nothing: no seed enters."""
+
+    kind = "latent"
+    writes = LATENT
+    resources = Resources(cpus=0.25)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """axis: `spatial` doubles width and height, `temporal` the frame rate. adain: how far the result takes the
+        input's mean and spread per channel; tone_map: compression; both 0 to 1."""
+
+        model: ModelConfig = field(default_factory=ModelConfig)
+        axis: str = "spatial"
+        adain: float = 0.0
+        tone_map: float = 0.0
+
+        def __post_init__(self) -> None:
+            if self.axis not in AXES:
+                raise BadInput(f"upsample: there is no axis {self.axis!r}; {nearest(self.axis, AXES)}")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """One latent decides it."""
+        return Inputs(ports={"latent": Port(kind="latent")})
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """The VAE, for its statistics, and the upsampler of this axis."""
+        return {"model.checkpoint": ("vae",), f"model.{config.axis}_upsampler": ()}
+
+    def setup(self) -> None:
+        """Load the upsampler."""
+        self.upsampler = getattr(load_family(self.config.model.family), self.config.axis)(self.config.model)
+
+    def process(self, row: Row) -> Row:
+        """One latent with twice the width and height, or with 2F - 1 frames over the same time."""
+        parent = row["latent"]
+        video, spec = get_latent(self.workspace, parent, self.upsampler.vae.vae_id)
+        raised = self.upsampler.upsample(video, spec, self.config.adain, self.config.tone_map)
+        made = wider(spec) if self.config.axis == "spatial" else faster(spec)
+        return put_latent(self.workspace, raised, replace(made, seed=0, parents=(parent["sha256"],)))
+
+
+def wider(spec: LatentSpec) -> LatentSpec:
+    """The same clip at twice the width and height."""
+    return replace(spec, width=spec.width * 2, height=spec.height * 2)
+
+
+def faster(spec: LatentSpec) -> LatentSpec:
+    """The same clip at twice the frame rate."""
+    longer = replace(spec, n_frames=2 * spec.n_frames - 1)
+    return replace(longer, fps=spec.fps * 2, fps_conditioning=spec.fps_conditioning * 2)
