@@ -47,7 +47,8 @@ def go_on(run: Run) -> None:
             for node in phase.steps:
                 items = run.do(node, items)
         for node in phase.jobs if survey.units_known(phase) else ():
-            run.do_job(node)
+            if node.per or run.look().job_digest(node):
+                run.do_job(node)
 
 
 if __name__ == "__main__":

@@ -299,9 +299,7 @@ class Gate(Job[Any]):
     @classmethod
     def inputs(cls, config: Any) -> Inputs:
         tables = {"reviews": "take_id"} if config.reviews else {}
-        return Inputs(
-            ports={"score": Port(kind="score")}, units=("position",), tables=tables, per=tuple(config.per)
-        )
+        return Inputs(ports={"score": Port(kind="score")}, units=("seed",), tables=tables, per=tuple(config.per))
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         scores = [r for r in tables["score"].to_pylist() if r["status"] == "ok"]
@@ -312,6 +310,8 @@ class Gate(Job[Any]):
             {"id": r["unit_id"], "rank": i, "status": "ok" if i < self.config.top else "rejected"}
             for i, r in enumerate(ranked)
         ]
+        lost = {u["id"] for u in tables["units"].to_pylist()} - {r["id"] for r in rows}
+        rows += [{"id": unit, "rank": -1, "status": "rejected"} for unit in sorted(lost)]
         return pa.Table.from_pylist(rows, self.writes)
 
 
