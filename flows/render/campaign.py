@@ -64,13 +64,24 @@ class Campaign:
 
 def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
-    layers: list[tuple[str, Any]] = [(str(path), read_yaml(find_config(path, "campaigns"))) for path in files]
+    layers = [(str(path), anchored(find_config(path, "campaigns"))) for path in files]
     config, steps = resolve(RenderConfig, [*layers, *on_top(values, overrides)])
     if config.until:
         steps = until(steps, config.until)
     takes = expand(config, str(files[0]) if files else "the command line")
     check_takes(takes, steps)
     return Campaign(config, steps, tuple(takes))
+
+
+def anchored(path: Path) -> Any:
+    """What a campaign file says. Its relative paths count from the folder in which it lies."""
+    layer = read_yaml(path)
+    for holder in (layer, *(p for p in layer.get("prompts") or () if OmegaConf.is_dict(p))):
+        for key in ("prompts_file", "image"):
+            value = holder.get(key)
+            if isinstance(value, str) and value and "://" not in value:
+                holder[key] = str(path.resolve().parent / Path(value).expanduser())
+    return layer
 
 
 def on_top(values: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, Any]]:

@@ -93,6 +93,8 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     width, height, frames     whole numbers from 1
     fps                       over 0, at most 1000
     guidance                  0 to 10000
+    longer                    whole number from 1
+    priority                  whole number
 
     Raises BadInput with the place and every fault of this prompt.
     """
@@ -248,5 +250,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "frames": _whole(1, 1_000_000),
     "fps": _between(0, HIGHEST_FPS, open_below=True),
     "guidance": _between(0, 10_000),
+    "longer": _whole(1, 1000),
+    "priority": _whole(-1_000_000, 1_000_000),
 }
 """What a prompt may hold: the check of each key returns the value in its type, or None where there is none."""

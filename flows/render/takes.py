@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from flows.render.entries import Entry, as_entry, check_all, raise_faults
+from flows.render.prompts import read_prompts
 from flows.run.settings import FlowConfig
-from stages.core.config import load_class, nearest
+from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.latents.artifacts import CONDITION, MEDIUM
@@ -44,7 +45,8 @@ TAKES = pa.schema(
 
 SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "priority")
 """What prompts may set for themselves, and campaigns and cascades for all."""
-PROMPT_KEYS = ("prompt", "negative_prompt", "seeds", "tags", "image", *SETTINGS)
+OF_ALL = ("negative_prompt", "seeds", "tags", "image", *SETTINGS)
+"""Settings of a campaign that hold for every prompt that does not set its own."""
 NOT_IDENTITY = ("id", "position", "media", "tags", "priority")
 
 
@@ -52,9 +54,9 @@ NOT_IDENTITY = ("id", "position", "media", "tags", "priority")
 class TakesConfig(FlowConfig):
     """What a campaign says of its takes.
 
-    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seeds`, `tags`, `image`, and
-                     what stands below from `width` on
-    prompts_file     one prompt a line (.txt), or one such mapping a line (.jsonl), after those of `prompts`
+    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seed` or `seeds`, `tags`,
+                     `image`, and what is listed below from `width` on
+    prompts_file     such prompts from a .csv, .tsv, .jsonl, .json, .parquet or .txt file, after those of `prompts`
     seeds            how many takes of each prompt, or the list of their seeds
     seed             added to every seed of a count: another number gives other takes
     image            a picture that clips begin with; prompts may name their own
@@ -70,7 +72,7 @@ class TakesConfig(FlowConfig):
     seeds: Any = 1
     seed: int = 0
     negative_prompt: str = ""
-    tags: list[str] = field(default_factory=list)
+    tags: Any = None
     image: str = ""
     width: int | None = None
     height: int | None = None
@@ -82,16 +84,31 @@ class TakesConfig(FlowConfig):
 
 
 def expand(config: TakesConfig, where: str) -> list[Row]:
-    """One row per take: every prompt with every seed. Raises BadInput naming the prompt or line that is wrong."""
-    entries = [(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)] + _from_file(config.prompts_file)
+    """One row per take: every prompt with every seed. Raises BadInput naming every prompt or line that is wrong."""
+    entries = [as_entry(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)]
+    if config.prompts_file:
+        entries += read_prompts(config.prompts_file)
     if not entries:
         raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
+    of_all = {name: value for name in OF_ALL if (value := getattr(config, name)) not in (None, "", [])}
+    asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
     takes: dict[str, Row] = {}
-    for place, entry in entries:
-        for take in _takes_of(config, place, entry):
-            takes.setdefault(take["id"], take)
+    faults: list[str] = []
+    for entry, values in zip(asked, check_all(asked), strict=True):
+        try:
+            for take in _takes_of(config, entry, values):
+                takes.setdefault(take["id"], take)
+        except BadInput as bad:
+            faults.append(str(bad))
+    if faults:
+        raise_faults(faults, len(entries))
     ordered = sorted(takes.values(), key=lambda t: -t["priority"])
     return [{**take, "position": i} for i, take in enumerate(ordered)]
+
+
+def _without_clash(of_all: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt with a `seed` of its own has no use for the campaign's `seeds`."""
+    return {k: v for k, v in of_all.items() if not (k == "seeds" and "seed" in values)}
 
 
 def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
@@ -110,49 +127,29 @@ def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
                 cls.check_unit(ref.config, values)
 
 
-def _from_file(name: str) -> list[tuple[str, Any]]:
-    if not name:
-        return []
-    path = Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"prompts_file {path} cannot be read: {error}") from None
-    placed = [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
-    return [(p, _json_line(p, line)) for p, line in placed] if path.suffix == ".jsonl" else list(placed)
-
-
-def _json_line(place: str, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{place} is not JSON: {error}") from None
-
-
-def _takes_of(config: TakesConfig, place: str, entry: Any) -> Iterable[Row]:
-    values = dict(entry) if isinstance(entry, Mapping) else {"prompt": entry}
-    for key in values:
-        if key not in PROMPT_KEYS:
-            raise BadInput(f"{place}: unknown key {key!r}; {nearest(str(key), PROMPT_KEYS)}")
-    prompt = values.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise BadInput(f"{place}: the prompt is empty or no text: {prompt!r}")
-    negative = values.get("negative_prompt", config.negative_prompt)
-    if not isinstance(negative, str):
-        raise BadInput(f"{place}: negative_prompt is no text: {negative!r}")
-    conditions, media = _conditions(values.get("image", config.image), place)
+def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> Iterable[Row]:
+    conditions, media = _conditions(values.get("image"), entry)
     take = {
         "campaign": config.name,
-        "prompt": prompt.strip(),
-        "negative_prompt": negative.strip(),
-        **{name: _setting(name, values.get(name, getattr(config, name)), place) for name in SETTINGS},
+        "prompt": values["prompt"].strip(),
+        "negative_prompt": values.get("negative_prompt", "").strip(),
+        **{name: values.get(name) for name in SETTINGS},
         "conditions": conditions or None,
         "media": media or None,
-        "tags": [str(t) for t in values.get("tags", config.tags)],
+        "tags": values.get("tags", []),
     }
-    for seed in parse_seeds(values.get("seeds", config.seeds), config.seed, place):
+    take |= {"longer": None if take["longer"] == 1 else take["longer"], "priority": take["priority"] or 0}
+    for seed in _seeds(values, config.seed):
         row = {**take, "seed": seed}
         yield {"id": take_id(row), **row}
+
+
+def _seeds(values: Mapping[str, Any], offset: int) -> list[int]:
+    """`seed: 7` is this one; `seeds: 3` three of them, counted from the offset; `seeds: [7, 9]` these."""
+    if "seed" in values:
+        return [values["seed"]]
+    seeds = values.get("seeds", 1)
+    return [offset + i for i in range(seeds)] if isinstance(seeds, int) else list(dict.fromkeys(seeds))
 
 
 def take_id(take: Mapping[str, Any]) -> str:
@@ -160,47 +157,21 @@ def take_id(take: Mapping[str, Any]) -> str:
     return digest("take", {k: v for k, v in take.items() if k not in NOT_IDENTITY and v is not None})
 
 
-def _setting(name: str, value: Any, place: str) -> Any:
-    """A number of a take, checked; None where nothing is set. `longer: 1` is as long as ever, so nothing too."""
-    if value is None:
-        return None
-    kind = TAKES.field(name).type
-    whole = pa.types.is_integer(kind)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and value != int(value)):
-        raise BadInput(f"{place}: {name} must be a {'whole ' if whole else ''}number, not {value!r}")
-    if name != "priority" and value < (0 if name == "guidance" else 1):
-        raise BadInput(f"{place}: {name} counts from {0 if name == 'guidance' else 1}, it is {value}")
-    if name == "longer" and value == 1:
-        return None
-    return int(value) if whole else float(value)
-
-
-def _conditions(image: Any, place: str) -> tuple[list[Row], list[Row]]:
+def _conditions(image: Any, entry: Entry) -> tuple[list[Row], list[Row]]:
     """The conditions of a take, and where their files lie. Raises BadInput for what is no picture."""
     if not image:
         return [], []
-    path, sha256 = find_image(image, place)
+    path, sha256 = find_image(Path(entry.folder) / Path(image).expanduser(), entry.place)
     return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [{"sha256": sha256, "uri": path}]
 
 
-def find_image(name: Any, place: str) -> tuple[str, str]:
+def find_image(path: Path, place: str) -> tuple[str, str]:
     """Path and SHA-256 of a picture. Raises BadInput for what is none."""
-    path = Path(str(name)).expanduser()
     try:
         read_picture(path.read_bytes(), 16, 16)
     except (OSError, BadMedia) as error:
         raise BadInput(f"{place}: image {path}: {getattr(error, 'strerror', None) or error}") from None
     return str(path.resolve()), file_digest(path)
-
-
-def parse_seeds(value: Any, offset: int, place: str) -> list[int]:
-    """`3` means three seeds counted from the offset, `[7, 9]` means these. Raises BadInput for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return [offset + i for i in range(value)]
-    seeds = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if seeds and all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in seeds):
-        return list(dict.fromkeys(seeds))
-    raise BadInput(f"{place}: seeds must be a count from 1, or a list of integers from 0 to 2**63-1, not {value!r}")
 
 
 def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:

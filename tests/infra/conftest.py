@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from stages.core.config import make_ref
 from stages.core.ledger.executor import Work
-from stages.core.ledger.plan import make_node
 from stages.core.ledger.storage import Storage
 from stages.core.step import StepRef
+from stages.core.weights.digests import fingerprint
 
 CPUS, GPUS = 4, 1
 
@@ -63,16 +64,17 @@ def executors(ray_up: None, storage: Storage) -> Iterator[Callable[..., Any]]:
 def ref(name: str = "toy", use: str = "Obey", resources: Mapping[str, Any] | None = None, **config: Any) -> StepRef:
     """A toy step, fingerprinted. It asks for half a CPU unless told otherwise."""
     entry = {"use": f"tests.infra.toys:{use}", "resources": {"cpus": 0.5, **(resources or {})}, **config}
-    return make_node(make_ref(name, entry))[1]
+    made = make_ref(name, entry)
+    return replace(made, fingerprint=fingerprint(made))
 
 
 def works(count: int, do: Mapping[int, str] | None = None) -> list[Work]:
     """Rows 0 .. count-1; `do` says what happens in some of them."""
-    return [Work(f"in{i}", 7, 0, {"n": i, "do": (do or {}).get(i, "")}) for i in range(count)]
+    return [Work(f"in{i}", "", 0, {"n": i, "do": (do or {}).get(i, "")}) for i in range(count)]
 
 
 def by_number(rows: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Ledger rows by the number of their input; there must be one of each."""
-    found = {int(row["input_id"].removeprefix("in")): row for row in rows}
+    found = {int(row["parents"].removeprefix("in")): row for row in rows}
     assert len(found) == len(rows)
     return found

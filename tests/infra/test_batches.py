@@ -17,7 +17,7 @@ def batch(*attempts: int) -> tuple[Work, ...]:
 
 
 def ids(works: tuple[Work, ...]) -> list[str]:
-    return [work.input_id for work in works]
+    return [work.parents for work in works]
 
 
 def test_a_lost_workers_rows_go_out_one_at_a_time() -> None:
@@ -42,7 +42,7 @@ def test_a_row_alone_is_given_up_after_its_tries(loss: WorkerLoss) -> None:
 
 def test_past_the_time_limit_only_the_first_row_is_given_up() -> None:
     retries, (failed,) = plan_retries(batch(0, 0, 0), TIME, attempts=3)
-    assert failed.work.input_id == "in0"
+    assert failed.work.parents == "in0"
     assert [ids(some) for some in retries] == [["in1", "in2"]]
     assert retries[0][0].attempt == 0
 
@@ -53,7 +53,7 @@ def test_every_row_ends_once_however_often_workers_are_lost(tries: list[int], lo
     while open_:
         retries, failed = plan_retries(open_.pop(), loss, attempts)
         open_ += retries
-        ended += [one.work.input_id for one in failed]
+        ended += [one.work.parents for one in failed]
         rounds += 1
     assert sorted(ended) == sorted(ids(batch(*tries)))
     assert rounds <= len(tries) * (attempts + 3)

@@ -25,7 +25,7 @@ NEVER = threading.Event()
 
 def stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kept = [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows]
-    return sorted(kept, key=lambda row: row["input_id"])
+    return sorted(kept, key=lambda row: row["parents"])
 
 
 @pytest.mark.parametrize(("workers", "batch_rows"), [(1, 1), (1, 100), (2, 3)])

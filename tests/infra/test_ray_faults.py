@@ -32,7 +32,7 @@ def test_the_row_that_kills_is_found_and_the_others_are_done(executors: Make, ba
 
 def test_tries_of_earlier_runs_count(executors: Make) -> None:
     executor = executors()
-    work = [type(w)(w.input_id, w.seed, 2, w.row) for w in works(1, {0: "kill"})]
+    work = [type(w)(w.parents, w.depends, 2, w.row) for w in works(1, {0: "kill"})]
     (row,) = executor.map(ref(resources={"attempts": 3}), work, NEVER)
     assert (row["status"], row["attempt"], executor.stats["toy"].lost) == ("error", 3, 1)
 

@@ -34,7 +34,7 @@ settings = {"address": sys.argv[5], "env": {"OMP_NUM_THREADS": "2"}} if sys.argv
 executor = RayExecutor(Storage(store), RaySettings(object_store_mb=80, **settings))
 step = ref(seconds=0.05, resources=resources)
 for row in executor.map(step, works(int(sys.argv[4]), {int(k): v for k, v in do.items()}), threading.Event()):
-    print(json.dumps({k: row.get(k) for k in ("input_id", "status", "error", "threads")}), flush=True)
+    print(json.dumps({k: row.get(k) for k in ("parents", "status", "error", "threads")}), flush=True)
 executor.close()
 """
 
@@ -60,7 +60,7 @@ def test_rays_memory_monitor_is_told_apart_from_a_lost_worker(tmp_path: Path) ->
     limits = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     rows = run(command(tmp_path, {2: "allocate:5000"}, 6, batch_rows=4, attempts=2), limits)
     failed = [row for row in rows if row["status"] != "ok"]
-    assert [row["input_id"] for row in failed] == ["in2"]
+    assert [row["parents"] for row in failed] == ["in2"]
     assert failed[0]["error"].startswith("out of memory: OutOfMemoryError: ")
     assert len(rows) == 6
 
@@ -81,8 +81,8 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
 def test_many_killers_among_many_rows(tmp_path: Path) -> None:
     killers = {n: "kill" for n in range(5, 120, 10)}
     rows = run(command(tmp_path, killers, 120, workers=2, batch_rows=16, attempts=2))
-    assert len(rows) == len({row["input_id"] for row in rows}) == 120
-    assert {int(row["input_id"][2:]) for row in rows if row["status"] == "error"} == set(killers)
+    assert len(rows) == len({row["parents"] for row in rows}) == 120
+    assert {int(row["parents"][2:]) for row in rows if row["status"] == "error"} == set(killers)
 
 
 def test_a_cluster_is_joined_used_and_left_up(tmp_path: Path) -> None:

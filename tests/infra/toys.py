@@ -9,10 +9,11 @@ import threading
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from stages.core.step import ARTIFACT, PermanentError, Rejected, Row, Step
+from stages.core.step import ARTIFACT, Inputs, PermanentError, Rejected, Row, Step
 
 log = logging.getLogger("rushes.toys")
 
@@ -20,7 +21,7 @@ log = logging.getLogger("rushes.toys")
 class Obey(Step):
     """Does what row["do"] says, then hashes the row's number many times over and keeps the result as a file."""
 
-    reads = ("n",)
+    kind = "toy"
     writes = pa.schema([("n", pa.int64()), ("threads", pa.string()), *ARTIFACT])
 
     @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class Obey(Step):
         salt: str = ""
         setup_do: str = ""
 
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(depends=("n",), carries=("do",))
+
     def setup(self) -> None:
         time.sleep(self.config.setup_seconds)
         _do(self.config.setup_do)
@@ -39,7 +44,7 @@ class Obey(Step):
     def process(self, row: Row) -> Row:
         time.sleep(self.config.seconds)
         _do(row.get("do", ""))
-        data = f"{self.config.salt}/{row['n']}/{row['seed']}".encode() * 100
+        data = f"{self.config.salt}/{row['n']}".encode() * 100
         return {"n": row["n"], "threads": os.environ.get("OMP_NUM_THREADS", ""), **self.workspace.put(data, ".txt")}
 
 

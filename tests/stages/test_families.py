@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 
 import numpy as np
 import pytest
@@ -14,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import stages
+from flows.render.campaign import load_campaign
 from stages.base import Base
+from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe
 from stages.core.weights.checkpoint import ModelConfig
@@ -175,10 +174,10 @@ def test_an_upsampler_in_one_published_file_equals_the_folder(checkpoint, tmp_pa
 
 def test_a_family_names_all_weights_that_the_stages_load() -> None:
     """What the doctor looks for, against what each stage says that it loads."""
+    campaign = load_campaign([], {"prompts": ["a test"], "cascade": "tiny"}, [])
     loaded: dict[str, set[str]] = {}
-    for module in pkgutil.iter_modules(stages.__path__):
-        for cls in vars(importlib.import_module(f"stages.{module.name}")).values():
-            for key, parts in getattr(cls, "weights", {}).items() if isinstance(cls, type) else ():
-                if key.startswith("model."):
-                    loaded.setdefault(key.removeprefix("model."), set()).update(parts)
+    for ref in campaign.steps.values():
+        for key, parts in load_class(ref.use).weights_of(ref.config).items():
+            if key.startswith("model."):
+                loaded.setdefault(key.removeprefix("model."), set()).update(parts)
     assert loaded == {key: set(parts) for key, parts in load_family("ltx").parts.items()}

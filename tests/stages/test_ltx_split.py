@@ -17,8 +17,18 @@ from stages.core.ledger.storage import Storage
 from stages.core.media import read_frames, write_video
 from stages.core.step import Row, Workspace
 from stages.core.weights.checkpoint import ModelConfig
-from stages.decode import tags
-from tests.stages.cascade import GUIDANCE, NEGATIVE, PROMPT, REFINING, SAMPLING, STRENGTH, make_stages, run_take, take
+from tests.stages.cascade import (
+    GUIDANCE,
+    NEGATIVE,
+    PROMPT,
+    REFINING,
+    SAMPLING,
+    STRENGTH,
+    inputs,
+    make_stages,
+    run_take,
+    take,
+)
 
 RATIOS = ["16x4", "32x8", "8x2"]
 SEED = 7
@@ -149,10 +159,9 @@ def test_decode_equals_one_call_from_noise_to_pixels(reference):
     ).frames[0]
     frames = (clip * 255).round().astype(np.uint8)
     decode = make_stages(ModelConfig(checkpoint=str(reference.folder), device="cpu"), reference.workspace)["decode"]
-    kept = {k: v for k, v in reference.row.items() if k not in ("refine", "temporal", "spatial")}
-    row = decode.process(kept)
+    row = decode.process(inputs("decode", reference.row, latent=reference.row["base"]))
     video = reference.workspace.read(row["uri"])
-    assert video == write_video(frames, 8.0, metadata=tags(kept))
+    assert video == write_video(frames, 8.0)
     assert read_frames(video).shape == (9, 64, 96, 3)
 
 
