@@ -471,8 +471,8 @@ class Survey:
         return tables
 
     def _rows_of_units(self, phase: Phase, binding: Binding, columns: Sequence[str]) -> pa.Table:
-        """(unit_id, columns) of what fills a port, for the units of a phase: the row of the first of the binding's nodes
-        that applies to a unit, or to the unit that it came from."""
+        """(unit_id, columns) of what fills a port, for the units of a phase: the row of the first of the binding's
+        nodes that applies to a unit, or to the unit that it came from."""
         parts, before = list[str](), "true"
         earlier = {self.plan.phase_of(name).name: self.plan.phase_of(name) for name in binding.nodes}
         joins = " ".join(
@@ -483,7 +483,7 @@ class Survey:
             there = [c for c in self._columns(f'"l_{name}"') if c in columns] if columns else []
             chosen = ", ".join(f'l."{c}"' for c in there) or "l.*"
             parts.append(
-                f'SELECT u.id AS unit_id, {chosen} FROM {self._units(phase)} {joins} '
+                f"SELECT u.id AS unit_id, {chosen} FROM {self._units(phase)} {joins} "
                 f'JOIN "l_{name}" l ON l.id = {standing}."id_{name}" WHERE {before}'
             )
             before += f' AND NOT {standing}."applies_{name}"'
@@ -530,8 +530,8 @@ class Survey:
 
 
 def _row_or_none(row: Any) -> Any:
-    """A struct that a join made, None where there was nothing to join. Of an earlier step that applies to a unit and has
-    no row of it, a row without id stays: it is waited for in vain, and not passed over."""
+    """A struct that a join made, None where there was nothing to join. Of an earlier step that applies to a unit and
+    has no row of it, a row without id stays: it is waited for in vain, and not passed over."""
     return row if row and (row.get("id") is not None or row.get("of_applies")) else None
 
 
