@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.core.errors import BadInput
 from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Row, Step
 
 log = logging.getLogger("rushes")
@@ -57,7 +56,7 @@ class Draw(Step):
 
 
 class Top(Job):
-    """A gate: of every group, the one take whose latent was drawn with the best number goes on."""
+    """A gate: of every group, the one take whose latent's row has the most of something goes on."""
 
     kind = "decision"
     passes = True
@@ -65,22 +64,19 @@ class Top(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """by: `most` or `least` of what was drawn; per: the columns of a group."""
+        """by: a column of the latent's row, with a minus for the least of it; per: the columns of a group."""
 
-        by: str = "most"
+        by: str = "drawn"
         per: tuple[str, ...] = ("prompt",)
-
-        def __post_init__(self) -> None:
-            if self.by not in ("most", "least"):
-                raise BadInput(f"by is most or least, not {self.by!r}")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         return Inputs(ports={"latent": Port(kind="latent")}, per=tuple(config.per))
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        drawn = {r["unit_id"]: r["drawn"] for r in tables["latent"].to_pylist() if r["status"] == "ok"}
-        best = max(drawn, key=lambda u: (drawn[u] * (1 if self.config.by == "most" else -1), u), default="")
+        column, sign = self.config.by.lstrip("-"), -1 if self.config.by.startswith("-") else 1
+        values = {r["unit_id"]: sign * r[column] for r in tables["latent"].to_pylist() if r["status"] == "ok"}
+        best = max(values, key=lambda u: (values[u], u), default="")
         rows = [
             {"id": u, "status": "ok" if u == best else "rejected", "reasons": []}
             for u in tables["units"].column("id").to_pylist()
