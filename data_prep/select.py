@@ -31,7 +31,7 @@ SOURCE_METRICS = {
     "vfr": "is_vfr::INTEGER",
     "has_audio": "has_audio::INTEGER",
 }
-"""Metrics of the whole source, and where they stand in the table of sources."""
+"""Metrics of the whole source, and their SQL over the table of sources."""
 SOURCE_COLUMNS = (
     "display_width", "display_height", "width", "height", "bitrate", "fps", "interlaced", "is_vfr", "has_audio",
 )  # fmt: skip
@@ -41,7 +41,7 @@ OPERATORS = {"min": ">=", "max": "<=", "exclude": "not in"}
 
 
 def check_thresholds(thresholds: Mapping[str, Any], known: Iterable[str], where: str = "select") -> None:
-    """Raises BadInput for a metric that nothing measures, a key that is no limit, or a value of no sense."""
+    """Raises BadInput for a metric that nothing measures, a key that is no limit, or an invalid value."""
     names = set(known) | set(SOURCE_METRICS) | set(CLIP_METRICS)
     for metric, limits in thresholds.items():
         if metric not in names:
@@ -78,9 +78,9 @@ class Select(Job):
 
     def columns(self, table: str) -> tuple[str, ...]:
         """What identifies a clip, what the metrics of sources are made of, and the scores that have a threshold."""
-        wanted = {m for m, limits in self.config.thresholds.items() if limits}
-        span = ("start_s", "end_s") if "duration_s" in wanted else ()
-        return (*KEYS, *SOURCE_COLUMNS, *span, *wanted)
+        metrics = {m for m, limits in self.config.thresholds.items() if limits}
+        span = ("start_s", "end_s") if "duration_s" in metrics else ()
+        return (*KEYS, *SOURCE_COLUMNS, *span, *metrics)
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, `sources` and any number of tables with a clip_id column and a column per metric."""
@@ -99,23 +99,25 @@ def metric_columns(tables: Mapping[str, pa.Table]) -> set[str]:
     return {c for name, t in tables.items() if name not in ("clips", "sources") for c in t.column_names}
 
 
-def metrics_table(tables: Mapping[str, pa.Table], wanted: Iterable[str]) -> pa.Table:
-    """One row per clip: clip_id and the wanted metrics, null where not measured."""
+def metrics_table(tables: Mapping[str, pa.Table], metrics: Iterable[str]) -> pa.Table:
+    """One row per clip: clip_id and these metrics, null where not measured."""
     from stages.core.ledger.catalog import connect
 
     sql = connect()
     for name, table in tables.items():
         sql.register(name, table)
     scores = [n for n in tables if n not in ("clips", "sources")]
-    wanted = list(wanted)
+    metrics = list(metrics)
     columns, holders = ["k.clip_id"], set[str]()
-    for metric in wanted:
+    for metric in metrics:
         holder = next((n for n in scores if metric in tables[n].column_names), None)
         holders |= {holder} if holder else set()
         expression = f't_{holder}."{metric}"' if holder else f"k.m_{metric}"
         columns.append(f'{expression} AS "{metric}"')
-    per_source = ", ".join(f"{sql_} AS m_{name}" for name, sql_ in SOURCE_METRICS.items())
-    per_clip = "".join(f", {sql_} AS m_{name}" for name, sql_ in CLIP_METRICS.items() if name in wanted)
+    per_source = ", ".join(f"{expression} AS m_{metric}" for metric, expression in SOURCE_METRICS.items())
+    per_clip = "".join(
+        f", {expression} AS m_{metric}" for metric, expression in CLIP_METRICS.items() if metric in metrics
+    )
     joins = " ".join(f'LEFT JOIN "{n}" t_{n} ON t_{n}.clip_id = k.clip_id' for n in scores if n in holders)
     return sql.sql(
         f"""SELECT {", ".join(columns)} FROM (SELECT clip_id, s.*{per_clip} FROM clips JOIN

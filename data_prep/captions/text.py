@@ -64,12 +64,12 @@ def caption(row: Row, kind: str, text: str, model: str, status: str = "ok", note
 
 def given_captions(row: Row) -> list[Row]:
     """What came with the footage: its caption, and its class label as a prompt."""
-    found = []
+    rows = []
     if text := printable(row.get("source_caption") or "", 2000):
-        found.append(caption(row, "source", text, "source"))
+        rows.append(caption(row, "source", text, "source"))
     if text := label_prompt(row.get("label") or ""):
-        found.append(caption(row, "label", text, "label"))
-    return found
+        rows.append(caption(row, "label", text, "label"))
+    return rows
 
 
 def label_prompt(label: str) -> str:
@@ -80,8 +80,8 @@ def label_prompt(label: str) -> str:
 
 def printable(text: str, longest: int = LONGEST_FOUND_TEXT) -> str:
     """Text from outside on one line: no control, format or private characters, no more than `longest` of the rest."""
-    kept = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-    line = " ".join(kept.split())
+    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    line = " ".join(visible.split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 

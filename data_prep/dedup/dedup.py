@@ -36,16 +36,16 @@ class Dedup(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """There is nothing to set: what counts as a copy stands in `copies`."""
+        """There is nothing to set: what counts as a copy is set under `copies`."""
 
     def columns(self, table: str) -> tuple[str, ...]:
         """Of clips and sources, what says which of them is the best."""
-        wanted = {
+        columns = {
             "clips": ("clip_id", "source_id", "start_s", "end_s"),
             "sources": ("id", "status", "width", "height", "bitrate"),
             "copies": ("clip_a", "clip_b"),
         }
-        return wanted.get(table, ())
+        return columns.get(table, ())
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`select`, `copies`, `clips` and `sources`."""
@@ -77,10 +77,10 @@ def _copies_that_passed(sql: Any) -> tuple[list[str], npt.NDArray[np.int64]]:
         WHERE clip_id IN (SELECT clip_a FROM pairs UNION SELECT clip_b FROM pairs)"""
     )
     ids = [i for (i,) in sql.execute("SELECT clip_id FROM ranked ORDER BY place").fetchall()]
-    found = sql.execute(
+    pairs = sql.execute(
         "SELECT a.place, b.place FROM pairs JOIN ranked a ON a.clip_id = clip_a JOIN ranked b ON b.clip_id = clip_b"
     ).fetchall()
-    return ids, np.array(found, np.int64).reshape(-1, 2)
+    return ids, np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def groups_of(ids: list[str], pairs: npt.NDArray[np.int64]) -> pa.Table:

@@ -45,19 +45,20 @@ class TextMatch(Job):
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`vectors`, `clips` and `sources`."""
-        said = {r["id"]: _words(r) for r in tables["sources"].select(["id", "caption", "label"]).to_pylist()}
-        source = {r["clip_id"]: r["source_id"] for r in tables["clips"].select(["clip_id", "source_id"]).to_pylist()}
+        text_of = {r["id"]: _words(r) for r in tables["sources"].select(["id", "caption", "label"]).to_pylist()}
+        source_of = {r["clip_id"]: r["source_id"] for r in tables["clips"].select(["clip_id", "source_id"]).to_pylist()}
         vectors = tables["vectors"].select(["clip_id", "clip_vector"]).to_pylist()
-        spoken = self._spoken(sorted({said[s] for s in source.values() if said.get(s)}))
+        vector_of = self._spoken(sorted({text_of[s] for s in source_of.values() if text_of.get(s)}))
         rows = []
-        given, own = _width(r["clip_vector"] for r in vectors), _width(spoken.values())
-        if given and own and given != own:
+        clip_width, text_width = _width(r["clip_vector"] for r in vectors), _width(vector_of.values())
+        if clip_width and text_width and clip_width != text_width:
             raise BadInput(
-                f"steps.text_match.clip gives {own} numbers, steps.vectors.clip {given}: give the same model"
+                f"steps.text_match.clip gives {text_width} numbers, steps.vectors.clip {clip_width}: "
+                "give both the same model"
             )
         for row in sorted(vectors, key=lambda r: str(r["clip_id"])):
-            text = said.get(source[row["clip_id"]], "")
-            value = float(np.dot(row["clip_vector"], spoken[text])) if text and row["clip_vector"] else None
+            text = text_of.get(source_of[row["clip_id"]], "")
+            value = float(np.dot(row["clip_vector"], vector_of[text])) if text and row["clip_vector"] else None
             rows.append(
                 {"id": digest("text_match", row["clip_id"], value), "clip_id": row["clip_id"], "text_match": value}
             )

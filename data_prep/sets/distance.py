@@ -62,7 +62,7 @@ def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) 
 
     one, other = vectors(judged), vectors(reference)
     few = min(len(one), len(other)) < least
-    refused = f"{least} vectors are wanted in each set, there are {len(one)} and {len(other)}" if few else ""
+    refused = f"{least} vectors are needed in each set; there are {len(one)} and {len(other)}" if few else ""
     return {
         "id": digest("distance", distance),
         "distance": distance,
@@ -77,5 +77,5 @@ def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) 
 def vectors(table: pa.Table) -> Any:
     """Every feature vector of a step's rows that are ok: float32 [N, D]."""
     rows = sorted((r for r in table.to_pylist() if r["status"] == "ok"), key=lambda r: r["id"])
-    found = [np.asarray(r["features"], np.float32).reshape(r["vectors"], -1) for r in rows]
-    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
+    parts = [np.asarray(r["features"], np.float32).reshape(r["vectors"], -1) for r in rows]
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
