@@ -38,18 +38,18 @@ class TwoTowers:
         """Of RGB pictures [h, w, 3]."""
         from PIL import Image
 
-        given = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")
-        return self._vectors(self.model.get_image_features, given)
+        inputs = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")
+        return self._vectors(self.model.get_image_features, inputs)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """Of texts, each cut off at what the model can take."""
-        given = self.processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
-        return self._vectors(self.model.get_text_features, given)
+        inputs = self.processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
+        return self._vectors(self.model.get_text_features, inputs)
 
-    def _vectors(self, features: Any, given: Any) -> Vectors:
+    def _vectors(self, features: Any, inputs: Any) -> Vectors:
         import torch
 
         with torch.inference_mode():
-            found = features(**given.to(self.device))
-        raw = np.asarray(getattr(found, "pooler_output", found).float().cpu(), np.float32)
+            output = features(**inputs.to(self.device))
+        raw = np.asarray(getattr(output, "pooler_output", output).float().cpu(), np.float32)
         return np.asarray(raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-9))

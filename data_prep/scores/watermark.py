@@ -85,7 +85,7 @@ class Watermark(Step):
 
         if not pictures:
             return None
-        given = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt").to(self.device)
+        inputs = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt").to(self.device)
         with torch.inference_mode():
-            odds = torch.softmax(self.net(**given).logits.float(), -1)
+            odds = torch.softmax(self.net(**inputs).logits.float(), -1)
         return float(odds[:, self.index].mean())
