@@ -51,7 +51,7 @@ def main() -> None:
 @click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option("--seed", type=click.IntRange(min=0), multiple=True, help="A seed; may be given several times.")
 @STORE
-@click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there.")
+@click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there, beside what is there.")
 @DRY_RUN
 @LIMIT
 @EXECUTOR
@@ -165,11 +165,11 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 
 
 @main.command()
-@click.argument("what", required=False, metavar="[ID]")
+@click.argument("what", required=False, metavar="[ID|FILE]")
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
-    """How the latest runs stand; with an ID, where that row came from."""
+    """How the latest runs stand; with an ID or a delivered video, where it came from."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)
