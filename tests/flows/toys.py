@@ -1,11 +1,14 @@
 """Quick steps in the shape of a cascade: real work on real rows, no model."""
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
+from stages.core.media import write_video
 from stages.core.step import ARTIFACT, PermanentError, Row, Step
 
 log = logging.getLogger("rushes")
@@ -51,5 +54,7 @@ class Finish(Step):
     )
 
     def process(self, row: Row) -> Row:
-        kept = self.workspace.put(self.workspace.read(row["draw"]["uri"]) + b" done", ".mp4")
+        drawn = hashlib.sha256(self.workspace.read(row["draw"]["uri"])).digest()
+        frames = np.resize(np.frombuffer(drawn, np.uint8), (8, 16, 16, 3))
+        kept = self.workspace.put(write_video(frames, 8, preset="ultrafast"), ".mp4")
         return {"width": 16, "height": 16, "n_frames": 8, "fps": 8.0, **kept}
