@@ -59,7 +59,9 @@ class Dedup(Job):
             sql.register(name, table)
         sql.register("step", pa.table({"step": [self.name]}))
         sql.register("marks", groups_of(*_copies_that_passed(sql)))
-        reason = "{'step': step, 'metric': 'duplicate', 'value': m.duplicate_of, 'op': 'is', 'threshold': 'the best copy'}"
+        reason = (
+            "{'step': step, 'metric': 'duplicate', 'value': m.duplicate_of, 'op': 'is', 'threshold': 'the best copy'}"
+        )
         worse = "coalesce(m.duplicate_of, '') <> ''"
         return sql.sql(
             f"""SELECT u.id, CASE WHEN {worse} THEN 'rejected' ELSE 'ok' END AS status,

@@ -36,8 +36,8 @@ ROOTS = pa.schema(
         ("problem", pa.string()),
     ]
 )
-"""One source as it was listed: the file as it lies there (uri, size, and mtime or etag as `version`), and what a manifest
-says of it. Only the former decides whether it is read again, so that a new label costs no new read."""
+"""One source as it was listed: the file as it lies there (uri, size, and mtime or etag as `version`), and what a
+manifest says of it. Only the former decides whether it is read again, so that a new label costs no new read."""
 
 REMOTE_THREADS = 16
 _VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")

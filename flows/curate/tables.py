@@ -87,7 +87,7 @@ def sources_sql(survey: Survey) -> str:
     return f"""(SELECT r.*, {source_id} AS source_id,
         CASE WHEN f.error IS NULL THEN coalesce(s.status, p.status, 'pending') ELSE 'error' END AS status,
         coalesce(s.reasons, p.reasons, []) AS reasons, coalesce(f.error, p.error, '') AS error,
-        p.* EXCLUDE (retry, {', '.join(LEDGER.names)})
+        p.* EXCLUDE (retry, {", ".join(LEDGER.names)})
         FROM {ROOT_UNITS} r JOIN "s_{ROOT_UNITS}" t ON t.unit_id = r.id
         LEFT JOIN "l_{probe.name}" p ON p.id = t."id_{probe.name}" LEFT JOIN {judged} s ON s.id = r.id
         LEFT JOIN (SELECT unit_id, first(error) AS error FROM ({failed}) GROUP BY unit_id) f ON f.unit_id = r.id)"""

@@ -1,6 +1,5 @@
 """What is done to words that models, manifests and pictures give."""
 
-
 import pytest
 
 from data_prep.captions.measured import READS, MeasuredCaption

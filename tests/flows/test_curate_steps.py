@@ -60,7 +60,9 @@ def test_a_score_that_nothing_reads_costs_itself_alone(base, store, tmp_path):
     catalog, _, work = run(store, base[0], "select.halves.min=16", config=mine)
     assert work == Counter(select=1, dedup=1)
     reasons = [v["reasons"] for v in read_table(catalog, "verdicts").to_pylist()]
-    assert [[(r["step"], r["metric"], r["value"]) for r in own] for own in reasons] == 2 * [[("select", "halves", "15")]]
+    assert [[(r["step"], r["metric"], r["value"]) for r in own] for own in reasons] == 2 * [
+        [("select", "halves", "15")]
+    ]
 
 
 def test_a_score_that_captions_say_makes_new_ones(base, store, tmp_path):
@@ -73,7 +75,11 @@ def test_a_score_that_captions_say_makes_new_ones(base, store, tmp_path):
 @pytest.mark.parametrize(
     ("steps", "words", "says"),
     [
-        ({"halves": {}}, [], "steps.halves needs an earlier step that makes clips; clips belongs to other units: set `bef"),
+        (
+            {"halves": {}},
+            [],
+            "makes clips; clips belongs to other units: set `before`",
+        ),
         ({"halves": {"before": "selects"}}, [], "did you mean 'select'"),
         ({"halves": {}}, ["until=halve"], "did you mean 'halves'"),
         ({"signs": {"before": "select"}}, ["select.halves.min=1"], "no step measures 'halves'"),
