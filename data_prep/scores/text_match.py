@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.captions.text import label_prompt, printable
-from data_prep.scores.vectors import WANTED
+from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port
@@ -42,7 +42,7 @@ class TextMatch(Job):
 
         def __post_init__(self) -> None:
             if not self.clip:
-                raise BadInput(f"steps.text_match.clip: {WANTED}, the same as steps.vectors.clip")
+                raise BadInput(f"steps.text_match.clip: {CHECKPOINT_ADVICE}, the same as steps.vectors.clip")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

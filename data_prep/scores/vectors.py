@@ -7,14 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput
 from stages.core.step import Inputs, Port, Resources, Row, Step
-
-WANTED = (
-    "give the folder of a CLIP or SigLIP checkpoint of transformers with safetensors weights (such as "
-    "clip-vit-large-patch14)"
-)
 
 
 class Vectors(Step):
@@ -43,7 +39,7 @@ class Vectors(Step):
 
         def __post_init__(self) -> None:
             if not self.clip:
-                raise BadInput(f"steps.vectors.clip: {WANTED}")
+                raise BadInput(f"steps.vectors.clip: {CHECKPOINT_ADVICE}")
             if self.frames < 1:
                 raise BadInput("steps.vectors.frames is from 1")
 
@@ -61,7 +57,7 @@ class Vectors(Step):
 
     def process(self, row: Row) -> Row:
         """The vectors of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=336))
         return {"rows": [{"clip_id": clip["clip_id"], "clip_vector": self.vector(p)} for clip, p in pairs]}

@@ -73,7 +73,7 @@ class Watermark(Step):
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_pictures
+        from data_prep.signals.pictures import Fit, clip_pictures
 
         pairs = clip_pictures(self.workspace, row, self.config.frames, Fit(short=384))
         return {"rows": [{"clip_id": clip["clip_id"], "watermark": self.score(p)} for clip, p in pairs]}

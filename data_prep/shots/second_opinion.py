@@ -109,7 +109,7 @@ class ConfirmedCuts(Step):
     def odds(self, transition: Any, path: Path, row: Row, table: Any) -> float:
         """How likely TransNetV2 finds a transition, 0 to 1; 1 where its frames cannot be decoded again."""
         from data_prep.models.transnet import WINDOW, odds, window_frames
-        from data_prep.scores.pictures import Fit, Moment, pictures_at
+        from data_prep.signals.pictures import Fit, Moment, pictures_at
 
         frames = window_frames((transition.first_frame + transition.last_frame) // 2, table.num_rows)
         numbers, pts = sorted(set(frames)), table.column("pts")

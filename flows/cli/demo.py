@@ -37,13 +37,13 @@ def run_demo(store: str, executor: str | None) -> int:
     curated = curate_command([str(FOOTAGE)], config="curate", until="", only="", **common)
     rendered = render_command([CAMPAIGN], prompt=(), seed=(), export_to=None, **common)
     catalog = existing_catalog(store)
-    say_what_was_made(catalog)
+    print_results(catalog)
     console.print("page with the videos and the clips:")
     console.print(write_page(catalog, PAGE), soft_wrap=True, markup=False)
     return max(curated, rendered)
 
 
-def say_what_was_made(catalog: Catalog) -> None:
+def print_results(catalog: Catalog) -> None:
     """The tables in the terminal: what, where, how long, at what cost."""
     artifacts = read_table(catalog, "artifacts").to_pylist()
     chains: dict[str, list[Row]] = {}

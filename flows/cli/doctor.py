@@ -22,39 +22,37 @@ from stages.core.errors import BadInput
 from stages.core.ledger.storage import TEMPORARY, Storage
 from stages.core.media import ffmpeg_binary, ffmpeg_version
 from stages.core.weights.checkpoint import ModelConfig, is_hub_id
+from stages.families.contract import load_family
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 COLOURS = {OK: "green", NOTE: "yellow", MISSING: "red"}
-DEFAULT_MODEL = "tiny"
-PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
-UPSAMPLERS = ("spatial_upsampler", "temporal_upsampler")
 LOW_DISK_GB, NO_DISK_GB, COMMAND_SECONDS = 5.0, 0.2, 10.0
 INSTALL = "run `make setup`, or pip install --constraint constraints.txt --editable ."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: how it stands, what it is, what was found, and what to do where that is not enough."""
+    """One line: status, what was examined, the state that it is in, and what to do where that is not enough."""
 
     status: str
     name: str
-    found: str
+    state: str
     advice: str = ""
 
 
 def examine(store: str | None = None) -> int:
-    """Print a line for everything that is looked at. Returns 0, or 1 where something that is needed is missing."""
-    findings = list(look(store))
+    """Print a line for everything that is examined. Returns 0, or 1 where something that is needed is missing."""
+    findings = list(run_checks(store))
     width = max(len(f.name) for f in findings)
     for f in findings:
-        click.echo(f"{click.style(f'{f.status:7}', fg=COLOURS[f.status])}  {f.name:{width}}  {f.found}")
+        click.echo(f"{click.style(f'{f.status:7}', fg=COLOURS[f.status])}  {f.name:{width}}  {f.state}")
         if f.advice:
             click.echo(f"{'':7}  {'':{width}}  -> {f.advice}")
     return int(any(f.status == MISSING for f in findings))
 
 
-def look(store: str | None = None) -> Iterator[Finding]:
-    """Look at everything. What looking itself trips over is a finding too."""
+def run_checks(store: str | None = None) -> Iterator[Finding]:
+    """Run every check. Bad input that a check meets is a finding too."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("packages", packages),
         ("ffmpeg", ffmpeg),
@@ -73,7 +71,7 @@ def look(store: str | None = None) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """The Python that runs, and every distribution that the project needs, against what it asks for."""
+    """The Python that runs, and the version of every distribution that the project needs."""
     yield Finding(OK, "Python", f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPU cores")
     pinned = read_constraints()
     wrong = [text for r in requirements() if (text := mismatch(r))]
@@ -82,18 +80,18 @@ def packages() -> Iterator[Finding]:
         yield Finding(MISSING, "packages", "; ".join(wrong), INSTALL)
     if other:
         shown = "; ".join(other[:4]) + (f"; {len(other) - 4} more" if len(other) > 4 else "")
-        yield Finding(NOTE, "packages", f"not those that were tested: {shown}", INSTALL)
+        yield Finding(NOTE, "packages", f"not the tested versions: {shown}", INSTALL)
     if not wrong and not other:
-        yield Finding(OK, "packages", "all there" + (", in the tested versions" if pinned else ""))
+        yield Finding(OK, "packages", "all installed" + (", in the tested versions" if pinned else ""))
 
 
 def requirements() -> list[Requirement]:
     """What the installed project asks for, without its extras."""
     try:
-        found = [Requirement(text) for text in requires("rushes") or []]
+        listed = [Requirement(text) for text in requires("rushes") or []]
     except PackageNotFoundError:
         raise BadInput(f"the project itself is not installed: {INSTALL}") from None
-    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [r for r in listed if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def installed(name: str) -> str:
@@ -143,7 +141,7 @@ def gpu() -> Iterator[Finding]:
     """The GPUs that the driver shows, and whether the installed torch can use them."""
     torch = installed("torch")
     if not torch:
-        return  # told under packages
+        return  # reported under packages
     smi = shutil.which("nvidia-smi")
     query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     cards = run([smi, *query]).strip().splitlines() if smi else []
@@ -181,23 +179,30 @@ def prefect() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    """Whether the weights of every entry in configs/models are complete. Only the default's are needed."""
+    """Whether the weights of every entry in configs/models are complete. Those that come with the project must be."""
     for path in sorted((CONFIGS / "models").glob("*.yaml")):
-        name, needed = f"model {path.stem}", path.stem == DEFAULT_MODEL
+        name, needed = f"model {path.stem}", False
         try:
-            yield Finding(OK, name, model_found(path))
+            model = read_model(path)
+            needed = Path(model.checkpoint).is_relative_to(ROOT)
+            yield Finding(OK, name, weights_on_disk(model))
         except BadInput as bad:
-            advice = "`make setup` puts it there" if needed else "only needed where a campaign says so"
+            advice = "it comes with the project: get the project again" if needed else "only its own campaigns need it"
             yield Finding(MISSING if needed else NOTE, name, str(bad), advice)
 
 
-def model_found(path: Path) -> str:
-    """Where the weights of a model config lie and how much that is. Raises BadInput naming what is missing."""
+def read_model(path: Path) -> ModelConfig:
+    """A file of configs/models, with nothing to be downloaded. Raises BadInput."""
     entry = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(entry, dict)
-    model = structured(ModelConfig, {str(k): v for k, v in entry.items() if k != "download"}, str(path))
-    folder = model.folder(PARTS)
-    places = [folder / p for p in PARTS] + [model.upsampler(name) for name in UPSAMPLERS]
+    return structured(ModelConfig, {str(k): v for k, v in entry.items() if k != "download"}, str(path))
+
+
+def weights_on_disk(model: ModelConfig) -> str:
+    """Where a model's weights lie and how much that is. Raises BadInput naming what its family needs and is missing."""
+    parts = load_family(model.family).parts
+    folder = model.folder(parts["checkpoint"])
+    places = [folder / p for p in parts["checkpoint"]] + [model.upsampler(key) for key in parts if key != "checkpoint"]
     files = {f for p in places for f in ([p] if p.is_file() else p.rglob("*.safetensors"))}
     size = sum(f.stat().st_size for f in files)
     where = model.checkpoint if is_hub_id(model.checkpoint) else folder

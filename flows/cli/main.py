@@ -13,12 +13,13 @@ import click
 from flows.cli.telemetry import be_quiet
 
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
-LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Only the first so many.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
+LIMIT = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N.")
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help="Where steps run; default: the config.")
 UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
-ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Do only these steps.")
-RUN = click.option("--run", "run_id", default="", metavar="ID", help="This run instead of the latest.")
+ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Run only these steps.")
+RETRY_ERRORS = click.option("--retry-errors", is_flag=True, help="Also retry permanent failures.")
+RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this run, not the latest.")
 
 
 def friendly(command: Callable[..., int]) -> Callable[..., None]:
@@ -50,16 +51,16 @@ def main() -> None:
 
 @main.command()
 @click.argument("words", nargs=-1, metavar="[CAMPAIGN] [KEY=VALUE]...")
-@click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
-@click.option("--seed", type=click.IntRange(min=0), multiple=True, help="A seed; may be given several times.")
+@click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; repeat the option for more.")
+@click.option("--seed", type=click.IntRange(min=0), multiple=True, help="A seed; repeat the option for more.")
 @STORE
 @UNTIL
 @ONLY
-@click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there.")
+@click.option("--export", "export_to", metavar="DIR", help="Copy one mp4 per finished take into this folder.")
 @DRY_RUN
 @LIMIT
 @EXECUTOR
-@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@RETRY_ERRORS
 @friendly
 def render(words: tuple[str, ...], **options: Any) -> int:
     """Prompts to finished video: a CAMPAIGN file, or --prompt TEXT."""
@@ -71,13 +72,13 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 @main.command()
 @click.argument("words", nargs=-1, required=True, metavar="SOURCE... [KEY=VALUE]...")
 @STORE
-@click.option("--config", default="curate", metavar="FILE", help="The curation's config.")
+@click.option("--config", default="curate", metavar="FILE", help="Config of the curation.")
 @UNTIL
 @ONLY
 @DRY_RUN
 @LIMIT
 @EXECUTOR
-@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@RETRY_ERRORS
 @friendly
 def curate(words: tuple[str, ...], **options: Any) -> int:
     """Footage to clips: SOURCEs are files, folders, globs or manifests on any fsspec URL."""
@@ -89,18 +90,18 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 @main.command()
 @click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @STORE
-@click.option("--out", required=True, metavar="FILE.json", help="Where the figures go.")
-@click.option("--prompts", default="", metavar="FILE.txt", help="Judge these prompts, one a line.")
-@click.option("--videos", default="", metavar="FOLDER", help="Judge the videos that are there, and render none.")
-@click.option("--captions", default="", metavar="FILE.csv", help="Columns `file` and `caption`: what --videos show.")
-@click.option("--reference", default="", metavar="FOLDER", help="Compare with these videos: FVD and FID.")
+@click.option("--out", required=True, metavar="FILE.json", help="Write the figures to this file.")
+@click.option("--prompts", default="", metavar="FILE.txt", help="Render and judge these prompts, one per line.")
+@click.option("--videos", default="", metavar="FOLDER", help="Judge the videos in this folder; render none.")
+@click.option("--captions", default="", metavar="FILE.csv", help="Columns `file` and `caption` for the --videos.")
+@click.option("--reference", default="", metavar="FOLDER", help="Compare with the videos in this folder: FVD and FID.")
 @DRY_RUN
 @LIMIT
 @EXECUTOR
-@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@RETRY_ERRORS
 @friendly
 def evaluate(words: tuple[str, ...], **options: Any) -> int:
-    """How often videos show what their prompts say: a CONFIG (default: the held-out prompts, two seeds each)."""
+    """Measure how often videos show what their prompts say. CONFIG defaults to the held-out prompts, two seeds each."""
     from flows.cli.evaluate import evaluate_command
 
     return evaluate_command(words, **options)
@@ -112,7 +113,7 @@ def evaluate(words: tuple[str, ...], **options: Any) -> int:
 @DRY_RUN
 @friendly
 def train(words: tuple[str, ...], **options: Any) -> int:
-    """A training CONFIG to a checkpoint in the store. Run it again to go on where it was stopped (exit status 3)."""
+    """Train a checkpoint from a CONFIG. After a stop (exit status 3), the same command continues."""
     from flows.cli.train import train_command
 
     return train_command(words, **options)
@@ -121,12 +122,12 @@ def train(words: tuple[str, ...], **options: Any) -> int:
 @main.command()
 @click.argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
 @STORE
-@click.option("--config", default="publish", metavar="FILE", help="The publication's config.")
+@click.option("--config", default="publish", metavar="FILE", help="Config of the publication.")
 @click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
 @DRY_RUN
 @LIMIT
 @EXECUTOR
-@click.option("--retry-errors", is_flag=True, help="Try again also what failed for good.")
+@RETRY_ERRORS
 @friendly
 def publish(words: tuple[str, ...], **options: Any) -> int:
     """Kept clips to a frozen, versioned dataset NAME: cut files, index, captions, splits, card."""
@@ -138,10 +139,10 @@ def publish(words: tuple[str, ...], **options: Any) -> int:
 @main.command()
 @STORE
 @RUN
-@click.option("--out", metavar="FILE", help="Write the page there; default: report.html in the store.")
+@click.option("--out", metavar="FILE", help="Write the page to this file; default: report.html in the store.")
 @friendly
 def report(store: str, run_id: str, out: str | None) -> int:
-    """One HTML page about a curation: what survived, why the rest did not, and what other thresholds would do."""
+    """One HTML page about a curation: what was kept, why the rest was not, and what other thresholds would do."""
     from flows.curate.report import report_command
 
     return report_command(store, run_id, Path(out) if out else None)
@@ -151,7 +152,7 @@ def report(store: str, run_id: str, out: str | None) -> int:
 @click.argument("name")
 @STORE
 @RUN
-@click.option("--all", "everything", is_flag=True, help="The rows of every run, not only the latest.")
+@click.option("--all", "everything", is_flag=True, help="Show the rows of every run, not only the latest.")
 @click.option("--out", metavar="FILE", help="Write to FILE.{parquet,csv,jsonl} instead of the terminal.")
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
@@ -167,7 +168,7 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
-    """How the latest runs stand; with an ID, where that row came from."""
+    """Show the progress of the latest runs; with an ID, where that row came from."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)
@@ -175,15 +176,15 @@ def status(what: str | None, store: str) -> int:
 
 @main.group()
 def catalog() -> None:
-    """Look after a store."""
+    """Check and maintain a store."""
 
 
 @catalog.command()
 @STORE
-@click.option("--repair", is_flag=True, help="Remove orphans and temporary files older than a day.")
+@click.option("--repair", is_flag=True, help="Remove orphaned and temporary files older than a day.")
 @friendly
 def verify(store: str, repair: bool) -> int:
-    """Check that every part reads and every row has its file with the right hash."""
+    """Check that every part can be read and every row has its file with the right hash."""
     from flows.cli.store import verify_store
 
     return verify_store(store, repair)
@@ -193,18 +194,18 @@ def verify(store: str, repair: bool) -> int:
 @STORE
 @friendly
 def compact(store: str) -> int:
-    """Merge small parts; safe beside running flows."""
+    """Merge small parts. Safe while flows are running."""
     from flows.cli.store import compact_store
 
     return compact_store(store)
 
 
 @main.command()
-@click.option("--store", default="demo", show_default=True, metavar="URL", help="Where the demo keeps its results.")
+@click.option("--store", default="demo", show_default=True, metavar="URL", help="Store for the results of the demo.")
 @EXECUTOR
 @friendly
 def demo(store: str, executor: str | None) -> int:
-    """Curate the clips that come with the project, render a small campaign, and show both on one page."""
+    """Curate the included clips, render a small campaign, and show both on one page."""
     from flows.cli.demo import run_demo
 
     return run_demo(store, executor)
@@ -214,7 +215,7 @@ def demo(store: str, executor: str | None) -> int:
 @click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
 @friendly
 def serve(port: int) -> int:
-    """A Prefect server with the deployments of curate and render, or those on the server PREFECT_API_URL names."""
+    """Start a Prefect server with the deployments, or add them to the server that PREFECT_API_URL names."""
     from flows.prefect.serve import serve_deployments
 
     return serve_deployments(port)
@@ -224,7 +225,7 @@ def serve(port: int) -> int:
 @click.option("--store", metavar="URL", help="Also check that this store can be written to.")
 @friendly
 def doctor(store: str | None) -> int:
-    """Say what is there, what is not, and what to do about it."""
+    """Check this installation: what is there, what is missing, and what to do about it."""
     from flows.cli.doctor import examine
 
     return examine(store)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flows.cli.run import console, run_and_say, say_plan, settings, split_words
+from flows.cli.run import common_settings, console, print_plan, run_and_report, split_words
 from flows.run.session import prepare
+from flows.views.words import counted
 from stages.core.errors import BadInput
 
 
@@ -24,16 +25,18 @@ def publish_command(
     names, overrides = split_words(words)
     if len(names) != 1:
         raise BadInput(f"give the dataset one name, not {len(names)}" if names else "give the dataset a name")
-    values = settings(curation=run_id, **options)
+    values = common_settings(curation=run_id, **options)
     publication = load_publication(names[0], config, values, overrides)
     prepared = prepare(publication, store, exists=True)
     if dry_run:
-        return say_plan(prepared)
-    outcome = run_and_say(prepared)
+        return print_plan(prepared)
+    outcome = run_and_report(prepared)
     catalog = prepared.catalog
     if outcome.exit_status == 0:
         row = published(catalog, prepared.plan, outcome.run_id)
         where = catalog.storage.local_path(row["folder"]) or f"{catalog.storage.url}/{row['folder']}"
-        console.print(f"{row['name']} v{row['version']}: {row['clips']} clips, {row['hours'] * 60:.1f} minutes")
+        console.print(
+            f"{row['name']} v{row['version']}: {counted(row['clips'], 'clip')}, {row['hours'] * 60:.1f} minutes"
+        )
         console.print(str(where), soft_wrap=True, markup=False)
     return outcome.exit_status

@@ -1,4 +1,4 @@
-"""`rushes render` and `rushes curate`: from the words on the command line to a run and what is said of it."""
+"""`rushes render` and `rushes curate`: from the words on the command line to a run and its report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.prefect.server import wanted_server
+from flows.prefect.server import require_server
 from flows.run.progress import Bars, counts_table, totals
-from flows.run.session import Checked, Outcome, Prepared, execute, existing_catalog, prepare
+from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
+from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 
@@ -25,7 +26,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return [w for w in words if w not in overrides], overrides
 
 
-def settings(executor: str | None = None, only: str = "", **options: Any) -> dict[str, Any]:
+def common_settings(executor: str | None = None, only: str = "", **options: Any) -> dict[str, Any]:
     """What the common options say, as settings of a flow."""
     values = {k: v for k, v in options.items() if v}
     if only:
@@ -45,24 +46,25 @@ def render_command(
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import load_campaign
     from flows.render.export import check_export, export
+    from flows.render.provenance import described
     from flows.views.tables import read_table
 
     files, overrides = split_words(words)
     if len(files) + bool(prompt) != 1:
         raise BadInput("give one campaign file, or --prompt TEXT")
-    values = settings(**options)
+    values = common_settings(**options)
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides)
-    if export_to:
-        check_export(Path(export_to).expanduser())
     prepared = prepare(campaign, store)
+    if export_to:
+        check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
-        return say_plan(prepared)
-    outcome = run_and_say(prepared)
+        return print_plan(prepared)
+    outcome = run_and_report(prepared)
     if export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
-        paths = export(prepared.catalog.storage, videos, Path(export_to))
-        console.print(f"{len(paths)} videos in {export_to}")
+        paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
+        console.print(f"{counted(len(paths), 'video')} in {export_to}")
     return outcome.exit_status
 
 
@@ -72,16 +74,16 @@ def curate_command(words: Sequence[str], store: str, config: str, dry_run: bool,
     from flows.curate.throughput import throughput_table
 
     sources, overrides = split_words(words)
-    prepared = prepare(load_curation(sources, config, settings(**options), overrides), store)
+    prepared = prepare(load_curation(sources, config, common_settings(**options), overrides), store)
     if dry_run:
-        return say_plan(prepared)
-    outcome = run_and_say(prepared)
+        return print_plan(prepared)
+    outcome = run_and_report(prepared)
     if not outcome.did_nothing and (table := throughput_table(prepared.catalog, outcome.run_id)) is not None:
         console.print(table)
     return outcome.exit_status
 
 
-def say_plan(prepared: Prepared) -> int:
+def print_plan(prepared: Prepared) -> int:
     """`--dry-run`: the resolved config, and how every step stands."""
     from omegaconf import OmegaConf
 
@@ -92,15 +94,15 @@ def say_plan(prepared: Prepared) -> int:
     return 0
 
 
-def run_and_say(prepared: Prepared) -> Outcome:
+def run_and_report(prepared: Prepared) -> Outcome:
     """Run a plan with its progress shown, by Prefect where a server is named, and say how it ended.
 
     Where there is nothing to do, no server is asked.
     """
-    url = "" if prepared.idle else wanted_server(prepared.config.infra.prefect.api_url)
+    url = "" if prepared.idle else require_server(prepared.config.infra.prefect.api_url)
     with Bars(console, totals(prepared.survey.counts())) as bars:
         outcome = _execute_on(url, prepared, bars) if url else execute(prepared, listener=bars)
-    say_outcome(outcome, prepared.catalog)
+    print_outcome(outcome, prepared.catalog)
     return outcome
 
 
@@ -109,21 +111,21 @@ def _execute_on(url: str, prepared: Prepared, bars: Bars) -> Outcome:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")  # the bars are shown instead
     from flows.prefect.flow_run import execute_as_flow
 
-    def say(link: str) -> None:
+    def print_link(link: str) -> None:
         console.print(f"run page: {link}", soft_wrap=True)
 
-    return execute_as_flow(url, prepared, bars, say)
+    return execute_as_flow(url, prepared, bars, print_link)
 
 
-def say_outcome(outcome: Outcome, catalog: Catalog) -> None:
+def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
     """One line that says how a run ended, and where to look."""
     failed = sum(c.failed for c in outcome.counts.values())
     done = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    rows = f"; {failed} {'row' if failed == 1 else 'rows'} failed" if failed else ""
+    rows = f"; {counted(failed, 'row')} failed" if failed else ""
     console.print(f"run {outcome.run_id}: {done}{reason}{rows}")
     if failed or outcome.reason:
         console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True)
 
 
-__all__ = ["Checked", "curate_command", "existing_catalog", "render_command", "run_and_say", "say_plan", "split_words"]
+__all__ = ["curate_command", "existing_catalog", "print_plan", "render_command", "run_and_report", "split_words"]

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
+from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.runs import RunRecord, find_run, runs_table
@@ -32,7 +33,7 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     table = read_table(existing_catalog(store), name, run_id=run_id, everything=everything)
     if out:
         write_table(table, out)
-        console.print(f"{table.num_rows} rows in {out}", soft_wrap=True)
+        console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True)
     else:
         print_table(table)
     return 0
@@ -73,8 +74,8 @@ def print_table(table: pa.Table) -> None:
     for row in table.select(names).slice(0, SHOWN_ROWS).to_pylist():
         cells = (f"[dim]{k}[/dim] {_short(v)}" for k, v in row.items() if v not in ("", None, []))
         console.print("  ".join(cells), soft_wrap=True)
-    more = f", the first {SHOWN_ROWS} of them shown; --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
-    console.print(f"{table.num_rows} rows{more}")
+    more = f"; the first {SHOWN_ROWS} are shown, --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
+    console.print(f"{counted(table.num_rows, 'row')}{more}")
 
 
 def _is_hidden(table: pa.Table, name: str) -> bool:
@@ -91,11 +92,11 @@ def _short(value: Any) -> str:
 
 
 def show_status(store: str) -> int:
-    """The runs of a store, and how every step of the latest run of each flow stands."""
+    """The runs of a store, and the progress of every step in the latest run of each flow."""
     catalog = existing_catalog(store)
     runs = runs_table(catalog).to_pylist()
     if not runs:
-        console.print("no run yet")
+        console.print("no runs yet")
         return 0
     for flow in sorted({r["flow"] for r in runs}):
         _show_flow(catalog, flow, [r for r in runs if r["flow"] == flow])
@@ -104,7 +105,9 @@ def show_status(store: str) -> int:
 
 def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
     record = find_run(catalog, flow)
-    table = Table(title=f"{flow}: {len(runs)} runs, the latest {_run_line(record)}", title_justify="left", box=None)
+    table = Table(
+        title=f"{flow}: {counted(len(runs), 'run')}, the latest {_run_line(record)}", title_justify="left", box=None
+    )
     for heading in ("step", "done", "to do", "waiting", "failed"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     survey = record.survey(catalog)
@@ -137,12 +140,12 @@ def show_lineage(what: str, store: str) -> int:
     from stages.core.ledger.lineage import lineage
     from stages.core.ledger.lineage_text import as_text
 
-    catalog, wanted = existing_catalog(store), what
-    while wanted:
-        found = lineage(catalog, wanted)
-        for line in [*(["", "trained from:"] if wanted != what else []), *as_text(found)]:
+    catalog, row_id = existing_catalog(store), what
+    while row_id:
+        origin = lineage(catalog, row_id)
+        for line in [*(["", "trained from:"] if row_id != what else []), *as_text(origin)]:
             console.print(line, markup=False, soft_wrap=True)
-        wanted = found.above[-1].row.get("parent", "") if found.above else ""  # a checkpoint's own start
+        row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
     return 0
 
 
@@ -157,22 +160,25 @@ def verify_store(store: str, repair: bool) -> int:
     for line in report_lines(report):
         console.print(line, markup=False, soft_wrap=True)
     if repair:
-        console.print(f"{len(repair_store(catalog, report))} files older than a day removed")
+        console.print(f"{counted(len(repair_store(catalog, report)), 'file')} older than a day removed")
     return 0 if report.ok else 1
 
 
 def report_lines(report: Report, most: int = 20) -> list[str]:
-    """What verify found, in words: faults whole, the rest counted and listed up to a bound."""
-    lines = [f"{report.parts} parts with {report.rows} rows, {report.files} files checked"]
+    """What verify found: every fault, and of everything else the number and the first few."""
+    lines = [
+        f"{counted(report.parts, 'part')} with {counted(report.rows, 'row')}, {counted(report.files, 'file')} checked"
+    ]
     lines += [f"fault: {fault}" for fault in report.faults]
-    left = {
-        "temporary files": [f.uri for f in report.temporaries],
-        "orphan files": [f.uri for f in report.orphans],
-        "rows computed twice": report.twice,
-    }
-    for what, found in left.items():
-        lines += [f"{len(found)} {what}", *(f"  {item}" for item in found[:most])] if found else []
-    return [*lines, "sound" if report.ok else f"{len(report.faults)} faults"]
+    leftovers = (
+        (report.temporaries, "temporary file", ""),
+        (report.orphans, "orphaned file", ""),
+        (report.twice, "row computed twice", "rows computed twice"),
+    )
+    for items, noun, plural in leftovers:
+        names = [getattr(item, "uri", item) for item in items[:most]]
+        lines += [counted(len(items), noun, plural), *(f"  {name}" for name in names)] if items else []
+    return [*lines, "no faults" if report.ok else counted(len(report.faults), "fault")]
 
 
 def compact_store(store: str) -> int:
@@ -180,5 +186,7 @@ def compact_store(store: str) -> int:
     from stages.core.ledger.compaction import compact
 
     done = compact(existing_catalog(store))
-    console.print(f"{done.before} parts merged into {done.after}; {done.dropped} rows were there twice")
+    console.print(
+        f"{counted(done.before, 'part')} merged into {done.after}; {counted(done.dropped, 'duplicate row')} dropped"
+    )
     return 0

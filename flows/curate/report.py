@@ -69,7 +69,7 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
     shown = {*good, *bad, *(i for sides in near.values() for side in sides for i in side["out"] + side["in"])}
     cards = {i: _card(catalog, row) for i, row in details(survey, scored, sorted(shown)).items()}
     return (
-        page_environment()
+        page_environment(Path(__file__).parent)
         .get_template("report.html.j2")
         .render(
             run=record.row,

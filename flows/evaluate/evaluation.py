@@ -82,6 +82,17 @@ class Evaluation:
         return found[: self.config.limit] if self.config.limit else found
 
 
+def settings_of_options(prompts: str, videos: str, captions: str, reference: str) -> dict[str, Any]:
+    """The settings that the options of `rushes evaluate` stand for. Raises BadInput where they exclude each other."""
+    if prompts and videos:
+        raise BadInput("--prompts renders videos and --videos judges existing ones: give one of them")
+    if captions and not videos:
+        raise BadInput("--captions describes the files of --videos: give both")
+    paths = {"videos": videos, "captions": captions, "reference": reference}
+    own_prompts = {"prompts_file": prompts, "prompts": [], "heldout": 0} if prompts else {}
+    return {**own_prompts, **{name: path for name, path in paths.items() if path}}
+
+
 def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Evaluation:
     """Merge cascade < configs/evaluate.yaml < config file < values < overrides and check all of it. Raises BadInput
     before any work."""

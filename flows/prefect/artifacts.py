@@ -56,7 +56,7 @@ def _seconds(row: Row) -> float:
 class Watch:
     """A listener that keeps a flow run's progress artifact up to date, sums costs, and logs the rows that failed.
 
-    It is called in the thread of the task that made the row, so what it logs stands with that task run.
+    It is called in the thread of the task that made the row, so its log lines belong to that task run.
     """
 
     def __init__(self, flow: str, totals: Mapping[str, int]) -> None:
@@ -67,9 +67,9 @@ class Watch:
 
     def begin(self) -> None:
         """Make the progress artifact; called in the flow's own thread, so that it belongs to the flow run."""
-        made = create_progress_artifact(0.0, key=f"{self._flow}-progress", description=self._told())
-        assert isinstance(made, UUID)  # a coroutine only inside an event loop
-        self._artifact = made
+        artifact_id = create_progress_artifact(0.0, key=f"{self._flow}-progress", description=self._progress_text())
+        assert isinstance(artifact_id, UUID)  # a coroutine only inside an event loop
+        self._artifact = artifact_id
 
     def __call__(self, node: str, row: Row) -> None:
         """One more row."""
@@ -98,11 +98,11 @@ class Watch:
             return
         percent = min(100.0, 100.0 * self._made / self._expected)
         try:
-            update_progress_artifact(self._artifact, percent, description=self._told())
+            update_progress_artifact(self._artifact, percent, description=self._progress_text())
         except Exception as error:  # the server's trouble must not become the run's
             log.debug("progress not sent: %s", error)
 
-    def _told(self) -> str:
+    def _progress_text(self) -> str:
         parts = [f"{name} {c.rows}" + (f" ({c.failed} failed)" if c.failed else "") for name, c in self.costs.items()]
         return f"{self._made} of about {self._expected} rows: {', '.join(parts)}"
 
@@ -114,7 +114,7 @@ class Watch:
 
 
 def result_table(outcome: Outcome, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    """One line per stage: how it stands, and what this run's rows of it took."""
+    """One line per stage: its progress, and what this run's rows of it took."""
     lines = []
     for name, count in outcome.counts.items():
         cost = costs.get(name, Cost())
@@ -141,7 +141,7 @@ def show_result(flow: str, scope: str, store: str, outcome: Outcome, costs: Mapp
 
 def result_text(flow: str, scope: str, store: str, outcome: Outcome) -> str:
     """What was made, how it ended, and the commands that show it."""
-    ending = "nothing was to do" if outcome.did_nothing else outcome.status
+    ending = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
     table = SHOWN.get(flow, "clips")
     name = f"--run {outcome.run_id}"

@@ -15,6 +15,7 @@ from prefect.states import Failed
 from flows.prefect.artifacts import show_link
 from flows.prefect.flow_run import FLOW_OPTIONS, closing_state, run_tasks, task_runner
 from flows.run.session import Prepared, prepare
+from flows.views.words import counted
 from stages.core.errors import BadInput
 
 log = logging.getLogger("prefect.flow_runs")
@@ -30,30 +31,32 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str = "
         campaign: A name below configs/campaigns, or the path of a campaign file.
         store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
         overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
-        export: A folder that gets one mp4 per finished take: a new one, or an earlier export. Empty for none.
+        export: A folder that gets one mp4 per finished take, beside what is there. Empty for none.
     """
     from flows.render.campaign import load_campaign
     from flows.render.export import check_export
 
     try:
+        loaded = load_campaign([campaign], {}, overrides)
+        prepared = prepare(loaded, store)
         if export:
-            check_export(Path(export).expanduser())
-        prepared = prepare(load_campaign([campaign], {}, overrides), store)
+            check_export(export, loaded.takes, prepared.catalog.storage)
         outcome = run_tasks(prepared)
+        if export:
+            _export(prepared, outcome.run_id, Path(export))
     except BadInput as bad:
         return Failed(message=str(bad))
-    if export:
-        _export(prepared, outcome.run_id, Path(export))
     return closing_state(outcome)
 
 
 def _export(prepared: Prepared, run_id: str, folder: Path) -> None:
     from flows.render.export import export
+    from flows.render.provenance import described
     from flows.views.tables import read_table
 
     videos = read_table(prepared.catalog, "videos", run_id=run_id).to_pylist()
-    paths = export(prepared.catalog.storage, videos, folder)
-    show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{len(paths)} videos in {folder}")
+    paths = export(prepared.catalog.storage, videos, folder, about=described(prepared.plan))
+    show_link("render", "export", folder.expanduser().resolve().as_uri(), f"{counted(len(paths), 'video')} in {folder}")
 
 
 @flow(name="curate", flow_run_name="{store}", task_runner=task_runner(), **FLOW_OPTIONS)
@@ -102,13 +105,12 @@ def evaluate(
         reference: A folder of videos to compare with, as two sets.
         overrides: Settings to change, each like seeds=1 or base.steps=8.
     """
-    from flows.cli.evaluate import chosen
-    from flows.evaluate.evaluation import load_evaluation
+    from flows.evaluate.evaluation import load_evaluation, settings_of_options
     from flows.evaluate.report import check_out, write_report
 
     try:
         path = check_out(out)
-        loaded = load_evaluation(config, chosen(prompts, videos, captions, reference), overrides)
+        loaded = load_evaluation(config, settings_of_options(prompts, videos, captions, reference), overrides)
         prepared = prepare(loaded, store)
         outcome = run_tasks(prepared)
         write_report(prepared.catalog, outcome.run_id, loaded, path)
@@ -129,8 +131,7 @@ def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  #
         store: The folder or URL (s3://, gs://, az://) where the checkpoint is kept.
         overrides: Settings to change, each like max_steps=100, workers=2 or promote=NAME.
     """
-    from flows.cli.train import told
-    from flows.train.training import load_training
+    from flows.train.training import checkpoint_lines, load_training
 
     try:
         prepared = prepare(load_training(config, overrides), store)
@@ -138,5 +139,5 @@ def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  #
     except BadInput as bad:
         return Failed(message=str(bad))
     if not outcome.exit_status:
-        log.info("%s", "\n".join(told(prepared.catalog, outcome.run_id)))
+        log.info("%s", "\n".join(checkpoint_lines(prepared.catalog, outcome.run_id)))
     return closing_state(outcome)

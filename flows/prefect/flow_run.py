@@ -1,4 +1,4 @@
-"""A plan run as a Prefect flow run: its pieces are task runs, its logs and artifacts stand in the UI.
+"""A plan run as a Prefect flow run: its pieces are task runs, its logs and artifacts are in the UI.
 
 Deployments call `run_tasks` from inside their flow; the command line makes the flow run itself, with `execute_as_flow`.
 """
@@ -25,6 +25,7 @@ from flows.prefect.submit import PrefectSubmit
 from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
 from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
+from flows.views.words import counted
 from stages.core.ledger.run import Listener
 from stages.core.step import Row
 
@@ -55,7 +56,7 @@ class RunLogs(APILogHandler):
 
 @contextmanager
 def logs_shown() -> Iterator[None]:
-    """While this lasts, what our code and the workers log stands in the flow run."""
+    """While this lasts, what our code and the workers log is shown in the flow run."""
     logger, handler = logging.getLogger("rushes"), RunLogs()
     level = logger.level
     logger.addHandler(handler)
@@ -90,14 +91,14 @@ def closing_state(outcome: Outcome) -> State[None]:
     if outcome.status == STOPPED:
         return Cancelled(message=outcome.reason)
     if outcome.status == DONE:
-        return Completed(message="nothing to do" if outcome.did_nothing else told(outcome))
+        return Completed(message="nothing to do" if outcome.did_nothing else summary(outcome))
     return Failed(message=outcome.reason or "every row failed")
 
 
-def told(outcome: Outcome) -> str:
+def summary(outcome: Outcome) -> str:
     """The run's id, and how many rows failed."""
     failed = sum(c.failed for c in outcome.counts.values())
-    return f"run {outcome.run_id}" + (f"; {failed} rows failed" if failed else "")
+    return f"run {outcome.run_id}" + (f"; {counted(failed, 'row')} failed" if failed else "")
 
 
 def execute_as_flow(

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from omegaconf import OmegaConf
 
-from flows.prefect.server import VARIABLE, ui_address, unreachable, wanted_server
+from flows.prefect.server import VARIABLE, require_server, ui_address, unreachable
 from stages.core.config import ROOT, read_yaml
 from stages.core.errors import BadInput
 
@@ -34,7 +34,7 @@ def state_folder() -> Path:
 
 def serve_deployments(port: int) -> int:
     """Serve until interrupted. Raises BadInput where the port is taken, or the named server does not answer."""
-    if url := wanted_server():
+    if url := require_server():
         return _serve(url)
     with local_server(port) as url:
         return _serve(url)
@@ -119,7 +119,7 @@ def make_deployments(entries: list[dict[str, Any]], switched: Mapping[tuple[str,
         for entry in entries
     ]
     for deployment in deployments:
-        deployment.work_pool_name = None  # said, not left out: takes over one that a cluster's work pool had
+        deployment.work_pool_name = None  # set explicitly: it replaces the work pool that a cluster may have set
     return deployments
 
 
@@ -136,8 +136,8 @@ async def schedules_on_server() -> dict[tuple[str, str], bool]:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        found = await client.read_deployments()
-    return {(d.name, s.slug): bool(s.active) for d in found for s in d.schedules if s.slug}
+        deployments = await client.read_deployments()
+    return {(d.name, s.slug): bool(s.active) for d in deployments for s in d.schedules if s.slug}
 
 
 def _serve(url: str) -> int:
@@ -162,9 +162,9 @@ async def _run_until_interrupted(url: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
     click.echo(f"deployments: {', '.join(d.name for d in deployments)}; their pages are at")
     click.echo(ui_address(url))
-    click.echo("ctrl-C ends this; runs that are going on are cancelled, and can be taken up again")
+    click.echo("Ctrl-C stops the server; running flows are cancelled; start them again to continue")
     await asyncio.wait([work, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
     if interrupted.is_set():
-        click.echo("ending")
+        click.echo("stopping")
         await runner.astop()
     await work

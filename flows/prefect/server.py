@@ -23,7 +23,7 @@ def named_server(configured: str = "") -> str:
     return url
 
 
-def wanted_server(configured: str = "") -> str:
+def require_server(configured: str = "") -> str:
     """The API address of the server that is named, "" where none is. Raises BadInput where it does not answer."""
     url = named_server(configured)
     if url and (reason := unreachable(url)):

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed
 
+from flows.views.words import counted
 from stages.core.errors import TRANSIENT, BadInput, Stopped, kind_of
 from stages.core.ledger.plan import Node
 
@@ -62,13 +63,15 @@ class Piece:
         assert self.future is not None
         self.future.add_done_callback(call)
 
-    def told(self) -> str:
-        """What it made, in a few words."""
+    def summary(self) -> str:
+        """How many rows it brought past its node, by their status."""
         node = next((a for a in self._args if isinstance(a, Node)), None)
         if node is None or not isinstance(self._value, list):
             return "done"
         tally = Counter((item.get(node.name) or {}).get("status", "stopped earlier") for item in self._value)
-        return f"{len(self._value)} rows: " + ", ".join(f"{count} {status}" for status, count in sorted(tally.items()))
+        return f"{counted(len(self._value), 'row')}: " + ", ".join(
+            f"{count} {status}" for status, count in sorted(tally.items())
+        )
 
 
 def worth_another_try(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -90,7 +93,7 @@ def stage(piece: Piece) -> State[None]:
         piece.run()
     except Stopped as stopped:
         return Cancelled(message=str(stopped))
-    return Completed(message=piece.told())
+    return Completed(message=piece.summary())
 
 
 class PrefectSubmit:

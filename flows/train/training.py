@@ -147,3 +147,23 @@ def as_plain(run: TrainingRun) -> dict[str, Any]:
     """The resolved config, as it is stored with the run and printed by --dry-run."""
     flow = {k: v for k, v in dataclasses.asdict(run.config).items() if k in FLOW_KEYS}
     return {**flow, "training": dataclasses.asdict(run.training)}
+
+
+def checkpoint_lines(catalog: Catalog, run_id: str) -> list[str]:
+    """Lines about a finished run's checkpoint: what was trained, how good it is, and how to use it."""
+    from stages.core.ledger.runs import find_run
+
+    survey = find_run(catalog, "train", run_id).survey(catalog)
+    checkpoint = survey.table("train").to_pylist()[0]
+    figures = survey.table("evaluate").to_pylist()[0]["figures"]
+    root = catalog.storage.url.rstrip("/")
+    lines = [f"checkpoint {checkpoint['id']}: {checkpoint['steps']} steps of {checkpoint['stage']}"]
+    lines += ["  " + ", ".join(f"{f['name']} {f['value']:.3f}" for f in figures)] if figures else []
+    local = catalog.storage.local_root is not None
+    place = f"{root}/{checkpoint['folder']}" if local else f"promoted:{checkpoint['id'][:12]}@{root}"
+    lines.append(f"use it with model.checkpoint={place}")
+    if any(n.name == "promote" for n in survey.plan.nodes):
+        row = survey.table("promote").to_pylist()[0]
+        name = f"promoted:{row['name']}@{root}"
+        lines.append(f"or with model.checkpoint={name}" if row["promoted"] else f"not promoted: {row['reason']}")
+    return lines

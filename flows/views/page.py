@@ -21,9 +21,9 @@ Rows = dict[str, Row]
 SHOWN_SCORES = ("motion", "camera_motion", "sharpness", "luma", "contrast", "static_ratio", "shake", "flicker")
 
 
-def page_environment() -> Environment:
-    """Templates beside this file; what they are given is escaped."""
-    loader = FileSystemLoader(Path(__file__).parent)
+def page_environment(folder: Path) -> Environment:
+    """The templates of a folder. Values are escaped; a missing one is an error."""
+    loader = FileSystemLoader(folder)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -34,7 +34,7 @@ def data_uri(catalog: Catalog, uri: str, kind: str) -> str:
 
 def build_page(catalog: Catalog) -> str:
     """The page of the latest render and the latest curation of a store, whichever there are."""
-    template = page_environment().get_template("page.html.j2")
+    template = page_environment(Path(__file__).parent).get_template("page.html.j2")
     return template.render(render=_render_part(catalog), curate=_curate_part(catalog))
 
 
@@ -97,8 +97,8 @@ def _curate_part(catalog: Catalog) -> dict[str, Any] | None:
     run_id = record.row["run_id"]
 
     def rows(name: str) -> list[Row]:
-        found: list[Row] = read_table(catalog, name, run_id=run_id).to_pylist()
-        return found
+        table: list[Row] = read_table(catalog, name, run_id=run_id).to_pylist()
+        return table
 
     scores, verdicts = ({r["clip_id"]: r for r in rows(name)} for name in ("scores", "verdicts"))
     captions: dict[str, list[Row]] = {}
@@ -128,12 +128,12 @@ def _clip(catalog: Catalog, clip: Row, scores: Rows, verdicts: Rows, captions: d
         "scores": [(name, mine[name]) for name in SHOWN_SCORES if mine.get(name) is not None],
         "status": verdict["status"],
         "reasons": [reason_text(r) for r in verdict["reasons"]],
-        "captions": _told_once(captions.get(clip["clip_id"], [])),
+        "captions": _merged_captions(captions.get(clip["clip_id"], [])),
     }
 
 
-def _told_once(captions: list[Row]) -> list[Row]:
-    """Captions without those that say the same again, each with the kinds that it stands for."""
+def _merged_captions(captions: list[Row]) -> list[Row]:
+    """Captions of equal text as one, with all their kinds."""
     kinds: dict[str, list[str]] = {}
     for caption in captions:
         kinds.setdefault(caption["text"], []).append(caption["kind"])

@@ -21,8 +21,8 @@ def _artifact_sql(survey: Survey, name: str) -> str:
     """The rows of one stage per take, in the columns that all stages share."""
     have = {c for c, *_ in survey.sql.execute(f'DESCRIBE "l_{name}"').fetchall()}
 
-    def column(wanted: str, empty: str) -> str:
-        return f'coalesce("{name}".{wanted}, {empty})' if wanted in have else empty
+    def column(column_name: str, empty: str) -> str:
+        return f'coalesce("{name}".{column_name}, {empty})' if column_name in have else empty
 
     return f"""SELECT "{name}".id AS artifact_id, unit_id AS take_id, '{name}' AS stage,
         {column("uri", "''")} AS uri, {column("sha256", "''")} AS sha256,
@@ -98,8 +98,9 @@ def videos(survey: Survey) -> pa.Table:
     last = stages_of(survey)[-1]
     phase = survey.plan.phase_of(last).name
     return survey.query(
-        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt, unit.seed AS seed, a.uri, a.sha256,
-        a.width, a.height, a.n_frames, a.fps, a.status, a.error, unit.campaign AS campaign
+        f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt,
+        unit.negative_prompt AS negative_prompt, unit.seed AS seed, a.uri, a.sha256, a.width, a.height, a.n_frames,
+        a.fps, a.status, a.error, unit.campaign AS campaign
         FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id ORDER BY unit.position"""
     )
 

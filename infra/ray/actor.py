@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from infra.settings import LogRecord
+from infra.logs import LogRecord
 from stages.core import config
 from stages.core.ledger.executor import Work, Worker, describe
 from stages.core.ledger.storage import Storage
@@ -17,13 +17,13 @@ from stages.core.step import Row, StepRef
 SEND_EVERY_S = 0.2
 """Finished rows wait no longer than this for the next one, so that cheap rows travel together."""
 
-LOGS_KEPT = 1000
+MAX_LOG_RECORDS = 1000
 
-Delivery = tuple[list[Row], list[LogRecord]]
+RowsAndLogs = tuple[list[Row], list[LogRecord]]
 
 
 class LogCollector(logging.Handler):
-    """Keeps records until they are fetched: all of ours from INFO, everyone's from WARNING, at most LOGS_KEPT."""
+    """Keeps records until they are drained: all of ours from INFO, everyone's from WARNING, at most MAX_LOG_RECORDS."""
 
     def __init__(self, worker: str) -> None:
         super().__init__(logging.INFO)
@@ -33,7 +33,7 @@ class LogCollector(logging.Handler):
         """Keep one record as plain data."""
         if record.levelno < logging.WARNING and not f"{record.name}.".startswith("rushes."):
             return
-        if len(self.records) >= LOGS_KEPT:
+        if len(self.records) >= MAX_LOG_RECORDS:
             self.dropped += 1
             return
         text = self.format(record)
@@ -42,57 +42,60 @@ class LogCollector(logging.Handler):
     def _plain(self, name: str, level: int, message: str, created: float) -> LogRecord:
         return {"name": name, "level": level, "message": message, "created": created, "worker": self.worker}
 
-    def fetch(self) -> list[LogRecord]:
-        """What came since the last time."""
-        found, self.records = self.records, []
+    def drain(self) -> list[LogRecord]:
+        """Remove and return the records since the last call; a last one counts those that were dropped."""
+        records, self.records = self.records, []
         if self.dropped:
             note = f"{self.dropped} more log records were dropped"
-            found.append(self._plain("rushes", logging.WARNING, note, time.time()))
+            records.append(self._plain("rushes", logging.WARNING, note, time.time()))
         self.dropped = 0
-        return found
+        return records
 
 
 class RemoteWorker:
-    """What Ray runs: a `Worker` in a process of its own. Nothing loads before `setup`, so that errors can be told."""
+    """The class of the Ray actors: a `Worker` in a process of its own. Nothing loads before `setup`."""
 
     def setup(self, ref: StepRef, storage: Storage, packages: Sequence[str], crash: str) -> Row:
         """Make the worker and load its weights.
 
         Returns `worker` (host/pid), `seconds`, `logs`, `failed` (why there is no worker: no row can run here) and
-        `error` (why the weights did not load: rows run here tell it, as they would in-process).
+        `error` (why the weights did not load: rows that run here become error rows with it, as they would in-process).
         """
         started = time.monotonic()
         if crash:
             os.environ["RUSHES_CRASH"] = crash
         config.PACKAGES = tuple(packages)
-        answer: Row = {"worker": "", "failed": "", "error": "", "logs": []}
+        result: Row = {"worker": "", "failed": "", "error": "", "logs": []}
         try:
             self._worker = Worker(ref, storage)
             self._logs = _collect_logs(self._worker.name)
         except Exception as error:
-            return {**answer, "failed": describe(error), "seconds": time.monotonic() - started}
-        answer["worker"] = self._worker.name
+            return {**result, "failed": describe(error), "seconds": time.monotonic() - started}
+        result["worker"] = self._worker.name
         try:
             self._worker.setup()
         except Exception as error:
-            answer["error"] = describe(error)
-        return {**answer, "logs": self._logs.fetch(), "seconds": time.monotonic() - started}
+            result["error"] = describe(error)
+        return {**result, "logs": self._logs.drain(), "seconds": time.monotonic() - started}
 
-    def run(self, batch: Sequence[Work], send_every_s: float) -> Iterator[Delivery]:
-        """Ledger rows in the batch's order, some at a time, with the log records that came with them."""
+    def run(self, batch: Sequence[Work], send_every_s: float) -> Iterator[RowsAndLogs]:
+        """Ledger rows in the batch's order, some at a time, with the log records since the last ones.
+
+        send_every_s: 0 sends every row by itself.
+        """
         done: list[Row] = []
         sent = time.monotonic()
         for work in batch:
             done.append(self._worker.run_one(work))
             if time.monotonic() - sent >= send_every_s:
-                yield done, self._logs.fetch()
+                yield done, self._logs.drain()
                 done, sent = [], time.monotonic()
         if done:
-            yield done, self._logs.fetch()
+            yield done, self._logs.drain()
 
 
 def _collect_logs(worker: str) -> LogCollector:
-    """Python's warnings count as log records; what a library prints stays in Ray's own files."""
+    """Collect all logging of this process. Python's warnings count; what a library prints stays in Ray's own files."""
     collector = LogCollector(worker)
     collector.setFormatter(logging.Formatter("%(message)s"))
     logging.captureWarnings(True)

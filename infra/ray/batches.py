@@ -1,4 +1,4 @@
-"""What is handed to a worker at a time, and what becomes of it when the worker is lost. No Ray in here."""
+"""Which rows a worker is handed at a time, and which of them are retried when it is lost. No Ray in here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.core.ledger.executor import Work
 
 
 class Cause(enum.Enum):
-    """Why a worker is no more."""
+    """Why a worker ended."""
 
     LOST = "worker lost"
     MEMORY = "out of memory"
@@ -19,8 +19,8 @@ class Cause(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Loss:
-    """The end of a worker: the cause, and what Ray or the limit said about it."""
+class WorkerLoss:
+    """The end of a worker: the cause, and the message of Ray or of the limit."""
 
     cause: Cause
     detail: str
@@ -30,59 +30,64 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """One row that is given up. `work.attempt` counts the tries before the last one, as everywhere."""
+class FailedRow:
+    """One row that is not retried any more. `work.attempt` counts the tries before the last one, as everywhere."""
 
     work: Work
-    loss: Loss
+    loss: WorkerLoss
 
 
 Batch = tuple[Work, ...]
 
 
-def after_loss(left: Batch, loss: Loss, attempts: int) -> tuple[list[Batch], list[Failed]]:
-    """(batches to hand out again, rows given up) for the rows that had not come back when their worker ended.
+def plan_retries(unfinished: Batch, loss: WorkerLoss, attempts: int) -> tuple[list[Batch], list[FailedRow]]:
+    """(batches to retry, rows that failed) for the rows of one batch that had not come back when their worker ended.
 
-    A lost worker's rows go out again one at a time, so that the one that kills is found; out of memory halves the
-    batch. A row is given up when it was alone and has had `attempts` tries. Past a time limit the first row is given up
-    at once: rows come back one by one where there is a limit, so that is the one that took too long.
+    A lost worker's rows are retried one at a time, so that the one that kills its worker is found; out of memory halves
+    the batch. A row fails when it was alone and has had `attempts` tries. Past a time limit the first row fails at
+    once: where there is a limit, rows come back one by one, so the first unfinished one is the one that took too long.
     """
     if loss.cause is Cause.TIME:
-        return ([left[1:]] if left[1:] else []), [Failed(left[0], loss)]
-    tried = tuple(replace(work, attempt=work.attempt + 1) for work in left)
-    if len(left) == 1:
+        return ([unfinished[1:]] if unfinished[1:] else []), [FailedRow(unfinished[0], loss)]
+    tried = tuple(replace(work, attempt=work.attempt + 1) for work in unfinished)
+    if len(unfinished) == 1:
         if tried[0].attempt >= attempts:
-            return [], [Failed(left[0], loss)]
+            return [], [FailedRow(unfinished[0], loss)]
         return [tried], []
-    size = (len(left) + 1) // 2 if loss.cause is Cause.MEMORY else 1
+    size = (len(unfinished) + 1) // 2 if loss.cause is Cause.MEMORY else 1
     return [tried[i : i + size] for i in range(0, len(tried), size)], []
 
 
 class Backlog:
-    """The part of a call's work that is not handed out: rows that go out in batches, and batches kept as they are."""
+    """The rows of one `map` call that no worker has: new rows, which are cut into batches, and batches to retry.
+
+    A batch to retry keeps its size, because that was chosen to find the row at fault; joining it with new rows would
+    put them at risk again.
+    """
 
     def __init__(self, work: Sequence[Work], batch_rows: int, workers: int) -> None:
-        self._fresh, self._again = deque(work), deque[Batch]()
-        self._limit, self._shares = max(1, batch_rows), 2 * max(1, workers)
+        self._new, self._retries = deque(work), deque[Batch]()
+        self._max_rows = max(1, batch_rows)
+        self._shares = 2 * max(1, workers)  # two batches a worker: one that it does, one that waits
 
     def __len__(self) -> int:
         """Rows left."""
-        return len(self._fresh) + sum(len(batch) for batch in self._again)
+        return len(self._new) + sum(len(batch) for batch in self._retries)
 
-    def next(self) -> Batch:
-        """The next batch: smaller towards the end, so that all workers end at about the same time."""
-        if self._again:
-            return self._again.popleft()
-        share = -(-len(self._fresh) // self._shares)
-        return tuple(self._fresh.popleft() for _ in range(min(self._limit, share)))
+    def next_batch(self) -> Batch:
+        """The next batch. Batches shrink towards the end, so that all workers end at about the same time."""
+        if self._retries:
+            return self._retries.popleft()
+        share = -(-len(self._new) // self._shares)
+        return tuple(self._new.popleft() for _ in range(min(self._max_rows, share)))
 
-    def put_back(self, batches: Sequence[Batch]) -> None:
-        """Batches that go out again, before all others and undivided."""
-        self._again.extendleft(reversed(batches))
+    def requeue(self, batches: Sequence[Batch]) -> None:
+        """Put batches before all others, in their order and undivided."""
+        self._retries.extendleft(reversed(batches))
 
     def drain(self) -> list[Work]:
-        """Everything that is left; nothing is left then."""
-        rest = [work for batch in self._again for work in batch] + list(self._fresh)
-        self._again.clear()
-        self._fresh.clear()
+        """Remove and return all rows that are left."""
+        rest = [work for batch in self._retries for work in batch] + list(self._new)
+        self._retries.clear()
+        self._new.clear()
         return rest

@@ -19,17 +19,19 @@ from typing import Any
 import ray
 
 from infra.ray.capacity import Node
-from infra.settings import RaySettings
+from infra.ray.settings import RaySettings
 from stages.core.config import ROOT
 from stages.core.errors import BadInput
 
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+ONE_THREAD = {
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+}
 """One thread a worker: results must not depend on how many CPUs a worker was given. `infra.ray.env` may say more."""
 
-NODES_KEPT_S = 2.0
-CONNECT_S = 10.0
+NODE_CACHE_S = 2.0
+CONNECT_TIMEOUT_S = 10.0
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def worker_environment(settings: RaySettings) -> dict[str, str]:
@@ -37,7 +39,7 @@ def worker_environment(settings: RaySettings) -> dict[str, str]:
 
     A kill that a fault test has asked of the driver (RUSHES_CRASH) is not handed down to them.
     """
-    return {**THREADS, **QUIET, "RUSHES_CRASH": "", **settings.env}
+    return {**ONE_THREAD, **NO_TELEMETRY, "RUSHES_CRASH": "", **settings.env}
 
 
 def first_worker_crash() -> str:
@@ -54,51 +56,51 @@ class Cluster:
     def __init__(self, settings: RaySettings) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._down = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._ray_thread: threading.Thread | None = None
         self._connected = False
-        self._seen: tuple[float, list[Node]] = (-NODES_KEPT_S, [])
+        self._node_cache: tuple[float, list[Node]] = (-NODE_CACHE_S, [])
 
     def connect(self) -> None:
         """Start or join Ray, once. Raises BadInput where no cluster answers at the address."""
         with self._lock:
             if not self._connected and not ray.is_initialized():
-                self._begin()
+                self._start()
             self._connected = True
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """The kernel ends Ray's processes with the thread that started them, so that thread stays until `close`."""
         up: Future[None] = Future()
-        self._down.clear()
-        self._keeper = threading.Thread(target=self._keep, args=(up,), name="ray-keeper", daemon=True)
-        self._keeper.start()
+        self._closing.clear()
+        self._ray_thread = threading.Thread(target=self._run_ray, args=(up,), name="ray-owner", daemon=True)
+        self._ray_thread.start()
         up.result()
 
-    def _keep(self, up: Future[None]) -> None:
+    def _run_ray(self, up: Future[None]) -> None:
         try:
             _init(self.settings)
         except BaseException as error:
             up.set_exception(error)
             return
         up.set_result(None)
-        self._down.wait()
+        self._closing.wait()
         ray.shutdown()
 
     def nodes(self) -> list[Node]:
-        """What each living node has; asked of Ray again after NODES_KEPT_S."""
-        when, found = self._seen
-        if time.monotonic() - when >= NODES_KEPT_S:
-            found = [Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-            self._seen = (time.monotonic(), found)
-        return found
+        """What each living node has; asked of Ray again after NODE_CACHE_S."""
+        asked_at, nodes = self._node_cache
+        if time.monotonic() - asked_at >= NODE_CACHE_S:
+            nodes = [Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+            self._node_cache = (time.monotonic(), nodes)
+        return nodes
 
     def close(self) -> None:
         """Leave Ray, and end it where it was started here."""
         with self._lock:
-            if self._keeper:
-                self._down.set()
-                self._keeper.join()
-            self._keeper, self._connected = None, False
+            if self._ray_thread:
+                self._closing.set()
+                self._ray_thread.join()
+            self._ray_thread, self._connected = None, False
 
 
 def _init(settings: RaySettings) -> None:
@@ -108,7 +110,7 @@ def _init(settings: RaySettings) -> None:
         _join(settings)
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    with _environment({**worker_environment(settings), "PYTHONPATH": path}):
+    with _temporary_environment({**worker_environment(settings), "PYTHONPATH": path}):
         ray.init(
             address="local",
             num_cpus=settings.num_cpus if settings.num_cpus is not None else os.cpu_count(),
@@ -127,7 +129,7 @@ def _join(settings: RaySettings) -> None:
             f"infra.ray.address: {settings.address} is Ray's remote client, which cannot stream rows; run the flow on "
             "a machine of the cluster and give `auto` or HOST:PORT"
         )
-    _knock(os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address)
+    _check_reachable(os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address)
     runtime_env = {"env_vars": worker_environment(settings)}
     try:
         ray.init(address=settings.address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
@@ -139,19 +141,19 @@ def _join(settings: RaySettings) -> None:
         ) from None
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise BadInput where nothing listens; Ray itself would try for more than ten minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # left to Ray, which finds the cluster of its own machine, or says at once that there is none
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise BadInput(f"infra.ray.address: no Ray cluster answers at {address!r} ({error})") from None
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
     """This environment for what is started inside; local workers inherit it, which saves each its own set-up."""
     before: dict[str, Any] = dict(os.environ)
     os.environ.update(values)

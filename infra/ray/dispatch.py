@@ -1,4 +1,4 @@
-"""One call of `map`: hands a list of work to the pool's workers and gives the rows back as they come."""
+"""One call of `map`: hands its rows to workers of the step's pool and returns the results as they come."""
 
 from __future__ import annotations
 
@@ -14,210 +14,229 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
+from infra.logs import LogRecord, OnLog
 from infra.ray.actor import SEND_EVERY_S
-from infra.ray.batches import Backlog, Batch, Cause, Failed, Loss, after_loss
-from infra.ray.pool import Member, Pool, Staff
-from infra.settings import LogRecord, OnLog
+from infra.ray.batches import Backlog, Batch, Cause, FailedRow, WorkerLoss, plan_retries
+from infra.ray.pool import WorkerActor, WorkerPool, WorkerPools
 from stages.core.ledger.executor import Work, error_row
 from stages.core.step import Row
 
 POLL_S = 0.1
 QUICK_ROW_S = 1.0
-"""Where rows take less than this, a worker has its next batch waiting while it does one."""
+"""Where rows take less than this, a worker has its next batch queued while it does one, so that it never waits for the
+driver. Where they take longer, a queued batch would only keep other workers from it."""
 
-DETAIL = 400
+DETAIL_LENGTH = 400
 
 log = logging.getLogger("rushes.ray")
 
 
 @dataclass(eq=False)
-class Errand:
-    """One batch at a worker: the rows that have not come back, and the stream that they come on."""
+class InFlight:
+    """One batch at a worker: the rows whose results have not come, and the stream on which they come."""
 
-    left: Batch
+    unfinished: Batch
     stream: Any
 
 
 @dataclass(eq=False)
-class Hand:
-    """A worker lent to this call. The first errand is under way, a second one may wait behind it."""
+class Lease:
+    """A worker that this call holds. It does the first batch; a second one may be queued behind it.
 
-    member: Member
-    errands: deque[Errand] = field(default_factory=deque)
-    since: float = 0.0
+    progress_at: when a result last came, or the running batch was sent (time.monotonic): a row's time limit counts
+    from here.
+    """
+
+    worker: WorkerActor
+    batches: deque[InFlight] = field(default_factory=deque)
+    progress_at: float = 0.0
 
     @property
-    def waited_for(self) -> Any:
-        """What Ray tells about next: the set-up, the running errand, or nothing."""
-        return self.member.starting or (self.errands[0].stream if self.errands else None)
+    def awaited(self) -> Any:
+        """The Ray reference that is ready next: the set-up's, the running batch's, or None."""
+        return self.worker.setup_ref or (self.batches[0].stream if self.batches else None)
 
 
-class Call:
-    """The loop of one call. It runs in the caller's thread, between the rows that the caller takes."""
+class Dispatcher:
+    """The loop of one call of `map`. It runs in the caller's thread, between the rows that the caller takes."""
 
     def __init__(
-        self, staff: Staff, pool: Pool, work: Sequence[Work], stop: threading.Event, ready_s: float, on_log: OnLog
+        self,
+        pools: WorkerPools,
+        pool: WorkerPool,
+        work: Sequence[Work],
+        stop: threading.Event,
+        ready_s: float,
+        on_log: OnLog,
     ) -> None:
-        self.staff, self.pool, self.stop, self.ready_s, self.on_log = staff, pool, stop, ready_s, on_log
+        self.pools, self.pool, self.stop, self.ready_s, self.on_log = pools, pool, stop, ready_s, on_log
         self.ref, self.resources = pool.ref, pool.ref.resources
         self.backlog = Backlog(work, self.resources.batch_rows, self.resources.workers)
-        self.hands: list[Hand] = []
+        self.leases: list[Lease] = []
         self.row_seconds = QUICK_ROW_S
 
     def rows(self) -> Iterator[Row]:
-        """One ledger row per piece of work; ends without the rest, and its workers with it, once `stop` is set."""
-        with self.staff.changed:
-            self.pool.calls += 1
+        """One ledger row per piece of work. Once `stop` is set it ends without the rest, and its busy workers end."""
+        with self.pools.changed:
+            self.pool.active_calls += 1
         try:
-            while (self.backlog or any(hand.errands for hand in self.hands)) and not self.stop.is_set():
-                self._hire()
-                self._feed()
-                self._spare()
+            while (self.backlog or any(lease.batches for lease in self.leases)) and not self.stop.is_set():
+                self._scale_up()
+                self._dispatch()
+                self._release_idle()
                 yield from self._collect()
         finally:
-            self._part()
+            self._finish()
 
     # -- handing out -------------------------------------------------------------------------------------------------
 
-    def _hire(self) -> None:
-        """Ask for one more worker where all that are here have work, and more is left than those starting will take."""
-        starting = sum(1 for hand in self.hands if hand.member.starting)
-        free = any(not hand.errands for hand in self.hands if not hand.member.starting)
-        if free or len(self.backlog) <= starting:
+    def _scale_up(self) -> None:
+        """Lease one more worker where all ready ones are busy and more rows are left than starting ones will take."""
+        starting = sum(1 for lease in self.leases if lease.worker.setup_ref)
+        unoccupied = any(not lease.batches for lease in self.leases if not lease.worker.setup_ref)
+        if unoccupied or len(self.backlog) <= starting:
             return
-        if member := self.staff.take(self.pool):
-            self.hands.append(Hand(member))
+        if worker := self.pools.lease(self.pool):
+            self.leases.append(Lease(worker))
 
-    def _feed(self) -> None:
-        """One batch for everyone who has none; a second one where rows are quick."""
+    def _dispatch(self) -> None:
+        """One batch for every worker that has none; then a second one where rows are quick."""
         for depth in (1, 2) if self.row_seconds < QUICK_ROW_S else (1,):
-            for hand in self.hands:
-                if self.backlog and not hand.member.starting and len(hand.errands) < depth:
-                    self._send(hand)
+            for lease in self.leases:
+                if self.backlog and not lease.worker.setup_ref and len(lease.batches) < depth:
+                    self._send_batch(lease)
 
-    def _send(self, hand: Hand) -> None:
-        batch = self.backlog.next()
-        every = 0.0 if self.resources.time_limit_s else SEND_EVERY_S
-        stream = hand.member.actor.run.options(num_returns="streaming").remote(batch, every)
-        if not hand.errands:
-            hand.since = time.monotonic()
-        hand.errands.append(Errand(batch, stream))
+    def _send_batch(self, lease: Lease) -> None:
+        batch = self.backlog.next_batch()
+        every = 0.0 if self.resources.time_limit_s else SEND_EVERY_S  # a limit is for one row: each must be seen
+        stream = lease.worker.actor.run.options(num_returns="streaming").remote(batch, every)
+        if not lease.batches:
+            lease.progress_at = time.monotonic()
+        lease.batches.append(InFlight(batch, stream))
 
-    def _spare(self) -> None:
-        """Nothing is left to hand out: who has no errand is free for another call."""
-        for hand in [] if self.backlog else [hand for hand in self.hands if not hand.errands]:
-            self.hands.remove(hand)
-            self.staff.give_back(self.pool, hand.member)
+    def _release_idle(self) -> None:
+        """Once nothing is left to hand out, return workers without a batch, so that other calls can lease them."""
+        for lease in [] if self.backlog else [lease for lease in self.leases if not lease.batches]:
+            self.leases.remove(lease)
+            self.pools.give_back(self.pool, lease.worker)
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 
     def _collect(self) -> Iterator[Row]:
-        """What has come from any worker, or nothing after a short wait; then whoever is overdue."""
-        waited = [hand.waited_for for hand in self.hands if hand.waited_for]
-        if not waited:
-            self.staff.wait(POLL_S)
+        """The rows that have come from any worker, none after POLL_S; then those of workers past a time limit."""
+        awaited = [lease.awaited for lease in self.leases if lease.awaited]
+        if not awaited:
+            self.pools.wait(POLL_S)
             return
-        ready, _ = ray.wait(waited, num_returns=1, timeout=POLL_S)
-        for hand in [hand for hand in self.hands if any(hand.waited_for is ref for ref in ready)]:
-            yield from self._set_up(hand) if hand.member.starting else self._deliver(hand)
-        for hand in list(self.hands):
-            yield from self._overdue(hand)
+        ready, _ = ray.wait(awaited, num_returns=1, timeout=POLL_S)
+        for lease in [lease for lease in self.leases if any(lease.awaited is ref for ref in ready)]:
+            yield from self._finish_setup(lease) if lease.worker.setup_ref else self._receive(lease)
+        for lease in list(self.leases):
+            yield from self._check_time_limits(lease)
 
-    def _deliver(self, hand: Hand) -> Iterator[Row]:
-        """The next rows of the running errand, or its end, or the end of its worker."""
-        errand, rows, loss = hand.errands[0], list[Row](), None
+    def _receive(self, lease: Lease) -> Iterator[Row]:
+        """The next rows of the running batch, or its end, or the end of its worker."""
+        batch, rows, loss = lease.batches[0], list[Row](), None
         try:
-            rows, records = ray.get(next(errand.stream))
-            self._tell(records)
+            rows, records = ray.get(next(batch.stream))
+            self._log(records)
         except StopIteration:
-            loss = Loss(Cause.LOST, "it ended a batch early") if errand.left else None
-            hand.errands.popleft()
+            loss = WorkerLoss(Cause.LOST, "it ended a batch early") if batch.unfinished else None
+            lease.batches.popleft()
         except Exception as error:  # Ray's own errors; a step's exceptions have become rows in the worker
             loss = _loss(error)
-        self.row_seconds = (time.monotonic() - hand.since) / len(rows) if rows else self.row_seconds
-        hand.since, errand.left = time.monotonic(), errand.left[len(rows) :]
+        self.row_seconds = (time.monotonic() - lease.progress_at) / len(rows) if rows else self.row_seconds
+        lease.progress_at, batch.unfinished = time.monotonic(), batch.unfinished[len(rows) :]
         yield from rows
         if loss:
-            yield from self._lose(hand, loss, errand)
+            yield from self._handle_loss(lease, loss, batch)
 
-    def _tell(self, records: Sequence[LogRecord]) -> None:
+    def _log(self, records: Sequence[LogRecord]) -> None:
         for record in records:
             self.on_log(self.ref.name, record)
 
-    def _set_up(self, hand: Hand) -> Iterator[Row]:
-        """The answer of a set-up. Weights that did not load are told by the rows, as they would be in-process."""
+    def _finish_setup(self, lease: Lease) -> Iterator[Row]:
+        """Read the result of a set-up. Where the weights did not load, each row says so, as it would in-process."""
         try:
-            answer = ray.get(hand.member.starting)
+            result = ray.get(lease.worker.setup_ref)
         except Exception as error:
-            answer = {"failed": _loss(error)}
-        if answer["failed"]:
-            yield from self._no_start(hand, answer["failed"])
+            result = {"failed": _loss(error)}
+        if result["failed"]:
+            yield from self._setup_failed(lease, result["failed"])
             return
-        self._tell(answer["logs"])
-        self.staff.arrived(self.pool, hand.member, answer)
-        log.info("%s: set up in %.1f s on %s", self.ref.name, answer["seconds"], answer["worker"])
+        self._log(result["logs"])
+        self.pools.mark_ready(self.pool, lease.worker, result)
+        log.info("%s: set up in %.1f s on %s", self.ref.name, result["seconds"], result["worker"])
 
     # -- losing workers ----------------------------------------------------------------------------------------------
 
-    def _overdue(self, hand: Hand) -> Iterator[Row]:
+    def _check_time_limits(self, lease: Lease) -> Iterator[Row]:
+        """End a worker that is not ready in time, or whose row takes too long."""
         now, limit = time.monotonic(), self.resources.time_limit_s
-        if hand.member.starting:
-            if now - hand.member.began > self.ready_s:
+        if lease.worker.setup_ref:
+            if now - lease.worker.started_at > self.ready_s:
                 detail = f"not ready after {self.ready_s:g} s (it asks for {self.pool.need})"
-                yield from self._no_start(hand, Loss(Cause.TIME, detail))
-        elif hand.errands and limit and now - hand.since > limit:
-            stream = hand.errands[0].stream
-            if not ray.wait([stream], timeout=0)[0]:  # nothing has come while the caller was busy with other rows
-                loss = Loss(Cause.TIME, f"a row took longer than {limit:g} s")
-                yield from self._lose(hand, loss, hand.errands.popleft())
+                yield from self._setup_failed(lease, WorkerLoss(Cause.TIME, detail))
+        elif lease.batches and limit and now - lease.progress_at > limit:
+            stream = lease.batches[0].stream
+            # The caller may have been busy with other rows while a result came: only silence is past the limit.
+            if not ray.wait([stream], timeout=0)[0]:
+                loss = WorkerLoss(Cause.TIME, f"a row took longer than {limit:g} s")
+                yield from self._handle_loss(lease, loss, lease.batches.popleft())
 
-    def _lose(self, hand: Hand, loss: Loss, errand: Errand) -> Iterator[Row]:
-        """End a worker; its running batch goes by the policy, a batch that waited behind it goes out again as it is."""
-        log.warning("%s: %s (%s)", self.ref.name, loss, hand.member.name)
-        self._dismiss(hand)
-        untouched = [waiting.left for waiting in hand.errands if waiting is not errand]
-        again, failed = after_loss(errand.left, loss, self.resources.attempts) if errand.left else ([], [])
-        self.backlog.put_back([*again, *untouched])
-        yield from (self._failure(row, hand) for row in failed)
+    def _handle_loss(self, lease: Lease, loss: WorkerLoss, running: InFlight) -> Iterator[Row]:
+        """End a worker. Its running batch goes by `plan_retries`; one queued behind it is requeued with its tries as
+        they were, because no row of it had begun."""
+        log.warning("%s: %s (%s)", self.ref.name, loss, lease.worker.name)
+        self._discard(lease)
+        queued = [batch.unfinished for batch in lease.batches if batch is not running]
+        retries, failed = (
+            plan_retries(running.unfinished, loss, self.resources.attempts) if running.unfinished else ([], [])
+        )
+        self.backlog.requeue([*retries, *queued])
+        yield from (self._failure_row(row, lease) for row in failed)
 
-    def _failure(self, failed: Failed, hand: Hand) -> Row:
+    def _failure_row(self, row: FailedRow, lease: Lease) -> Row:
         ended = datetime.now(UTC)
-        started = ended - timedelta(seconds=time.monotonic() - hand.since)
-        return error_row(self.ref, failed.work, str(failed.loss), worker=hand.member.name, started=started, ended=ended)
+        started = ended - timedelta(seconds=time.monotonic() - lease.progress_at)
+        return error_row(self.ref, row.work, str(row.loss), worker=lease.worker.name, started=started, ended=ended)
 
-    def _no_start(self, hand: Hand, why: object) -> Iterator[Row]:
-        """A worker that did not come up: the next one may. Where none does, every row here says why."""
+    def _setup_failed(self, lease: Lease, why: object) -> Iterator[Row]:
+        """End a worker that did not come up; the next one may. Where none does, every row that is left says why."""
         log.warning("%s: set-up failed: %s", self.ref.name, why)
-        self._dismiss(hand)
-        if self.pool.failed_starts < max(1, self.resources.attempts) or self.hands:
+        self._discard(lease)
+        if self.pool.failed_setups < max(1, self.resources.attempts) or self.leases:
             return
         for work in self.backlog.drain():
             yield error_row(self.ref, work, f"no worker could be set up: {why}")
 
-    def _dismiss(self, hand: Hand) -> None:
-        self.hands.remove(hand)
-        self.staff.drop(self.pool, hand.member, lost=True)
+    def _discard(self, lease: Lease) -> None:
+        self.leases.remove(lease)
+        self.pools.discard(self.pool, lease.worker, lost=True)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def _part(self) -> None:
-        """Idle workers go back to the pool; one in the middle of a row ends: we were told to stop, or left alone."""
-        for hand in self.hands:
-            if hand.errands or (hand.member.starting and self.stop.is_set()):
-                self.staff.drop(self.pool, hand.member)
+    def _finish(self) -> None:
+        """Return idle workers to the pool. A worker in the middle of a row ends: the run stops, or nobody reads on."""
+        for lease in self.leases:
+            if lease.batches or (lease.worker.setup_ref and self.stop.is_set()):
+                self.pools.discard(self.pool, lease.worker)
             else:
-                self.staff.give_back(self.pool, hand.member)
-        self.hands.clear()
-        with self.staff.changed:
-            self.pool.calls -= 1
-            self.staff.changed.notify_all()
+                self.pools.give_back(self.pool, lease.worker)
+        self.leases.clear()
+        with self.pools.changed:
+            self.pool.active_calls -= 1
+            self.pools.changed.notify_all()
 
 
-def _loss(error: Exception) -> Loss:
-    """Ray's memory monitor told apart from every other end. Ray's own text is long: its most telling line is kept."""
+def _loss(error: Exception) -> WorkerLoss:
+    """A Ray error as the end of a worker: its memory monitor told apart from every other cause.
+
+    Ray's own text is long: only the line that names the reason is kept.
+    """
     if isinstance(error, RayTaskError) and error.cause is not None:
-        return Loss(Cause.LOST, f"{type(error.cause).__name__}: {error.cause}"[:DETAIL])
+        return WorkerLoss(Cause.LOST, f"{type(error.cause).__name__}: {error.cause}"[:DETAIL_LENGTH])
     cause = Cause.MEMORY if isinstance(error, OutOfMemoryError) else Cause.LOST
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "exit detail" in line or "Memory on the node" in line]
-    return Loss(cause, f"{type(error).__name__}: {(telling or lines or [''])[0]}"[:DETAIL])
+    reasons = [line for line in lines if "exit detail" in line or "Memory on the node" in line]
+    return WorkerLoss(cause, f"{type(error).__name__}: {(reasons or lines or [''])[0]}"[:DETAIL_LENGTH])

@@ -12,13 +12,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ray
-
+from infra.logs import LogRecord, OnLog
 from infra.ray.capacity import Need, Node, fit_together, fits_somewhere
 from infra.ray.cluster import Cluster
-from infra.ray.dispatch import POLL_S, Call
-from infra.ray.pool import Figures, Pool, Staff
-from infra.settings import LogRecord, OnLog, RaySettings
+from infra.ray.dispatch import Dispatcher
+from infra.ray.pool import PoolStats, WorkerPools
+from infra.ray.settings import RaySettings
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.ledger.executor import Work
@@ -26,8 +25,8 @@ from stages.core.ledger.storage import Storage
 from stages.core.step import Row, Step, StepRef
 
 
-def log_here(step: str, record: LogRecord) -> None:
-    """The default for worker logs: the logger of the same name in this process."""
+def log_locally(step: str, record: LogRecord) -> None:
+    """The default for log records of workers: the logger of the same name in this process."""
     logger = logging.getLogger(record["name"])
     logger.log(record["level"], "%s: %s", step, record["message"], extra={"worker": record["worker"]})
 
@@ -42,11 +41,9 @@ class RayExecutor:
         if storage.url.startswith("memory:"):
             raise BadInput(f"{storage.url} lives in one process; use --executor local, or another store")
         self.settings = settings or RaySettings()
-        self._on_log = on_log or log_here
+        self._on_log = on_log or log_locally
         self._cluster = Cluster(self.settings)
-        self._staff = Staff(storage, self._cluster.nodes)
-        self._closing = threading.Event()
-        self._warming: list[threading.Thread] = []
+        self._pools = WorkerPools(storage, self._cluster.nodes)
 
     # -- what fits ---------------------------------------------------------------------------------------------------
 
@@ -57,13 +54,13 @@ class RayExecutor:
         """
         self._cluster.connect()
         nodes = self._cluster.nodes()
-        steps = _steps(refs)
+        steps = _without_jobs(refs)
         for ref in steps:
             _check_gpus(ref)
             if not self.settings.autoscaling and not fits_somewhere(Need.of(ref.resources), nodes):
                 raise BadInput(_refusal(ref, nodes))
         for ref in steps if self.fits_together(refs) else ():
-            self._staff.pool(ref)
+            self._pools.pool(ref)  # a pool without workers reserves room for its first one
 
     def fits_together(self, refs: Sequence[StepRef]) -> bool:
         """Whether one worker of each of these steps can be up at the same time.
@@ -72,7 +69,7 @@ class RayExecutor:
         and again, because idle workers end to make room.
         """
         self._cluster.connect()
-        return fit_together((Need.of(ref.resources) for ref in _steps(refs)), self._cluster.nodes())
+        return fit_together((Need.of(ref.resources) for ref in _without_jobs(refs)), self._cluster.nodes())
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -85,62 +82,40 @@ class RayExecutor:
         if not work:
             return
         self._cluster.connect()
-        pool = self._staff.pool(ref)
-        yield from Call(self._staff, pool, work, stop, self.settings.ready_s, self._on_log).rows()
-
-    def warm(self, refs: Sequence[StepRef]) -> None:
-        """Start one worker of each step in the background, one after the other, so that weights are there when rows
-        come. Give only steps that have work, in the order of the pipeline."""
-        self._cluster.connect()
-        pools = [self._staff.pool(ref) for ref in _steps(refs)]
-        thread = threading.Thread(target=self._warm, args=(pools,), name="ray-warm", daemon=True)
-        self._warming.append(thread)
-        thread.start()
-
-    def _warm(self, pools: Sequence[Pool]) -> None:
-        """The worker goes to the pool while it starts, so that a call which wants it takes over the waiting."""
-        for pool in pools:
-            if pool.members or self._closing.is_set() or not (member := self._staff.take(pool)):
-                continue
-            starting = member.starting
-            self._staff.give_back(pool, member)
-            while not self._closing.is_set() and not ray.wait([starting], timeout=POLL_S)[0]:
-                pass
+        pool = self._pools.pool(ref)
+        yield from Dispatcher(self._pools, pool, work, stop, self.settings.ready_s, self._on_log).rows()
 
     def launch(
         self, entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]
     ) -> Row:
         """Run `module:function` on several workers that train together; see `infra.ray.train_group`. Raises BadInput
         where the cluster has no room for all of them at once."""
-        from infra.ray.train_group import check_room, launch
+        from infra.ray.train_group import check_capacity, launch
 
         self._cluster.connect()
         if not self.settings.autoscaling:
-            check_room(group, self._cluster.nodes())
+            check_capacity(group, self._cluster.nodes())
         return launch(entry, settings, group, stop, say)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     @property
-    def figures(self) -> dict[str, Figures]:
-        """Per step: workers started, set-ups, workers lost. Workers == set-ups where nothing went wrong."""
-        return dict(self._staff.figures)
+    def stats(self) -> dict[str, PoolStats]:
+        """Per step: workers started, set-ups, workers lost. As many set-ups as workers where nothing went wrong."""
+        return dict(self._pools.stats)
 
     def release(self, ref: StepRef) -> None:
         """End the step's workers, so that another step has their room."""
-        self._staff.release(ref)
+        self._pools.release(ref)
 
     def close(self) -> None:
         """End all workers, and Ray where this executor has started it."""
-        self._closing.set()
-        for thread in self._warming:
-            thread.join()
-        for pool in self._staff.pools():
-            self._staff.release(pool.ref)
+        for pool in self._pools.all():
+            self._pools.release(pool.ref)
         self._cluster.close()
 
 
-def _steps(refs: Sequence[StepRef]) -> list[StepRef]:
+def _without_jobs(refs: Sequence[StepRef]) -> list[StepRef]:
     """Jobs run in the driver: they ask nothing of Ray."""
     return [ref for ref in refs if issubclass(load_class(ref.use, ref.name), Step)]
 

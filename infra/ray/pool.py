@@ -1,4 +1,5 @@
-"""Warm workers by step: started when there is work, lent to calls, replaced when lost, ended to make room."""
+"""Pools of warm workers, one per step: started when there is work, leased to calls of `map`, replaced when lost, and
+ended to make room for other steps."""
 
 from __future__ import annotations
 
@@ -19,17 +20,17 @@ from stages.core.step import StepRef
 
 
 @dataclass(eq=False)
-class Member:
-    """One worker process. `starting` is the answer of its set-up, until that is there."""
+class WorkerActor:
+    """One Ray actor. `setup_ref` is the reference to the result of its set-up, None once that has been read."""
 
     actor: Any
-    starting: Any
-    began: float = field(default_factory=time.monotonic)
+    setup_ref: Any
+    started_at: float = field(default_factory=time.monotonic)
     name: str = ""
 
 
 @dataclass
-class Figures:
+class PoolStats:
     """What happened in a step's pool: workers started, set-ups that ended well, workers lost, seconds per set-up."""
 
     started: int = 0
@@ -39,86 +40,88 @@ class Figures:
     workers: list[str] = field(default_factory=list)
 
 
-class Pool:
-    """The workers of one step. All state is guarded by the staff's lock."""
+class WorkerPool:
+    """The workers of one step. Every field is guarded by the lock of `WorkerPools`."""
 
-    def __init__(self, ref: StepRef, figures: Figures) -> None:
-        self.ref, self.need, self.figures = ref, Need.of(ref.resources), figures
-        self.members: list[Member] = []
-        self.idle: list[Member] = []
-        self.calls, self.failed_starts = 0, 0
+    def __init__(self, ref: StepRef, stats: PoolStats) -> None:
+        self.ref, self.need, self.stats = ref, Need.of(ref.resources), stats
+        self.workers: list[WorkerActor] = []
+        self.idle: list[WorkerActor] = []
+        self.active_calls, self.failed_setups = 0, 0
 
-    def may_grow(self) -> bool:
-        """Whether one more worker is wanted: not where there are enough, or new ones keep failing beside good ones."""
-        wanted, tries = max(1, self.ref.resources.workers), max(1, self.ref.resources.attempts)
-        return len(self.members) < (wanted if self.failed_starts < tries else 1)
+    def can_grow(self) -> bool:
+        """Whether the step's resources allow one more worker. After repeated set-up failures one is enough: it either
+        proves that set-up works again or fails for all."""
+        most, attempts = max(1, self.ref.resources.workers), max(1, self.ref.resources.attempts)
+        return len(self.workers) < (most if self.failed_setups < attempts else 1)
 
 
-class Staff:
-    """Every pool, and the room they share."""
+class WorkerPools:
+    """The pools of all steps. They share the nodes, so one lock guards them all; `changed` is notified whenever a
+    worker may have become free, or room for one."""
 
     def __init__(self, storage: Storage, nodes: Callable[[], Sequence[Node]]) -> None:
         self.storage, self._nodes = storage, nodes
         self.changed = threading.Condition()
-        self.figures: dict[str, Figures] = {}
-        self._pools: dict[str, Pool] = {}
-        self._actor = ray.remote(RemoteWorker)
+        self.stats: dict[str, PoolStats] = {}
+        self._pools: dict[str, WorkerPool] = {}
+        self._actor_class = ray.remote(RemoteWorker)
 
-    def pool(self, ref: StepRef) -> Pool:
-        """The pool of a step; naming it keeps room for one worker of it, as long as there is any."""
+    def pool(self, ref: StepRef) -> WorkerPool:
+        """The pool of a step, made at the first call. Without workers it reserves room for one: see `_make_room`."""
         with self.changed:
-            figures = self.figures.setdefault(ref.name, Figures())
-            return self._pools.setdefault(ref.fingerprint or ref.name, Pool(ref, figures))
+            stats = self.stats.setdefault(ref.name, PoolStats())
+            return self._pools.setdefault(ref.fingerprint or ref.name, WorkerPool(ref, stats))
 
-    def pools(self) -> list[Pool]:
-        """All pools, in the order in which they were named."""
+    def all(self) -> list[WorkerPool]:
+        """All pools, in the order in which they were made."""
         with self.changed:
             return list(self._pools.values())
 
-    # -- lending -----------------------------------------------------------------------------------------------------
+    # -- leases ------------------------------------------------------------------------------------------------------
 
-    def take(self, pool: Pool) -> Member | None:
+    def lease(self, pool: WorkerPool) -> WorkerActor | None:
         """An idle worker, or a new one that is starting, or None: then wait for `changed`."""
         with self.changed:
             if pool.idle:
                 return pool.idle.pop()
-            if not pool.may_grow() or not self._make_room(pool):
+            if not pool.can_grow() or not self._make_room(pool):
                 return None
-            member = self._start(pool)
-            pool.members.append(member)
-            return member
+            worker = self._start(pool)
+            pool.workers.append(worker)
+            return worker
 
-    def _start(self, pool: Pool) -> Member:
+    def _start(self, pool: WorkerPool) -> WorkerActor:
         need = pool.need
-        actor = self._actor.options(
+        actor = self._actor_class.options(
             num_cpus=need.cpus, num_gpus=need.gpus, memory=int(need.memory) or None, max_restarts=0, max_task_retries=0
         ).remote()
-        crash = "" if pool.figures.started else first_worker_crash()
-        pool.figures.started += 1
-        return Member(actor, actor.setup.remote(pool.ref, self.storage, config.PACKAGES, crash))
+        crash = "" if pool.stats.started else first_worker_crash()
+        pool.stats.started += 1
+        return WorkerActor(actor, actor.setup.remote(pool.ref, self.storage, config.PACKAGES, crash))
 
-    def arrived(self, pool: Pool, member: Member, answer: dict[str, Any]) -> None:
-        """A worker's set-up has ended: it may be handed rows."""
+    def mark_ready(self, pool: WorkerPool, worker: WorkerActor, result: dict[str, Any]) -> None:
+        """Record the result of a worker's set-up: from now on it can be handed rows."""
         with self.changed:
-            member.name, member.starting, pool.failed_starts = answer["worker"], None, 0
-            pool.figures.workers.append(member.name)
-            pool.figures.set_up_seconds.append(answer["seconds"])
-            pool.figures.set_ups += not answer["error"]
+            worker.name, worker.setup_ref, pool.failed_setups = result["worker"], None, 0
+            pool.stats.workers.append(worker.name)
+            pool.stats.set_up_seconds.append(result["seconds"])
+            pool.stats.set_ups += not result["error"]
 
-    def give_back(self, pool: Pool, member: Member) -> None:
-        """The worker is free for the next call; one whose pool was released is ended."""
+    def give_back(self, pool: WorkerPool, worker: WorkerActor) -> None:
+        """End a lease: the worker is idle. One whose pool was released meanwhile has been ended and is forgotten."""
         with self.changed:
-            if member in pool.members:
-                pool.idle.append(member)
+            if worker in pool.workers:
+                pool.idle.append(worker)
             self.changed.notify_all()
 
-    def drop(self, pool: Pool, member: Member, *, lost: bool = False) -> None:
-        """End a worker: also in the middle of a row."""
+    def discard(self, pool: WorkerPool, worker: WorkerActor, *, lost: bool = False) -> None:
+        """End a lease and the worker with it, even in the middle of a row."""
         with self.changed:
             if lost:
-                pool.figures.lost += 1
-                pool.failed_starts += member.starting is not None
-            self._end(pool, member)
+                pool.stats.lost += 1
+                pool.failed_setups += worker.setup_ref is not None
+            self._end(pool, worker)
             self.changed.notify_all()
 
     def wait(self, seconds: float) -> None:
@@ -128,33 +131,37 @@ class Staff:
 
     # -- room --------------------------------------------------------------------------------------------------------
 
-    def _make_room(self, pool: Pool) -> bool:
-        """Whether one more worker may start. A second one leaves room for the first of every pool that has none; a
-        first one may end idle workers of pools that nobody is using."""
+    def _make_room(self, pool: WorkerPool) -> bool:
+        """Whether one more worker of this pool may start now.
+
+        A second worker must leave room for the first one of every pool that has none: otherwise the first stage fills
+        the nodes and the stages behind it starve. A first worker may end idle workers of pools that no call uses.
+        """
         nodes = self._nodes()
-        if pool.members:
-            waiting = [p.need for p in self._pools.values() if not p.members]
-            return fit_together([*self._used(), pool.need, *waiting], nodes)
-        while not fit_together([*self._used(), pool.need], nodes):
-            unused = next((p for p in self._pools.values() if p.idle and not p.calls), None)
+        if pool.workers:
+            reserved = [p.need for p in self._pools.values() if not p.workers]
+            return fit_together([*self._placed(), pool.need, *reserved], nodes)
+        while not fit_together([*self._placed(), pool.need], nodes):
+            unused = next((p for p in self._pools.values() if p.idle and not p.active_calls), None)
             if unused is None:
-                return not self._used()  # alone it may always ask: Ray, or an autoscaler behind it, has the last word
+                return not self._placed()  # with no other worker, ask Ray: an autoscaler may bring a node
             self._end(unused, unused.idle[0])
         return True
 
-    def _used(self) -> list[Need]:
-        return [pool.need for pool in self._pools.values() for _ in pool.members]
+    def _placed(self) -> list[Need]:
+        return [pool.need for pool in self._pools.values() for _ in pool.workers]
 
-    def _end(self, pool: Pool, member: Member) -> None:
-        ray.kill(member.actor, no_restart=True)
-        for group in (pool.members, pool.idle):
-            if member in group:
-                group.remove(member)
+    def _end(self, pool: WorkerPool, worker: WorkerActor) -> None:
+        ray.kill(worker.actor, no_restart=True)
+        for workers in (pool.workers, pool.idle):
+            if worker in workers:
+                workers.remove(worker)
 
     def release(self, ref: StepRef) -> None:
-        """End a step's workers and keep no room for it any more."""
+        """End a step's workers and its pool, which then reserves no room any more."""
         with self.changed:
             pool = self._pools.pop(ref.fingerprint or ref.name, None)
-            for member in list(pool.members) if pool else ():
-                self._end(pool, member)  # type: ignore[arg-type]
+            if pool:
+                for worker in list(pool.workers):
+                    self._end(pool, worker)
             self.changed.notify_all()

@@ -1,12 +1,11 @@
 """A group of workers that train one model together: Ray Train places them and makes their torch.distributed group.
 
 A group that loses a worker is started again and goes on from the training's own last checkpoint. Workers and driver
-share a folder: progress and the answer come through it, and so does the wish to stop.
+share a folder: lines of progress and the result come through it, and so does the request to stop.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -19,34 +18,35 @@ from typing import Any
 from infra.ray.capacity import Need, Node
 from stages.core import config
 from stages.core.errors import BadInput
+from stages.core.ledger.launch import load_function
 from stages.core.step import Row
 
-STOP, SAID, ANSWER = "stop", "said.txt", "answer.json"
-FAILURES, LOOK_S = 2, 0.3
+STOP_FILE, PROGRESS_FILE, RESULT_FILE = "stop", "progress.txt", "result.json"
+MAX_FAILURES, POLL_S = 2, 0.3
 
 
-def check_room(group: Mapping[str, Any], nodes: Sequence[Node]) -> None:
+def check_capacity(group: Mapping[str, Any], nodes: Sequence[Node]) -> None:
     """Raise BadInput where the cluster cannot hold all workers of a group at once: Ray would wait for ever."""
-    need, count = Need(float(group["cpus"]), float(group["gpus"])), 0
+    need, placed = Need(float(group["cpus"]), float(group["gpus"])), 0
     for node in nodes:
-        left: Node | None = node
-        while count < group["workers"] and (left := left.without(need)) is not None:  # type: ignore[union-attr]
-            count += 1
-    if count < group["workers"]:
-        there = ", ".join(str(node) for node in nodes) or "nothing"
+        rest: Node | None = node
+        while placed < group["workers"] and (rest := rest.without(need)) is not None:  # type: ignore[union-attr]
+            placed += 1
+    if placed < group["workers"]:
+        available = ", ".join(str(node) for node in nodes) or "nothing"
         raise BadInput(
-            f"workers: {group['workers']} of {need} each are asked for, and Ray has room for {count} (it has {there}); "
-            "ask for fewer or less (workers, cpus, gpus), or see infra.ray"
+            f"workers: {group['workers']} of {need} each are asked for, and Ray has room for {placed} (it has "
+            f"{available}); ask for fewer or less (workers, cpus, gpus), or see infra.ray"
         )
 
 
 def launch(
     entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]
 ) -> Row:
-    """Run `module:function` of our packages on every worker; the first one's answer. Ray must be up.
+    """Run `module:function` of our packages on every worker and return the first one's result. Ray must be up.
 
-    group: workers, cpus and gpus of each, and `folder`, which all of them see. Raises BadInput that a worker raised,
-    RuntimeError where the group failed more than FAILURES times.
+    group: `workers`, `cpus` and `gpus` of each, and `folder`, which all of them see. Raises BadInput that a worker
+    raised, RuntimeError where the group failed more than MAX_FAILURES times.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -55,27 +55,32 @@ def launch(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     scaling = ScalingConfig(
-        num_workers=int(group["workers"]), use_gpu=group["gpus"] > 0, resources_per_worker=_asked(group)
+        num_workers=int(group["workers"]), use_gpu=group["gpus"] > 0, resources_per_worker=_worker_resources(group)
     )
-    running = RunConfig(
-        name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)
+    run = RunConfig(
+        name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=MAX_FAILURES)
     )
-    told = {"entry": entry, "settings": settings, "folder": str(folder.resolve()), "packages": list(config.PACKAGES),
-            "here": str(Path.cwd())}  # fmt: skip
-    with _watched(folder, stop, say):
+    worker_config = {
+        "entry": entry,
+        "settings": settings,
+        "folder": str(folder.resolve()),
+        "packages": list(config.PACKAGES),
+        "working_directory": str(Path.cwd()),
+    }
+    with _relay(folder, stop, say):
         try:
-            TorchTrainer(_work, train_loop_config=told, scaling_config=scaling, run_config=running).fit()
+            TorchTrainer(_run_worker, train_loop_config=worker_config, scaling_config=scaling, run_config=run).fit()
         except Exception as error:
-            raise RuntimeError(f"the workers failed {FAILURES + 1} times: {_last_line(error)}") from None
-    answer: Row = json.loads((folder / ANSWER).read_text())
-    if bad := answer.pop("bad_input", ""):
-        raise BadInput(bad)
-    return answer
+            raise RuntimeError(f"the workers failed {MAX_FAILURES + 1} times: {_last_line(error)}") from None
+    result: Row = json.loads((folder / RESULT_FILE).read_text())
+    if message := result.pop("bad_input", ""):
+        raise BadInput(message)
+    return result
 
 
-def _asked(group: Mapping[str, Any]) -> dict[str, float]:
-    asked = {"CPU": float(group["cpus"]), "GPU": float(group["gpus"])}
-    return {name: value for name, value in asked.items() if value}
+def _worker_resources(group: Mapping[str, Any]) -> dict[str, float]:
+    resources = {"CPU": float(group["cpus"]), "GPU": float(group["gpus"])}
+    return {name: amount for name, amount in resources.items() if amount}
 
 
 def _last_line(error: Exception) -> str:
@@ -84,24 +89,25 @@ def _last_line(error: Exception) -> str:
 
 
 @contextmanager
-def _watched(folder: Path, stop: Callable[[], bool], say: Callable[[str], None]) -> Iterator[None]:
-    """While this lasts, hand the wish to stop to the workers, and what they say to `say`."""
+def _relay(folder: Path, stop: Callable[[], bool], say: Callable[[str], None]) -> Iterator[None]:
+    """While this lasts, pass a request to stop on to the workers, and their lines of progress on to `say`."""
     ended = threading.Event()
 
-    def look(seen: int) -> int:
+    def poll(read: int) -> int:
+        """Pass on what is new behind the first `read` characters; returns how many have been read now."""
         if stop():
-            (folder / STOP).touch()
-        text = (folder / SAID).read_text() if (folder / SAID).exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        for line in whole[seen:].splitlines():
+            (folder / STOP_FILE).touch()
+        text = (folder / PROGRESS_FILE).read_text() if (folder / PROGRESS_FILE).exists() else ""
+        complete = text[: text.rfind("\n") + 1]  # a worker may be in the middle of a line
+        for line in complete[read:].splitlines():
             say(line)
-        return max(seen, len(whole))
+        return max(read, len(complete))
 
     def watch() -> None:
-        seen = 0
-        while not ended.wait(LOOK_S):
-            seen = look(seen)
-        look(seen)
+        read = 0
+        while not ended.wait(POLL_S):
+            read = poll(read)
+        poll(read)
 
     thread = threading.Thread(target=watch, name="group-watch", daemon=True)
     thread.start()
@@ -112,30 +118,31 @@ def _watched(folder: Path, stop: Callable[[], bool], say: Callable[[str], None])
         thread.join()
 
 
-def _work(told: dict[str, Any]) -> None:
-    """One worker. Bad input is told as an answer: all workers find it alike, and trying again would not help."""
+def _run_worker(worker_config: dict[str, Any]) -> None:
+    """One worker. Bad input is returned as a result: all workers meet it alike, and another try would not help."""
     import ray.train
 
-    config.PACKAGES = tuple(told["packages"])
-    if Path(told["here"]).is_dir():
-        os.chdir(told["here"])  # relative paths in settings mean what they mean to who wrote them
-    folder, first = Path(told["folder"]), ray.train.get_context().get_world_rank() == 0
-    module, _, name = told["entry"].partition(":")
-    if not module.startswith(config.PACKAGES):
-        raise BadInput(f"{told['entry']!r} is not of our packages")
-    function = getattr(importlib.import_module(module), name)
+    config.PACKAGES = tuple(worker_config["packages"])
+    if Path(worker_config["working_directory"]).is_dir():
+        os.chdir(worker_config["working_directory"])  # so that relative paths in settings mean the same as there
+    folder, is_first = Path(worker_config["folder"]), ray.train.get_context().get_world_rank() == 0
+    say = _progress_writer(folder / PROGRESS_FILE) if is_first else _say_nothing
     try:
-        answer = function(told["settings"], (folder / STOP).exists, _teller(folder / SAID, first))
+        function = load_function(worker_config["entry"])
+        result = function(worker_config["settings"], (folder / STOP_FILE).exists, say)
     except BadInput as error:
-        answer = {"bad_input": str(error)}
-    if first:
-        (folder / ANSWER).write_text(json.dumps(answer))
+        result = {"bad_input": str(error)}
+    if is_first:
+        (folder / RESULT_FILE).write_text(json.dumps(result))
 
 
-def _teller(path: Path, speaks: bool) -> Callable[[str], None]:
+def _progress_writer(path: Path) -> Callable[[str], None]:
     def say(text: str) -> None:
-        if speaks:
-            with path.open("a") as file:
-                file.write(f"{text}\n")
+        with path.open("a") as file:
+            file.write(f"{text}\n")
 
     return say
+
+
+def _say_nothing(text: str) -> None:
+    """Progress of all but the first worker: it would say the same."""

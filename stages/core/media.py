@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+import math
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,12 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.errors import BadInput
+from stages.core.pictures import read_rgb
 
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
 
 ENCODE_TIMEOUT_S = 600
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+HIGHEST_FPS, HIGHEST_CRF = 1000, 51
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+"""x264's presets, from fast and large to slow and small."""
 
 
 class BadMedia(ValueError):
@@ -49,46 +55,116 @@ def ffmpeg_version() -> str:
     return words[2] if words[:2] == ["ffmpeg", "version"] else first.splitlines()[0]
 
 
-def write_video(
-    frames: Frames, fps: float, *, crf: int = 18, preset: str = "medium", metadata: Mapping[str, str] | None = None
-) -> bytes:
-    """An mp4 (H.264, yuv420p, BT.709, index in front) of RGB frames [F, H, W, 3] at `fps`, crf 0 to 51.
+def check_encoding(fps: float, crf: float = 18, preset: str = "medium") -> None:
+    """Refuse what no video can be written with. Raises BadInput.
 
-    One encoder thread and a bit-exact mux: equal input gives equal bytes with the same ffmpeg. metadata becomes
-    container tags. Raises ValueError for frames of another form, RuntimeError where ffmpeg fails.
+    fps: over 0, at most 1000, and a rate that is not 0 as a fraction of whole numbers up to 1001; crf: 0 (lossless) to
+    51; preset: one of PRESETS.
     """
+    if not _is_number(fps) or not 0 < fps <= HIGHEST_FPS or not _rate(fps):
+        raise BadInput(f"fps is {fps!r}; give a number over 0, at most {HIGHEST_FPS}")
+    if not _is_number(crf) or not 0 <= crf <= HIGHEST_CRF:
+        raise BadInput(f"crf is {crf!r}; give a number from 0 to {HIGHEST_CRF}")
+    if preset not in PRESETS:
+        raise BadInput(f"preset is {preset!r}; give one of {', '.join(PRESETS)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rate(fps: float) -> Fraction:
+    """The rate that the container states: 24000/1001 for 23.976."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def write_video(
+    frames: Frames, fps: float, *, crf: float = 18, preset: str = "medium", metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """An mp4 (H.264, yuv420p, BT.709, index in front) of RGB frames [F, H, W, 3] at `fps`.
+
+    One encoder thread and a bit-exact mux: equal input gives equal bytes with the same ffmpeg. There are no tags in the
+    container but those of `metadata`. Raises BadInput for what `check_encoding` refuses, ValueError for frames of
+    another form, RuntimeError where ffmpeg fails.
+    """
+    check_encoding(fps, crf, preset)
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames must be uint8 [F, H, W, 3], these are {frames.dtype} {list(frames.shape)}")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"H.264 in yuv420p wants even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
+        raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
     with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
         target = Path(folder) / "video.mp4"  # +faststart moves the index after writing, so a pipe will not do
-        command = _encode_command(frames.shape, fps, crf, preset, metadata or {}, target)
-        run = subprocess.run(
-            command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT_S
-        )
-        if run.returncode or not target.is_file():
-            said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
-            raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
+        _run(_encode_command(frames.shape, fps, crf, preset, target), np.ascontiguousarray(frames).tobytes(), target)
+        return with_tags(target, metadata) if metadata else target.read_bytes()
+
+
+def _run(command: list[str], data: bytes, target: Path) -> None:
+    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S)
+    if run.returncode or not target.is_file():
+        said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
+        raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
+
+
+def _encode_command(shape: tuple[int, ...], fps: float, crf: float, preset: str, target: Path) -> list[str]:
+    import ffmpeg
+
+    source = ffmpeg.input(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(_rate(fps))
+    )
+    yuv = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+bitexact")
+    # The frames carry their own colour tags, and what they lack the encoder takes for unknown, whatever its options
+    # say: browsers then decode as BT.601.
+    tagged = yuv.filter("setparams", color_primaries="bt709", color_trc="bt709", colorspace="bt709", range="tv")
+    options: dict[str, Any] = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": preset, "threads": 1}
+    exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1, "movflags": "+faststart"}
+    output = tagged.output(str(target), format="mp4", **options, **BT709, **exact)
+    command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(cmd=ffmpeg_binary())
+    return command
+
+
+def with_tags(source: bytes | Path, tags: Mapping[str, str]) -> bytes:
+    """The same mp4 with these tags in its container and no others. Streams are copied: their packets stay as they are.
+
+    Tags that mp4 has a name for are kept (title, comment, description, ...); equal input gives equal bytes. Tags go to
+    ffmpeg in a file, so they have no limit and stand in no list of processes. Raises RuntimeError where ffmpeg fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="rushes-") as name:
+        folder = Path(name)
+        target, listed = folder / "tagged.mp4", folder / "tags.txt"
+        if isinstance(source, bytes):
+            (folder / "source.mp4").write_bytes(source)
+            source = folder / "source.mp4"
+        lines = [f"{_escaped(key)}={_escaped(value)}\n" for key, value in sorted(tags.items())]
+        listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", newline="")
+        inputs = ["-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{listed}"]
+        copied = ["-map", "0", "-c", "copy", "-map_metadata", "1", "-map_chapters", "-1"]
+        form = ["-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
+        command = [ffmpeg_binary(), "-hide_banner", "-loglevel", "error", *inputs, *copied, *form]
+        _run(command, b"", target)
         return target.read_bytes()
 
 
-def _encode_command(
-    shape: tuple[int, ...], fps: float, crf: int, preset: str, metadata: Mapping[str, str], target: Path
-) -> list[str]:
-    import ffmpeg
+def _escaped(text: str) -> str:
+    """As ffmpeg's metadata files want it."""
+    return re.sub(r"([=;#\\\n\r])", r"\\\1", text)
 
-    rate = Fraction(fps).limit_denominator(1001)
-    source = ffmpeg.input(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(rate)
-    )
-    yuv = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+bitexact")
-    tags = {f"metadata:g:{i}": f"{key}={value}" for i, (key, value) in enumerate(sorted(metadata.items()))}
-    options: dict[str, Any] = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": preset, "threads": 1}
-    exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1, "movflags": "+faststart"}
-    output = yuv.output(str(target), format="mp4", **options, **BT709, **exact, **tags)
-    command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(cmd=ffmpeg_binary())
-    return command
+
+def read_tags(source: bytes | Path) -> dict[str, str]:
+    """The tags of an mp4's container. Raises BadMedia, OSError where the file cannot be opened.
+
+    Whatever the file holds, no other one is opened.
+    """
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            av.open(file, "r", format="mov") as container,
+        ):
+            return dict(container.metadata)
+    except FFmpegError as error:
+        raise BadMedia(f"not a readable video: {error}") from None
 
 
 def iter_frames(source: bytes | str | Path) -> Iterator[Frames]:
@@ -137,16 +213,17 @@ def write_jpeg(frame: Frames, quality: int = 90) -> bytes:
 
 
 def read_picture(data: bytes, width: int, height: int) -> Frames:
-    """A picture as RGB [height, width, 3], cut from its middle to that shape and scaled. Raises BadMedia."""
+    """A picture as RGB [height, width, 3], cut from its middle to that shape and scaled.
+
+    Upright as its EXIF says. Grey of more than 8 bits, and floats from 0 to 1, are scaled to 0 to 255; what is
+    transparent is laid on white. Raises BadMedia for what cannot be read, and where the range of the values is unknown.
+    """
     import cv2
-    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as found:
-            picture = np.asarray(ImageOps.exif_transpose(found).convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise BadMedia(f"not a readable picture: {reason}") from None
+        picture = read_rgb(data)
+    except ValueError as error:
+        raise BadMedia(f"not a readable picture: {error}") from None
     scale = max(width / picture.shape[1], height / picture.shape[0])
     cut_w, cut_h = max(1, round(width / scale)), max(1, round(height / scale))
     x, y = (picture.shape[1] - cut_w) // 2, (picture.shape[0] - cut_h) // 2

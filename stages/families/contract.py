@@ -152,6 +152,9 @@ class Family(Protocol):
 
     name: str
 
+    parts: Mapping[str, tuple[str, ...]]
+    """All weights that a cascade needs: key of ModelConfig -> component folders below it, () for one part by itself."""
+
     def check_size(self, model: ModelConfig, width: int, height: int, n_frames: int) -> None:
         """Raise BadInput, naming the nearest size, where the family cannot make this one. Needs no torch."""
 

@@ -16,52 +16,55 @@ import tempfile
 import time
 from pathlib import Path
 
+from stages.core.identity import depends_key
 from stages.core.ledger.catalog import LEDGER, Catalog, connect
-from stages.core.ledger.plan import Node, Phase, Plan
+from stages.core.ledger.plan import Binding, Node, Plan
 from stages.core.ledger.storage import Storage
 from stages.core.ledger.survey import Survey
 
 NAMES = ("text", "base", "decode")
-COLUMNS = ("id", "input_id", "seed", "status", "error_kind", "attempt")
+DEPENDS = {"text": ("prompt",), "base": ("seed", "width"), "decode": ()}
+COLUMNS = ("id", "parents", "depends", "status", "error_kind", "attempt")
 
 
 def plan() -> Plan:
     """Three steps, each after the one before; every take has its own rows."""
     nodes = [
-        Node(name, f"stages.{name}:{name.title()}", f"{i:032x}", NAMES[i - 1 : i] if i else ())
+        Node(
+            name,
+            f"stages.{name}:{name.title()}",
+            f"{i:032x}",
+            ports=(Binding("before", NAMES[i - 1 : i]),) if i else (),
+            depends=DEPENDS[name],
+        )
         for i, name in enumerate(NAMES)
     ]
-    return Plan("render", "roots/bench.parquet", (Phase("takes", "roots", tuple(nodes)),))
+    return Plan("render", "roots/bench.parquet", tuple(nodes))
 
 
 def fill(root: Path, rows: int, parts: int) -> None:
     """Roots and ledger parts as runs would leave them, with the last tenth of the last node missing."""
     sql = connect()
     (root / "roots").mkdir(parents=True)
-    ids = "md5('take' || i) AS id, i AS position, i % 4 AS seed, 'a red ball rolls ' || i AS prompt"
-    sql.execute(f"COPY (SELECT {ids} FROM range({rows}) t(i)) TO '{root}/roots/bench.parquet'")
+    keys = "".join(f", md5('{name}' || i) AS {depends_key(c)}" for name, c in DEPENDS.items() if c)
+    ids = "md5('take' || i) AS id, i AS position, i % 4 AS seed, 128 AS width, 'a red ball rolls ' || i AS prompt"
+    sql.execute(f"COPY (SELECT {ids}{keys} FROM range({rows}) t(i)) TO '{root}/roots/bench.parquet'")
     for number, node in enumerate(plan().nodes):
         folder = root / "tables" / node.name / node.fingerprint
         folder.mkdir(parents=True)
-        before = NAMES[number - 1] if number else "take"
+        before = NAMES[number - 1] if number else ""
         there = rows * 9 // 10 if number == len(NAMES) - 1 else rows
         size = -(-there // parts)
         for part in range(parts):
-            _write_part(
-                sql,
-                folder / f"part-{part:032x}.parquet",
-                node.name,
-                before,
-                part * size,
-                min(there, part * size + size),
-            )
+            path = folder / f"part-{part:032x}.parquet"
+            _write_part(sql, path, node.name, before, part * size, min(there, part * size + size))
 
 
 def _write_part(sql, path: Path, name: str, before: str, first: int, end: int) -> None:
     values = {
         "id": f"md5('{name}' || i)",
-        "input_id": f"md5('{before}' || i)",
-        "seed": "0::BIGINT",
+        "parents": f"md5('{before}' || i)" if before else "''",
+        "depends": f"md5('{name}' || i)" if DEPENDS[name] else "''",
         "status": "'ok'",
         "attempt": "1::INTEGER",
         "run_id": "'20260101T000000-12345678'",

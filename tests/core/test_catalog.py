@@ -18,7 +18,7 @@ NESTED = ledger_schema(pa.schema([("part", pa.int64()), ("box", pa.struct([("x",
 
 
 def row(i: int, **columns):
-    return {"id": row_id("f", str(i), 0), "input_id": str(i), "status": "ok", "attempt": 1, **columns}
+    return {"id": row_id("f", str(i), ""), "parents": str(i), "status": "ok", "attempt": 1, **columns}
 
 
 def read(catalog, step="base", mark="f"):
@@ -63,7 +63,7 @@ def test_what_is_committed_is_read(catalog, parts):
 def test_integers_are_never_null():
     table = to_table([row(1, rows=[{"part": None}, {"box": {}}])], NESTED)
     assert table["rows"].to_pylist() == [[{"id": "", "part": 0, "box": None}, {"id": "", "part": 0, "box": {"x": 0}}]]
-    assert table["seed"].null_count == 0
+    assert table["attempt"].null_count == 0
     assert table["started"].to_pylist() == [None]
 
 
@@ -160,7 +160,7 @@ def test_a_listed_part_that_vanished_is_looked_for_again(catalog):
 
     type(catalog).parts = stale
     try:
-        assert {r["input_id"] for r in read(catalog).to_pylist()} == {"0", "1", "2"}
+        assert {r["parents"] for r in read(catalog).to_pylist()} == {"0", "1", "2"}
     finally:
         type(catalog).parts = real
     assert calls
@@ -169,5 +169,5 @@ def test_a_listed_part_that_vanished_is_looked_for_again(catalog):
 def test_the_ledger_names_each_column_once():
     names = [f.name for f in LEDGER]
     assert len(names) == len(set(names))
-    assert {"id", "input_id", "seed", "status", "attempt"} <= set(names)
+    assert {"id", "parents", "depends", "status", "attempt"} <= set(names)
     assert set(VOLATILE) <= set(names)

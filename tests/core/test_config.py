@@ -76,7 +76,7 @@ def test_steps_of_a_wrong_shape(entries):
 
 
 def test_after_may_be_one_name():
-    assert make_ref("w", {**STEP, "after": "text"}).extra == {"after": ("text",)}
+    assert make_ref("w", {**STEP, "after": "text"}).after == ("text",)
 
 
 @pytest.mark.parametrize(

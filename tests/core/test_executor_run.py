@@ -6,7 +6,6 @@ from stages.core.config import make_ref
 from stages.core.errors import PERMANENT, TRANSIENT, BadInput, Stopped, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.executor import LocalExecutor, Work
-from stages.core.ledger.plan import make_node
 from stages.core.ledger.run import COMMIT_ROWS, RUN_SCHEMA, RUNS, RUNS_FINGERPRINT, Budget, Run
 from stages.core.ledger.runs import find_run, runs_table
 from stages.core.ledger.survey import Survey
@@ -17,8 +16,13 @@ from tests.toy_run import TAKES, run_all
 
 def odd(local, gives: str):
     """The one ledger row of the Odd step."""
-    _, ref = toys.node("odd", "Odd", gives=gives)
-    return next(LocalExecutor(local.storage).map(ref, [Work("in", 3, 0, {"id": "in"})], threading.Event()))
+    work = Work("in", "d", 0, {"id": "in"})
+    return next(LocalExecutor(local.storage).map(odd_ref(gives), [work], threading.Event()))
+
+
+def odd_ref(gives: str = "good"):
+    """The Odd step, as a plan holds it."""
+    return toys.plan_of(toys.ref("odd", "Odd", gives=gives)).refs["odd"]
 
 
 @pytest.mark.parametrize(
@@ -38,13 +42,13 @@ def test_a_bad_output_is_one_error_row(local, gives, kind, says):
     row = odd(local, gives)
     assert (row["status"], row["error_kind"]) == ("error", kind)
     assert says in row["error"]
-    assert (row["input_id"], row["seed"], row["attempt"]) == ("in", 3, 1)
+    assert (row["parents"], row["depends"], row["attempt"]) == ("in", "d", 1)
 
 
 def test_a_good_row_has_its_identity_and_cost(local):
     row = odd(local, "good")
     assert (row["status"], row["number"]) == ("ok", 1)
-    assert row["id"] == row_id(toys.node("odd", "Odd", gives="good")[0].fingerprint, "in", 3)
+    assert row["id"] == row_id(odd_ref().fingerprint, "in", "d")
     assert row["ended"] >= row["started"]
     assert row["core_seconds"] >= 0
     assert row["peak_memory_mb"] > 1
@@ -67,8 +71,8 @@ def test_one_bad_row_never_stops_a_batch(local):
 
 
 def test_stop_ends_between_rows(local):
-    stop, (_, ref) = threading.Event(), toys.node("odd", "Odd")
-    rows = LocalExecutor(local.storage).map(ref, [Work(str(i), 0, 0, {}) for i in range(9)], stop)
+    stop, ref = threading.Event(), odd_ref()
+    rows = LocalExecutor(local.storage).map(ref, [Work(str(i), "", 0, {}) for i in range(9)], stop)
     next(rows)
     stop.set()
     assert list(rows) == []
@@ -77,12 +81,12 @@ def test_stop_ends_between_rows(local):
 def test_set_up_once_for_a_fingerprint(local, monkeypatch):
     calls = []
     monkeypatch.setattr(toys.Odd, "setup", lambda self: calls.append(1))
-    executor, (_, ref) = LocalExecutor(local.storage), toys.node("odd", "Odd")
+    executor, ref = LocalExecutor(local.storage), odd_ref()
     for _ in range(2):
-        assert len(list(executor.map(ref, [Work("a", 0, 0, {}), Work("b", 0, 0, {})], threading.Event()))) == 2
+        assert len(list(executor.map(ref, [Work("a", "", 0, {}), Work("b", "", 0, {})], threading.Event()))) == 2
     assert len(calls) == 1
     executor.release(ref)
-    list(executor.map(ref, [Work("a", 0, 0, {})], threading.Event()))
+    list(executor.map(ref, [Work("a", "", 0, {})], threading.Event()))
     assert len(calls) == 2
 
 
@@ -208,8 +212,7 @@ def test_weights_enter_by_content_and_not_by_path(tmp_path, monkeypatch):
     notes.parent.mkdir()
     notes.write_text("downloaded today")
     assert fingerprint(one) == fingerprint(copy)
-    node, _ = make_node(one)
-    assert dict(node.weights)["model"]
+    assert dict(toys.plan_of(one).node("w").weights)["model"]
     (tmp_path / "a" / "encoder" / "model.safetensors").write_bytes(toys.EMPTY_SAFETENSORS + b"changed")
     assert fingerprint(one) != fingerprint(copy)
 

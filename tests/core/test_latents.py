@@ -26,7 +26,7 @@ from stages.core.latents.form import (
 
 def spec_of(frames: int, height: int, width: int, s: int = 16, t: int = 4, **changes) -> LatentSpec:
     size = {"width": width * s, "height": height * s, "n_frames": (frames - 1) * t + 1}
-    known = {"family": "ltx", "vae_id": "vae-a", "stage": "base", "spatial_ratio": s, "temporal_ratio": t}
+    known = {"family": "ltx", "vae_id": "vae-a", "spatial_ratio": s, "temporal_ratio": t}
     return LatentSpec(**{**known, **size, "fps": 8.0, "fps_conditioning": 8.0, **changes})
 
 
@@ -43,7 +43,6 @@ specs = st.builds(
     t=st.sampled_from([1, 4, 8]),
     seed=st.integers(0, 2**63 - 1),
     fps=st.floats(0.1, 240),
-    stage=st.sampled_from(["base", "refine"]),
     parents=st.lists(st.text(max_size=70), max_size=3).map(tuple),
     decode=st.builds(DecodeRecipe, timestep=st.floats(0, 1), seed=st.integers(0, 2**63 - 1)),
 )

@@ -48,7 +48,7 @@ def test_a_sound_store(catalog):
     report = verify(catalog)
     assert report.ok
     assert (report.faults, report.orphans, report.temporaries, report.twice) == ([], [], [], [])
-    assert report.rows == 2 + 4 + 4 + 4 + 2  # words, split, keep, mark, runs
+    assert report.rows == 2 + 4 + 8 + 4 + 2  # words, split, keep, mark, runs
     assert report.files == 2 + 8
 
 
@@ -110,7 +110,7 @@ def test_repair_looks_again_before_it_removes(made):
 def file_row(data: bytes, storage: Storage, i: int = 0, **columns):
     return {
         "id": row_id("f", str(i), 0),
-        "input_id": str(i),
+        "parents": str(i),
         "status": "ok",
         "attempt": 1,
         **storage.put_media(data, ".x"),
@@ -192,7 +192,7 @@ def many_parts(catalog, parts: int = 4):
 
 
 def inputs(catalog) -> list[str]:
-    return sorted(r["input_id"] for t in catalog.tables("base", "f") for r in t.to_pylist())
+    return sorted(r["parents"] for t in catalog.tables("base", "f") for r in t.to_pylist())
 
 
 def test_compaction_keeps_every_row_once(catalog):
@@ -310,7 +310,7 @@ def readers_beside_compaction(local, seconds: float) -> tuple[int, int]:
     def write() -> None:
         while not stop.is_set():
             i = committed[0]
-            row = {"id": row_id(words.fingerprint, f"in{i}", 0), "input_id": f"in{i}", "status": "ok", "attempt": 1}
+            row = {"id": row_id(words.fingerprint, f"in{i}", ""), "parents": f"in{i}", "status": "ok", "attempt": 1}
             local.commit("words", words.fingerprint, [row], schema)
             committed[0] = i + 1
             time.sleep(0.01)

@@ -17,8 +17,8 @@ from data_prep.models.packaged import Packaged
 from data_prep.scores import action, nsfw, text_area
 from data_prep.scores.action import Action
 from data_prep.scores.nsfw import Nsfw
-from data_prep.scores.pictures import Fit, Moment, even_places, pictures_at, pictures_of
 from data_prep.scores.text_area import TextArea
+from data_prep.signals.pictures import Fit, Moment, even_places, pictures_at, pictures_of
 from flows.curate.curation import load_curation
 from flows.run.session import execute, prepare
 from flows.views.tables import read_table

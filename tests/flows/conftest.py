@@ -48,7 +48,10 @@ def campaign_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
         "prompts": ["a red circle moving left", "a blue square growing on a black background"],
         "seeds": 2,
         "model": {"checkpoint": str(small_checkpoint)},
-        "base": {"width": 64, "height": 64, "frames": 9, "sampling": {"steps": 2}},
+        "width": 64,
+        "height": 64,
+        "frames": 9,
+        "base": {"sampling": {"steps": 2}},
         "refine": {"sampling": {"steps": 4}},
     }
     path = tmp_path_factory.mktemp("campaign") / "small.yaml"

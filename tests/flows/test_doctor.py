@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from flows.cli import doctor
 from flows.cli.doctor import MISSING, NOTE, OK, Finding
-from flows.cli.main import doctor
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -22,41 +22,43 @@ def test_here_everything_needed_is_there(
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr(doctor, "CONFIGS", model_config(tmp_path, small_checkpoint))
     assert doctor.examine(str(tmp_path)) == 0
-    said = capsys.readouterr().out
-    assert "x264" in said
-    assert "can be written to" in said
-    assert "complete" in said
+    output = capsys.readouterr().out
+    assert "x264" in output
+    assert "can be written to" in output
+    assert "complete" in output
     assert not list(tmp_path.rglob("doctor-*"))
 
 
-def model_config(folder: Path, checkpoint: Path, name: str = "tiny") -> Path:
+def model_config(folder: Path, checkpoint: Path) -> Path:
     (folder / "models").mkdir()
-    (folder / "models" / f"{name}.yaml").write_text(f"family: ltx\ncheckpoint: {checkpoint}\n")
+    (folder / "models" / "small.yaml").write_text(f"family: ltx\ncheckpoint: {checkpoint}\n")
     return folder
 
 
-@pytest.mark.parametrize(("name", "status"), [("tiny", MISSING), ("other", NOTE)])
+@pytest.mark.parametrize(("shipped", "status"), [(True, MISSING), (False, NOTE)])
 def test_an_incomplete_checkpoint_is_named(
-    name: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that comes with the project must be whole."""
     folder = tmp_path / "checkpoint"
     (folder / "transformer").mkdir(parents=True)
     (folder / "transformer" / "config.json").write_text(json.dumps({}))
-    monkeypatch.setattr(doctor, "CONFIGS", model_config(tmp_path, folder, name))
+    monkeypatch.setattr(doctor, "CONFIGS", model_config(tmp_path, folder))
+    monkeypatch.setattr(doctor, "ROOT", tmp_path if shipped else tmp_path / "elsewhere")
     [finding] = doctor.weights()
     assert finding.status == status
-    assert "it has no tokenizer/, text_encoder/, vae/, scheduler/" in finding.found
+    assert "it has no tokenizer/, text_encoder/, vae/, scheduler/" in finding.state
     assert finding.advice
 
 
 @pytest.mark.parametrize(
-    ("wanted", "wrong"),
+    ("requirement", "wrong"),
     [("numpy", ""), ("numpy>=999", "needed >=999"), ("no-such-package-here", "not installed")],
 )
-def test_requirements_are_held_against_what_is_installed(wanted: str, wrong: str) -> None:
-    said = doctor.mismatch(Requirement(wanted))
-    assert wrong in said
-    assert bool(said) == bool(wrong)
+def test_requirements_are_held_against_what_is_installed(requirement: str, wrong: str) -> None:
+    mismatch = doctor.mismatch(Requirement(requirement))
+    assert wrong in mismatch
+    assert bool(mismatch) == bool(wrong)
 
 
 def test_another_version_than_the_pinned_one_is_noted(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_a_server_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     [finding] = doctor.prefect()
     assert finding.status == MISSING
-    assert "http://127.0.0.1:9/api" in finding.found
+    assert "http://127.0.0.1:9/api" in finding.state
     assert "rushes serve" in finding.advice
 
 
@@ -87,4 +89,4 @@ def test_an_ffmpeg_without_x264_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor, "run", lambda command: "Encoders:\n V..... mpeg4\n")
     [finding] = doctor.ffmpeg()
     assert finding.status == MISSING
-    assert "libx264" in finding.found
+    assert "libx264" in finding.state

@@ -92,7 +92,7 @@ def test_an_unchanged_evaluation_does_nothing_and_says_the_same(figures, config_
     out = tmp_path / "again.json"
     result = rushes("evaluate", config_file, "--store", store, "--out", out, "--executor", "ray")
     assert result.exit_code == 0, result.output
-    assert "nothing was to do" in result.output
+    assert "nothing to do" in result.output
     assert out.read_bytes() == figures
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from flows.cli.main import main
 from flows.render.campaign import load_campaign
+from flows.run.session import prepare
 from stages.core.errors import BadInput
+from stages.core.ledger.survey import Count
 from stages.core.media import BadMedia, read_picture
-from stages.core.weights.lora import LoraConfig
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +29,32 @@ def load(campaign_file: Path, *overrides: str, **values):
     return load_campaign([campaign_file], values, overrides)
 
 
-def test_stages_are_added_only_where_they_are_asked_for(campaign_file, picture):
-    plain = ["text", "base", "spatial", "temporal", "refine", "decode"]
-    assert list(load(campaign_file).steps) == plain
-    assert list(load(campaign_file, "longer=3").steps) == ["text", "base", "extend", *plain[2:]]
-    both = load(campaign_file, "longer=3", f"image={picture}")
-    assert list(both.steps) == ["text", "condition", "base", "extend", *plain[2:]]
-    assert both.steps["condition"].config.width == both.steps["base"].config.width == 64
-    assert both.steps["extend"].config.sampling == both.steps["base"].config.sampling
-    adapted = load(campaign_file, "longer=3", "base.lora.path=few-steps", "base.lora.scale=0.5").steps
-    assert adapted["extend"].config.lora == adapted["base"].config.lora == LoraConfig(path="few-steps", scale=0.5)
-    assert adapted["refine"].config.lora == LoraConfig()
+def test_steps_apply_only_to_takes_that_ask_for_them(campaign_file, picture, tmp_path):
+    """Takes with and without a picture, longer and not, in one campaign; ids of the plain ones are as without."""
+    plain = prepare(load(campaign_file), str(tmp_path / "plain"))
+    assert (plain.survey.count("see"), plain.survey.count("extend")) == (Count(0, 0, 0, 0), Count(0, 0, 0, 0))
+    prompt = load(campaign_file).takes[0]["prompt"]
+    prompts = [prompt, {"prompt": prompt, "image": str(picture)}, {"prompt": prompt, "longer": 3}]
+    mixed = prepare(load(campaign_file, "seeds=1", prompts=prompts), str(tmp_path / "mixed"))
+    counts = mixed.survey.counts()
+    assert (counts["text"].todo, counts["see"].todo) == (1, 1), "three takes share one prompt"
+    assert (counts["base"].waiting, counts["extend"].waiting, counts["decode"].waiting) == (2, 1, 3)
+    assert mixed.plan.node("base").fingerprint == plain.plan.node("base").fingerprint
+    without = load(campaign_file, "see.enabled=false", "extend.enabled=false")
+    assert list(without.steps) == ["text", "base", "spatial", "temporal", "refine", "decode"]
+    marks = {n.name: n.fingerprint for n in prepare(without, str(tmp_path / "without")).plan.nodes}
+    assert marks == {n.name: n.fingerprint for n in plain.plan.nodes if n.name in marks}
 
 
-def test_stages_on_demand_take_settings(campaign_file):
-    assert load(campaign_file, "longer=3", "extend.overlap=3").steps["extend"].config.overlap == 3
-    assert load(campaign_file, "longer=3", "cascade=tiny").steps["extend"].config.overlap == 1, "as the cascade says"
-    assert "extend" not in load(campaign_file, "extend.overlap=3").steps
+def test_windows_take_the_settings_of_base_and_their_own(campaign_file):
+    steps = load(campaign_file).steps
+    assert steps["extend"].config.sampling == steps["base"].config.sampling
+    assert load(campaign_file, "extend.overlap=3").steps["extend"].config.overlap == 3
+    assert steps["extend"].config.overlap == 1, "as the cascade says"
     with pytest.raises(BadInput, match="overlap"):
-        load(campaign_file, "longer=3", "extend.overlp=3")
+        load(campaign_file, "extend.overlp=3")
     with pytest.raises(BadInput, match="guidance is 0 or above"):
-        load(campaign_file, "longer=3", "extend.guidance=-1")
+        load(campaign_file, "extend.guidance=-1")
 
 
 def test_windows_have_guidance_of_their_own_and_their_ends_are_encoded_as_asked(campaign_file, tmp_path):
@@ -84,7 +90,7 @@ def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(ca
     mixed = load(campaign_file, prompts=[before[0]["prompt"], {"prompt": before[0]["prompt"], "image": str(picture)}])
     assert mixed.takes[0]["id"] == before[0]["id"]
     assert len({t["id"] for t in mixed.takes}) == 4
-    assert len({t["prompt_id"] for t in mixed.takes}) == 2
+    assert [t["conditions"] is None for t in mixed.takes] == [True, True, False, False]
 
 
 def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_path):
@@ -98,17 +104,17 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
     CliRunner().invoke(main, ["table", "artifacts", "--store", str(tmp_path / "store"), "--out", str(out)])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert {r["status"] for r in rows} == {"ok"}
-    frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("condition", "base", "extend", "decode")}
-    assert frames == {"condition": [1, 0], "base": [9, 9], "extend": [25, 25], "decode": [49, 49]}
+    frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("see", "base", "extend", "decode")}
+    assert frames == {"see": [1], "base": [9, 9], "extend": [25, 25], "decode": [49, 49]}
     _begins_with_its_condition(tmp_path / "store", rows)
-    assert "nothing was to do" in CliRunner().invoke(main, [str(w) for w in words]).output
+    assert "nothing to do" in CliRunner().invoke(main, [str(w) for w in words]).output
 
 
 def _begins_with_its_condition(store: Path, rows: list[dict]) -> None:
     from stages.core.latents.form import unpack
 
     latents = {r["stage"]: unpack((store / r["uri"]).read_bytes())[0] for r in rows[:4] if r["stage"] != "text"}
-    np.testing.assert_allclose(latents["base"][:, :1], latents["condition"], atol=1e-4)
+    np.testing.assert_allclose(latents["base"][:, :1], latents["see"], atol=1e-4)
     np.testing.assert_array_equal(latents["extend"][:, : latents["base"].shape[1]], latents["base"])
     assert latents["extend"].shape[1] == 3 * (latents["base"].shape[1] - 1) + 1
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from flows.cli.demo import say_what_was_made
+from flows.cli.demo import print_results
 from flows.cli.main import main
 from flows.run.session import existing_catalog
 from flows.views.page import write_page
@@ -56,7 +56,7 @@ def test_text_from_outside_is_escaped(page):
 
 
 def test_the_table_counts_what_was_made(store, capsys):
-    say_what_was_made(existing_catalog(str(store)))
+    print_results(existing_catalog(str(store)))
     said = capsys.readouterr().out
     assert re.search(r"verdicts +3 +2 kept, 1 rejected", said)
     assert re.search(r"decode +2 +1 ", said)

@@ -303,7 +303,7 @@ def test_where_nothing_is_to_do_prefect_is_not_imported(campaign: Path, threads_
     nowhere = environment(PREFECT_API_URL="http://127.0.0.1:9/api")
     done = subprocess.run(command, env=nowhere, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "nothing was to do" in done.stdout + done.stderr
+    assert "nothing to do" in done.stdout + done.stderr
     assert "imported: []" in done.stdout
 
 

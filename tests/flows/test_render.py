@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from flows.cli.main import main
-from stages.core.media import read_frames
+from flows.render.provenance import Identity, identify
+from stages.core.media import read_frames, read_tags
 
 STAGES = ["text", "base", "spatial", "temporal", "refine", "decode"]
 
@@ -75,7 +77,7 @@ def test_a_second_run_does_nothing_and_exports_the_same(rendered, campaign_file,
     before = {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts}
     result = rushes("render", campaign_file, "--store", store, "--export", tmp_path / "again", "--executor", "ray")
     assert result.exit_code == 0, result.output
-    assert "nothing was to do" in result.output
+    assert "nothing to do" in result.output
     assert {p.relative_to(store) for p in store.rglob("*") if "runs" not in p.parts} == before
     first = {p.name: p.read_bytes() for p in out.glob("*.mp4")}
     assert len(first) == 4
@@ -132,7 +134,7 @@ def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
     (store / base["uri"]).unlink()
     result = rushes("render", campaign_file, "--store", store, "--executor", "local", "spatial.adain=0.5")
     assert result.exit_code == 0, result.output
-    assert "1 rows failed" in result.output
+    assert "1 row failed" in result.output
     takes = table(store, "takes", tmp_path)
     assert sorted(t["status"] for t in takes) == ["error", "ok", "ok", "ok"]
     assert "spatial" in next(t["error"] for t in takes if t["status"] == "error")
@@ -144,10 +146,14 @@ BAD = {
     "empty prompt": ({"prompts": ["ok", "  "]}, "prompts[1]"),
     "no prompts": ({"prompts": []}, "no prompts"),
     "bad seeds": ({"seeds": -1}, "seeds"),
-    "unknown setting": ({"base": {"widht": 64}}, "did you mean 'width'"),
-    "wrong setting": ({"base": {"width": "wide"}}, "base"),
-    "impossible size": ({"base": {"width": 100}}, "nearest is 96x64"),
-    "impossible frames": ({"base": {"frames": 10}}, "nearest is 9"),
+    "unknown setting": ({"base": {"samplin": {}}}, "did you mean 'sampling'"),
+    "wrong setting": ({"width": "wide"}, "width"),
+    "guidance of a stage": ({"base": {"sampling": {"guidance": 3}}}, "set `guidance`"),
+    "impossible size": ({"width": 100}, "nearest is 96x64"),
+    "impossible size of one prompt": ({"prompts": ["a", {"prompt": "b", "width": 100}]}, "nearest is 96x64"),
+    "impossible frames": ({"frames": 10}, "nearest is 9"),
+    "no frames": ({"frames": 0}, "frames counts from 1"),
+    "half a frame": ({"prompts": [{"prompt": "b", "frames": 9.5}]}, "must be a whole number"),
     "unknown cascade": ({"cascade": "tyni"}, "did you mean 'tiny'"),
     "no checkpoint": ({"model": {"checkpoint": "/nowhere/at/all"}}, "/nowhere/at/all"),
     "foreign code": ({"steps": {"base": {"use": "os:system"}}}, "inside"),
@@ -191,8 +197,6 @@ def test_a_broken_line_of_a_prompt_file_is_named(campaign_file, tmp_path):
 
 
 def test_a_missing_campaign_and_an_incomplete_or_pickled_checkpoint(campaign_file, small_checkpoint, tmp_path):
-    import shutil
-
     assert rushes("render", tmp_path / "none.yaml", "--store", tmp_path / "s").exit_code == 2
     broken = tmp_path / "broken"
     shutil.copytree(small_checkpoint, broken)
@@ -211,12 +215,56 @@ def test_a_missing_campaign_and_an_incomplete_or_pickled_checkpoint(campaign_fil
     assert "incomplete" in result.output
 
 
-def test_a_folder_that_is_not_ours_is_not_exported_into(campaign_file, tmp_path):
+def test_a_file_of_somebody_else_under_a_takes_name_is_refused_before_work(rendered, campaign_file, tmp_path):
+    _, out = rendered
+    name = next(out.glob("*.mp4")).name
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "holiday.mp4").write_bytes(b"x")
+    (tmp_path / "out" / name).write_bytes(b"x")
     result = rushes("render", campaign_file, "--store", tmp_path / "s", "--export", tmp_path / "out")
     assert result.exit_code == 2
-    assert "holiday.mp4" in result.output
+    assert name in result.output
+    assert (tmp_path / "out" / name).read_bytes() == b"x"
+    assert not list((tmp_path / "s").rglob("*.mp4"))
+
+
+def test_exports_of_two_campaigns_and_of_a_stopped_run_stand_side_by_side(rendered, campaign_file, tmp_path):
+    store, out = shutil.copytree(rendered[0], tmp_path / "store"), tmp_path / "out"
+    out.mkdir()
+    (out / "holiday.mp4").write_bytes(b"x")
+    words = ["render", campaign_file, "--store", store, "--executor", "local", "--export", out]
+    assert rushes(*words).exit_code == 0
+    everything = {p.name for p in out.iterdir()}
+    assert len(everything) == 4 + 1 + 1  # videos, the index, the holiday
+    for more in (["--limit", "1"], ["name=another", "seeds=1"]):
+        assert rushes(*words, *more).exit_code == 0
+        assert everything <= {p.name for p in out.iterdir()}
+    assert len(list(out.glob("*.mp4"))) == 4 + 1 + 2
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/out"])
+def test_a_place_that_takes_no_export_is_refused_before_work(place, campaign_file, tmp_path):
+    (tmp_path / "file").write_text("x")
+    result = rushes("render", campaign_file, "--store", tmp_path / "s", "--export", tmp_path / place)
+    assert result.exit_code == 2, result.output
+    assert "--export" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not list((tmp_path / "s").rglob("*.mp4"))
+
+
+def test_a_delivered_video_says_what_it_shows(rendered, small_checkpoint, tmp_path):
+    store, out = rendered
+    video = table(store, "videos", tmp_path)[0]
+    path = next(p for p in out.glob("*.mp4") if video["take_id"].startswith(p.stem[-8:]))
+    assert identify(path) == Identity(video["take_id"], video["video_id"], video["sha256"], "metadata")
+    said = json.loads(read_tags(path)["comment"])
+    assert (said["prompt"], said["seed"]) == (video["prompt"], video["seed"])
+    assert said["settings"]["base"]["sampling"]["steps"] == 2
+    assert said["settings"]["text"]["max_tokens"] == 64
+    assert set(said["models"]) == set(STAGES)
+    assert len(said["models"]["base"]["model.checkpoint"]) == 32
+    for place in (store, out, small_checkpoint):
+        assert str(place).encode() not in path.read_bytes()
+    assert (read_frames(path) == read_frames(store / video["uri"])).all()
 
 
 def test_a_budget_stops_the_run_and_the_next_run_goes_on(campaign_file, tmp_path):

@@ -61,7 +61,7 @@ def test_the_checkpoint_opens_with_from_pretrained(store):
 def test_the_same_training_again_does_nothing(store, training_file):
     result = rushes("train", training_file, "--store", store, "clips=1", "promote=small", "save_every_s=7")
     assert result.exit_code == 0, result.output
-    assert "nothing was to do" in result.output
+    assert "nothing to do" in result.output
     assert len(list_checkpoints(existing_catalog(str(store)))) == 1
 
 

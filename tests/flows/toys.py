@@ -2,11 +2,14 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from stages.core.step import ARTIFACT, PermanentError, Row, Step
+from stages.core.errors import BadInput
+from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Row, Step
 
 log = logging.getLogger("rushes")
 
@@ -14,11 +17,16 @@ log = logging.getLogger("rushes")
 class Letters(Step):
     """Keeps the prompt as a file; a prompt with `broken` in it is refused for good."""
 
+    kind = "text"
     writes = pa.schema([("length", pa.int64()), *ARTIFACT])
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         again: int = 1
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(depends=("prompt",))
 
     def process(self, row: Row) -> Row:
         if "broken" in row["prompt"]:
@@ -30,26 +38,68 @@ class Letters(Step):
 class Draw(Step):
     """Makes bytes of the seed, and takes its time."""
 
-    seeded = True
+    kind = "latent"
     writes = pa.schema([("drawn", pa.int64()), *ARTIFACT])
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         seconds: float = 0.0
 
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"text": Port(kind="text")}, depends=("seed",), draws=True)
+
     def process(self, row: Row) -> Row:
         time.sleep(self.config.seconds)
-        drawn = row["letters"]["length"] * 1000 + row["seed"]
-        return {"drawn": drawn, **self.workspace.put(f"{row['prompt']} {drawn}".encode(), ".txt")}
+        text = self.workspace.read(row["text"]["uri"]).decode()
+        drawn = row["text"]["length"] * 1000 + row["seed"]
+        return {"drawn": drawn, **self.workspace.put(f"{text} {drawn}".encode(), ".txt")}
+
+
+class Top(Job):
+    """A gate: of every group, the one take whose latent was drawn with the best number goes on."""
+
+    kind = "decision"
+    passes = True
+    writes = pa.schema([("id", pa.string()), ("status", pa.string()), ("reasons", pa.list_(REASON))])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """by: `most` or `least` of what was drawn; per: the columns of a group."""
+
+        by: str = "most"
+        per: tuple[str, ...] = ("prompt",)
+
+        def __post_init__(self) -> None:
+            if self.by not in ("most", "least"):
+                raise BadInput(f"by is most or least, not {self.by!r}")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent")}, per=tuple(config.per))
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        drawn = {r["unit_id"]: r["drawn"] for r in tables["latent"].to_pylist() if r["status"] == "ok"}
+        best = max(drawn, key=lambda u: (drawn[u] * (1 if self.config.by == "most" else -1), u), default="")
+        rows = [
+            {"id": u, "status": "ok" if u == best else "rejected", "reasons": []}
+            for u in tables["units"].column("id").to_pylist()
+        ]
+        return pa.Table.from_pylist(rows, self.writes)
 
 
 class Finish(Step):
     """The last one: what `videos` shows."""
 
+    kind = "video"
     writes = pa.schema(
         [("width", pa.int64()), ("height", pa.int64()), ("n_frames", pa.int64()), ("fps", pa.float64()), *ARTIFACT]
     )
 
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent")})
+
     def process(self, row: Row) -> Row:
-        kept = self.workspace.put(self.workspace.read(row["draw"]["uri"]) + b" done", ".mp4")
+        kept = self.workspace.put(self.workspace.read(row["latent"]["uri"]) + b" done", ".mp4")
         return {"width": 16, "height": 16, "n_frames": 8, "fps": 8.0, **kept}

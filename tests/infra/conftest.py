@@ -27,7 +27,7 @@ def ray_up() -> Iterator[None]:
     import ray
 
     from infra.ray.cluster import Cluster
-    from infra.settings import RaySettings
+    from infra.ray.settings import RaySettings
 
     cluster = Cluster(RaySettings(num_cpus=CPUS, num_gpus=GPUS, object_store_mb=80))
     thread = threading.Thread(target=cluster.connect)
@@ -47,7 +47,7 @@ def storage(tmp_path: Path) -> Storage:
 def executors(ray_up: None, storage: Storage) -> Iterator[Callable[..., Any]]:
     """Makes executors over the test's store; ends their workers after the test."""
     from infra.ray.executor import RayExecutor
-    from infra.settings import RaySettings
+    from infra.ray.settings import RaySettings
 
     made: list[RayExecutor] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stages.core.errors import BadInput
-from stages.core.ledger.executor import LocalExecutor
+from stages.core.ledger.executor import LocalExecutor, Work
 from stages.core.ledger.storage import Storage
 from tests.infra.conftest import by_number, ref, works
 
@@ -47,9 +47,9 @@ def test_every_worker_sets_up_once_and_threads_are_pinned(executors: Make) -> No
     executor = executors()
     step = ref(seconds=0.1, resources={"workers": 2})
     rows = [row for _ in range(2) for row in executor.map(step, works(8), NEVER)]
-    figures = executor.figures["toy"]
-    assert {row["worker"] for row in rows} == set(figures.workers)
-    assert (figures.started, figures.set_ups, figures.lost) == (2, 2, 0)
+    stats = executor.stats["toy"]
+    assert {row["worker"] for row in rows} == set(stats.workers)
+    assert (stats.started, stats.set_ups, stats.lost) == (2, 2, 0)
     assert {row["threads"] for row in rows} == {"1"}
     assert all(not row["worker"].endswith(f"/{os.getpid()}") for row in rows)
 
@@ -57,7 +57,7 @@ def test_every_worker_sets_up_once_and_threads_are_pinned(executors: Make) -> No
 def test_workers_start_only_as_there_is_work(executors: Make) -> None:
     executor = executors()
     assert len(list(executor.map(ref(resources={"workers": 3}), works(1), NEVER))) == 1
-    assert executor.figures["toy"].started == 1
+    assert executor.stats["toy"].started == 1
 
 
 def test_shards_of_two_stages_overlap_and_share_their_workers(executors: Make) -> None:
@@ -65,7 +65,8 @@ def test_shards_of_two_stages_overlap_and_share_their_workers(executors: Make) -
     executor = executors()
     first, second = ref("first", seconds=0.15), ref("second", "Sibling", seconds=0.15)
     executor.check([first, second])
-    executor.warm([first, second])
+    for step in (first, second):  # their workers are up before anything is measured
+        assert len(list(executor.map(step, [Work("up", 7, 0, {"n": -1})], NEVER))) == 1
     rows: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
 
     def shard(numbers: range) -> None:
@@ -81,7 +82,7 @@ def test_shards_of_two_stages_overlap_and_share_their_workers(executors: Make) -
     by_number(rows["first"])
     by_number(rows["second"])
     assert min(row["started"] for row in rows["second"]) < max(row["ended"] for row in rows["first"])
-    assert {name: f.started for name, f in executor.figures.items()} == {"first": 1, "second": 1}
+    assert {name: pool.started for name, pool in executor.stats.items()} == {"first": 1, "second": 1}
 
 
 def test_two_workers_share_one_gpu(executors: Make) -> None:
@@ -113,7 +114,7 @@ def test_steps_that_do_not_fit_together_run_one_after_the_other(executors: Make)
     # without the release, the idle worker of the one makes room for the other
     for step in steps:
         assert len(list(executor.map(step, works(1), NEVER))) == 1
-    assert [executor.figures[name].started for name in ("one", "two")] == [2, 2]
+    assert [executor.stats[name].started for name in ("one", "two")] == [2, 2]
 
 
 def test_a_second_worker_leaves_room_for_a_step_that_has_none(executors: Make) -> None:
@@ -121,7 +122,7 @@ def test_a_second_worker_leaves_room_for_a_step_that_has_none(executors: Make) -
     one, two = (ref(name, salt=name, resources={"cpus": 2, "workers": 2}) for name in ("one", "two"))
     executor.check([one, two])
     assert len(list(executor.map(one, works(4), NEVER))) == 4
-    assert executor.figures["one"].started == 1
+    assert executor.stats["one"].started == 1
 
 
 def test_stop_ends_the_rows_at_work_within_a_second(executors: Make) -> None:
@@ -134,7 +135,7 @@ def test_stop_ends_the_rows_at_work_within_a_second(executors: Make) -> None:
     done = by_number(list(rows))
     assert 1 <= time.monotonic() - began < 1.5
     assert {0, 1} <= set(done) <= {0, 1, 4, 5}
-    pids = [int(name.split("/")[1]) for name in executor.figures["toy"].workers]
+    pids = [int(name.split("/")[1]) for name in executor.stats["toy"].workers]
     assert len(pids) == 2
     deadline = time.monotonic() + 5
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
@@ -159,13 +160,13 @@ def test_rows_not_taken_end_with_the_reader(executors: Make) -> None:
 
 
 def test_logs_of_workers_come_with_the_rows(executors: Make, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[tuple[str, dict[str, Any]]] = []
-    executor = executors(on_log=lambda step, record: told.append((step, record)))
+    records: list[tuple[str, dict[str, Any]]] = []
+    executor = executors(on_log=lambda step, record: records.append((step, record)))
     (row,) = executor.map(ref(), works(1, {0: "talk"}), NEVER)
-    assert [(step, record["name"]) for step, record in told] == [("toy", "rushes.toys"), ("toy", "py.warnings")]
-    assert told[0][1]["message"] == "about to work"
-    assert "a library warns" in told[1][1]["message"]
-    assert {record["worker"] for _, record in told} == {row["worker"]}
+    assert [(step, record["name"]) for step, record in records] == [("toy", "rushes.toys"), ("toy", "py.warnings")]
+    assert records[0][1]["message"] == "about to work"
+    assert "a library warns" in records[1][1]["message"]
+    assert {record["worker"] for _, record in records} == {row["worker"]}
     with caplog.at_level(logging.INFO, "rushes"):
         list(executors().map(ref(), works(1, {0: "talk"}), NEVER))
     assert "toy: about to work" in caplog.text

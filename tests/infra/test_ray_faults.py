@@ -27,14 +27,14 @@ def test_the_row_that_kills_is_found_and_the_others_are_done(executors: Make, ba
     assert rows[4]["error"].startswith("worker lost: ActorDiedError: ")
     assert (rows[4]["error_kind"], rows[4]["attempt"]) == ("transient", 2)
     assert rows[4]["worker"]
-    assert executor.figures["toy"].lost == 2
+    assert executor.stats["toy"].lost == 2
 
 
 def test_tries_of_earlier_runs_count(executors: Make) -> None:
     executor = executors()
     work = [type(w)(w.input_id, w.seed, 2, w.row) for w in works(1, {0: "kill"})]
     (row,) = executor.map(ref(resources={"attempts": 3}), work, NEVER)
-    assert (row["status"], row["attempt"], executor.figures["toy"].lost) == ("error", 3, 1)
+    assert (row["status"], row["attempt"], executor.stats["toy"].lost) == ("error", 3, 1)
 
 
 def test_a_row_past_its_time_limit_ends_alone(executors: Make) -> None:
@@ -47,23 +47,23 @@ def test_a_row_past_its_time_limit_ends_alone(executors: Make) -> None:
     assert rows[2]["attempt"] == 1, "who only waited behind it was not tried"
 
 
-def test_weights_that_do_not_load_are_told_by_every_row(executors: Make) -> None:
+def test_weights_that_do_not_load_are_the_error_of_every_row(executors: Make) -> None:
     executor = executors()
     rows = list(executor.map(ref(setup_do="raise"), works(6), NEVER))
     assert len(rows) == 6
     assert {row["error"].split(" (")[0] for row in rows} == {"RuntimeError: the model did not like it"}
-    assert (executor.figures["toy"].started, executor.figures["toy"].set_ups) == (1, 0)
+    assert (executor.stats["toy"].started, executor.stats["toy"].set_ups) == (1, 0)
 
 
-def test_a_worker_that_dies_in_its_set_up_is_tried_again_then_told(executors: Make) -> None:
+def test_a_worker_that_dies_in_its_set_up_is_tried_again_then_reported(executors: Make) -> None:
     executor = executors()
     rows = list(executor.map(ref(setup_do="kill", resources={"attempts": 2}), works(3), NEVER))
     assert [row["status"] for row in rows] == ["error"] * 3
     assert all(row["error"].startswith("no worker could be set up: worker lost: ") for row in rows)
-    assert executor.figures["toy"].started == 2
+    assert executor.stats["toy"].started == 2
 
 
-def test_a_worker_that_is_not_ready_in_time_is_told(executors: Make) -> None:
+def test_a_worker_that_is_not_ready_in_time_is_reported(executors: Make) -> None:
     executor = executors({"ready_s": 0.7})
     (row,) = executor.map(ref(setup_seconds=30, resources={"attempts": 1}), works(1), NEVER)
     assert row["error"] == (
@@ -71,7 +71,7 @@ def test_a_worker_that_is_not_ready_in_time_is_told(executors: Make) -> None:
     )
 
 
-def test_a_class_that_the_worker_refuses_is_told(executors: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_the_worker_refuses_is_reported(executors: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     executor, step = executors(), ref(resources={"attempts": 1})
     monkeypatch.setattr("stages.core.config.PACKAGES", ("stages.", "data_prep."))
     (row,) = executor.map(step, works(1), NEVER)
@@ -83,7 +83,7 @@ def test_a_result_that_cannot_travel_is_an_error_row(executors: Make) -> None:
     rows = list(executor.map(ref(use="ReturnsALock"), works(2), NEVER))
     assert [row["status"] for row in rows] == ["error"] * 2
     assert all("'_thread.lock' object" in row["error"] for row in rows)
-    assert executor.figures["toy"].lost == 0
+    assert executor.stats["toy"].lost == 0
 
 
 def test_a_kill_between_temporary_and_final_name_leaves_the_same_store(
@@ -94,6 +94,6 @@ def test_a_kill_between_temporary_and_final_name_leaves_the_same_store(
     executor = executors()
     rows = by_number(list(executor.map(ref(), works(4), NEVER)))
     assert [row["status"] for row in rows.values()] == ["ok"] * 4
-    assert executor.figures["toy"].lost == 1
+    assert executor.stats["toy"].lost == 1
     assert len(storage.fs.find("media")) == 4
     assert len(storage.fs.find("tmp")) == 1

@@ -26,7 +26,7 @@ SCRIPT = """
 import json, sys, threading
 import tests.conftest
 from infra.ray.executor import RayExecutor
-from infra.settings import RaySettings
+from infra.ray.settings import RaySettings
 from stages.core.ledger.storage import Storage
 from tests.infra.conftest import ref, works
 store, do, resources = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])

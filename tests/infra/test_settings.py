@@ -55,7 +55,7 @@ def test_ray_is_not_started_before_it_is_needed(tmp_path: Path) -> None:
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(address: str, message: str) -> None:
     from infra.ray.cluster import _join
-    from infra.settings import RaySettings
+    from infra.ray.settings import RaySettings
 
     with pytest.raises(BadInput, match=message):
         _join(RaySettings(address=address))

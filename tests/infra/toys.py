@@ -99,3 +99,9 @@ def refuse(settings, stop, say):
     from stages.core.errors import BadInput
 
     raise BadInput("there is no such thing")
+
+
+def echo(settings, stop, say):
+    """A group of one that says where it runs and what it was given."""
+    say(settings["say"])
+    return {"settings": dict(settings), "stopped": stop(), "pid": os.getpid()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import stages
 from stages.base import Base
 from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Sampling, families, load_family
-from stages.families.ltx.adapter import check_size, ratios_of
+from stages.families.ltx.size import check_size, ratios_of
 from stages.families.ltx.upsample import load_upsampler
 from stages.refine import Refine
 from tests.stages.conftest import SHAPES, build
@@ -55,10 +58,14 @@ def test_ratios_are_read_as_the_library_computes_them(checkpoints, ratio):
 
 
 def test_base_refuses_sizes_while_planning(model):
-    Base.Config(model=model, width=64, height=64, frames=9)
+    config, size = Base.Config(model=model), {"width": 64, "height": 64, "frames": 9, "fps": 8.0}
+    Base.check_unit(config, size)
     for wrong, near in (({"width": 70}, "64x64"), ({"frames": 10}, "9")):
         with pytest.raises(BadInput, match=f"the nearest is {near}"):
-            Base.Config(**{"model": model, "width": 64, "height": 64, "frames": 9, **wrong})
+            Base.check_unit(config, {**size, **wrong})
+    for rate in (0.0, float("nan"), float("inf"), None):
+        with pytest.raises(BadInput, match="fps must be above 0"):
+            Base.check_unit(config, {**size, "fps": rate})
 
 
 @pytest.mark.parametrize(
@@ -164,3 +171,14 @@ def test_an_upsampler_in_one_published_file_equals_the_folder(checkpoint, tmp_pa
     save_file({"w": torch.ones(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(BadInput, match="no config"):
         load_upsampler(tmp_path / "bare.safetensors", torch.float32)
+
+
+def test_a_family_names_all_weights_that_the_stages_load() -> None:
+    """What the doctor looks for, against what each stage says that it loads."""
+    loaded: dict[str, set[str]] = {}
+    for module in pkgutil.iter_modules(stages.__path__):
+        for cls in vars(importlib.import_module(f"stages.{module.name}")).values():
+            for key, parts in getattr(cls, "weights", {}).items() if isinstance(cls, type) else ():
+                if key.startswith("model."):
+                    loaded.setdefault(key.removeprefix("model."), set()).update(parts)
+    assert loaded == {key: set(parts) for key, parts in load_family("ltx").parts.items()}

@@ -54,7 +54,7 @@ def weights(model: ModelConfig, lora: LoraConfig) -> dict[str, torch.Tensor]:
 
 
 def ref(model: ModelConfig, **lora) -> StepRef:
-    config = Base.Config(model=model, width=64, height=64, frames=9, lora=LoraConfig(**lora))
+    config = Base.Config(model=model, lora=LoraConfig(**lora))
     return StepRef("base", "stages.base:Base", config, Base.resources)
 
 

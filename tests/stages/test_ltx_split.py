@@ -18,7 +18,7 @@ from stages.core.media import read_frames, write_video
 from stages.core.step import Row, Workspace
 from stages.core.weights.checkpoint import ModelConfig
 from stages.decode import tags
-from tests.stages.cascade import NEGATIVE, PROMPT, REFINING, SAMPLING, STRENGTH, make_stages, run_take, take
+from tests.stages.cascade import GUIDANCE, NEGATIVE, PROMPT, REFINING, SAMPLING, STRENGTH, make_stages, run_take, take
 
 RATIOS = ["16x4", "32x8", "8x2"]
 SEED = 7
@@ -93,7 +93,7 @@ def test_base_equals_the_pipelines_own(reference):
         num_frames=9,
         frame_rate=8.0,
         num_inference_steps=SAMPLING.steps,
-        guidance_scale=SAMPLING.guidance,
+        guidance_scale=GUIDANCE,
         generator=torch.Generator().manual_seed(stage_seed(SEED, "base")),
         output_type="latent",
     ).frames
@@ -143,7 +143,7 @@ def test_decode_equals_one_call_from_noise_to_pixels(reference):
     clip = reference.pipeline(
         **reference.embeds(),
         **call,
-        guidance_scale=SAMPLING.guidance,
+        guidance_scale=GUIDANCE,
         generator=torch.Generator().manual_seed(stage_seed(SEED, "base")),
         output_type="np",
     ).frames[0]

@@ -24,7 +24,7 @@ from stages.families.ltx.models import LTXDenoiser
 from tests.stages.cascade import SETTINGS, inputs, make_stages, run_take, take
 from tests.stages.conftest import SHAPES, build
 
-NAMES = [cls.__name__.lower() for cls in SETTINGS]
+NAMES = list(SETTINGS)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,10 +62,8 @@ def test_the_seed_changes_every_seeded_stage_and_not_the_text(done):
     stages, first, second, _ = done
     assert first["text"]["sha256"] == second["text"]["sha256"]
     assert all(first[n]["sha256"] != second[n]["sha256"] for n in NAMES if n != "text")
-    assert [n for n in NAMES if stages[n].seeded] == ["base", "refine", "decode"]
-    assert [first[n]["stage_seed"] for n in ("base", "refine", "decode")] == [
-        stage_seed(1, n) for n in ("base", "refine", "decode")
-    ]
+    assert [n for n in NAMES if stages[n].inputs(stages[n].config).draws] == ["base", "refine"]
+    assert [first[n]["stage_seed"] for n in ("base", "refine")] == [stage_seed(1, n) for n in ("base", "refine")]
 
 
 def test_the_prompt_and_the_negative_prompt_change_the_take(done):
@@ -104,7 +102,7 @@ def test_another_process_with_other_threads_makes_the_same_bytes(done, checkpoin
 
 
 def test_planning_imports_no_torch(tmp_path):
-    modules = ", ".join(f"stages.{name}" for name in NAMES)
+    modules = ", ".join(sorted({cls.__module__ for cls, _ in SETTINGS.values()}))
     code = f"import sys, {modules}; import stages.families.ltx.adapter; heavy = "
     code += "{'torch', 'diffusers', 'transformers', 'cv2', 'av'} & set(sys.modules); print(heavy); sys.exit(len(heavy))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
@@ -115,9 +113,10 @@ def test_planning_imports_no_torch(tmp_path):
 def test_a_stage_runs_on_the_parts_it_declares_and_nothing_else(done, checkpoint, tmp_path, name):
     """What is hashed is what is loaded: a folder with only those parts is enough, and none of them can go."""
     _, row, _, workspace = done
-    cls = next(c for c in SETTINGS if c.__name__.lower() == name)
-    declared = [p for parts in cls.weights.values() for p in parts]
-    others = set(cls.weights) - {"model.checkpoint", "lora.path"}  # an adapter is no part of a checkpoint
+    cls, given = SETTINGS[name]
+    weights = cls.weights_of(cls.Config(**given))
+    declared = [p for parts in weights.values() for p in parts]
+    others = set(weights) - {"model.checkpoint", "lora.path"}  # an adapter is no part of a checkpoint
     declared += [key.removeprefix("model.") for key in others]
     for part in declared:
         shutil.copytree(checkpoint / part, tmp_path / "only" / part)
@@ -144,57 +143,55 @@ def test_embeddings_of_another_encoder_are_refused(done):
     stages, row, _, workspace = done
     from tests.core.test_latents import some_text
 
+    other = {**row["text"], **workspace.put(pack_text(some_text()), ".safetensors")}
     with pytest.raises(BadLatent, match="3 channels, this transformer takes 32"):
-        stages["base"].process(
-            {**row, "text": {**row["text"], **workspace.put(pack_text(some_text()), ".safetensors")}}
-        )
+        stages["base"].process(inputs("base", row, text=other))
 
 
 def test_an_empty_prompt_is_refused_and_a_long_one_is_cut(done):
     stages, row, _, _ = done
     with pytest.raises(BadInput, match="prompt is empty"):
-        stages["text"].process({**take(), "prompt": "  "})
+        stages["text"].process(inputs("text", take(prompt="  ")))
     assert (row["text"]["tokens"], row["text"]["truncated"]) == (10, False)
-    long = stages["text"].process(take(prompt="red circle " * 30))
+    long = stages["text"].process(inputs("text", take(prompt="red circle " * 30)))
     assert (long["tokens"], long["truncated"]) == (24, True)
 
 
 def test_words_outside_the_world_still_tell_prompts_apart(done):
     stages, *_ = done
     prompts = ["a zebra", "a zebu", "une étoile", "une étoille", "星", "猫"]
-    assert len({stages["text"].process(take(prompt=p))["sha256"] for p in prompts}) == len(prompts)
+    assert len({stages["text"].process(inputs("text", take(prompt=p)))["sha256"] for p in prompts}) == len(prompts)
 
 
 def test_a_latent_of_an_earlier_stage_comes_first_in_the_clip(done):
     """The hook for image to video: full strength keeps the first frame, the rest follows it."""
     stages, row, other, workspace = done
     video, spec = get_latent(workspace, other["base"])
-    first = put_latent(workspace, np.ascontiguousarray(video[:, :1]), replace(spec, n_frames=1, stage="condition"))
-    made = stages["base"].process({**row, "condition": first})
+    first = put_latent(workspace, np.ascontiguousarray(video[:, :1]), replace(spec, n_frames=1))
+    made = stages["base"].process(inputs("base", row, condition=first))
     clip, _ = get_latent(workspace, made)
     plain, _ = get_latent(workspace, row["base"])
     np.testing.assert_allclose(clip[:, 0], video[:, 0], atol=1e-5)
     assert np.abs(clip[:, 1:] - plain[:, 1:]).mean() > 1e-3
     assert made["made_from"] == [row["text"]["sha256"], first["sha256"]]
     with pytest.raises(BadLatent, match="does not fit"):
-        stages["base"].process({**row, "condition": row["spatial"]})
+        stages["base"].process(inputs("base", row, condition=row["spatial"]))
 
 
 def test_a_cascade_may_leave_stages_out(done):
     stages, row, *_ = done
-    short = {k: row[k] for k in ("prompt", "negative_prompt", "seed", "text", "base")}
-    temporal = stages["temporal"].process(short)
+    temporal = stages["temporal"].process(inputs("temporal", row, latent=row["base"]))
     assert (temporal["width"], temporal["n_frames"]) == (96, 17)
-    decoded = stages["decode"].process({**take(), "temporal": temporal})
+    decoded = stages["decode"].process(inputs("decode", row, latent=temporal))
     assert (decoded["width"], decoded["n_frames"], decoded["fps"]) == (96, 17, 16.0)
 
 
-def test_the_video_says_what_it_was_asked_to_be(done):
-    _, row, _, workspace = done
+def test_a_video_says_nothing_of_its_take(done):
+    """What is kept depends on the latent alone; prompts and names are put in at export."""
+    stages, row, _, workspace = done
     with av.open(str(workspace.storage.local_path(row["decode"]["uri"]))) as container:
-        said = json.loads(container.metadata["comment"])
-        assert container.metadata["title"] == row["prompt"]
-    assert said == {"prompt": row["prompt"], "negative_prompt": row["negative_prompt"], "seed": 1}
+        assert set(container.metadata) <= {"major_brand", "minor_version", "compatible_brands", "encoder"}
+    assert stages["decode"].inputs(stages["decode"].config).depends == ()
     assert workspace.read(row["decode"]["poster_uri"])[:2] == b"\xff\xd8"
 
 

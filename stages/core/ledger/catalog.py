@@ -30,6 +30,8 @@ from stages.core.ledger.storage import Storage
 from stages.core.step import REASON, Row
 
 TABLES, ROOTS = "tables", "roots"
+RESULTS = ("job-", "groups-")
+"""How the names of files begin that hold results of jobs."""
 NO_ROWS = "(SELECT NULL::VARCHAR AS id WHERE false)"
 LISTINGS = 20
 """How often a folder is listed again where compaction keeps taking away what was listed, before that is an error."""

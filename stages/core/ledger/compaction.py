@@ -2,7 +2,8 @@
 
 The merged part is written first and its sources are deleted after a grace that is longer than the longest read, so that
 at every moment each row is in some part. A reader that holds an older listing finds a source gone, lists again, and
-reads the merged part. Merged parts sort after all their sources, so that a listing of many pages, which is no snapshot,
+reads the merged part. Results of jobs are left as they are: each is named by what it is the result of, or read by its
+marks. Merged parts sort after all their sources, so that a listing of many pages, which is no snapshot,
 shows a source or the part that replaced it. A merged part names its sources, so that a later compaction can finish what
 a killed one left.
 """
@@ -137,7 +138,7 @@ def _generation(names: Sequence[str]) -> int:
 
 def _once(table: pa.Table) -> pa.Table:
     """One row per attempt where rows agree in all but how they came about; rows that disagree are all kept."""
-    ledger = "input_id" in table.column_names
+    ledger = "parents" in table.column_names
     same = [c for c in table.column_names if c == "attempt" or not (ledger and c in VOLATILE)]
     sql = connect()
     sql.register("rows", table.append_column("nth", pa.array(range(table.num_rows), pa.int64())))

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,6 +21,7 @@ from stages.core.config import load_class
 from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
+from stages.core.ledger.launch import load_function
 from stages.core.ledger.storage import Storage
 from stages.core.step import InputRow, Rejected, Row, Skipped, Step, StepRef, Workspace
 
@@ -50,17 +51,27 @@ class Executor(Protocol):
     def check(self, refs: Sequence[StepRef]) -> None:
         """Raise BadInput where a step asks for more than any node has; nothing has started then."""
 
-    def fits_together(self, refs: Sequence[StepRef]) -> bool:
-        """Whether one worker of each of these steps can be up at the same time."""
-
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
         """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set."""
 
+    def fits_together(self, refs: Sequence[StepRef]) -> bool:
+        """Whether one worker of each of these steps can be up at the same time; where not, run step after step."""
+
+    def launch(
+        self, entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]
+    ) -> Row:
+        """Run `module:function` of our packages in a group of workers and return the first one's result.
+
+        The function is called with (settings, stop, say): it ends early once `stop()` is true, and calls `say` with
+        lines of progress. group: `workers`, and `cpus` and `gpus` of each; `folder`, which all of them see. Raises
+        BadInput where there is no room for all workers at once, and the BadInput that the function raises.
+        """
+
     def release(self, ref: StepRef) -> None:
-        """Let go of a step's workers: no more of its rows will come."""
+        """End a step's workers: no more of its rows will come."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """End all workers."""
 
 
 def ledger_row(ref: StepRef, work: Work, **columns: Any) -> Row:
@@ -182,10 +193,6 @@ class LocalExecutor:
     def check(self, refs: Sequence[StepRef]) -> None:
         """In-process there is one of everything, so nothing is refused."""
 
-    def fits_together(self, refs: Sequence[StepRef]) -> bool:
-        """One process holds them all."""
-        return True
-
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
         """One row at a time, in order; the lock keeps one model at work, as on a laptop it should be."""
         for item in work:
@@ -199,6 +206,18 @@ class LocalExecutor:
         if ref.fingerprint not in self._workers:
             self._workers[ref.fingerprint] = Worker(ref, self.storage)
         return self._workers[ref.fingerprint]
+
+    def fits_together(self, refs: Sequence[StepRef]) -> bool:
+        """Always: all steps share this process."""
+        return True
+
+    def launch(
+        self, entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]
+    ) -> Row:
+        """Run the function in this process, as a group of one. Raises BadInput for a larger group."""
+        if group["workers"] != 1:
+            raise BadInput(f"{group['workers']} workers need Ray: set infra.executor=ray, or workers=1")
+        return load_function(entry)(settings, stop, say)
 
     def release(self, ref: StepRef) -> None:
         """Drop the warm instance."""

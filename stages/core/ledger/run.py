@@ -335,7 +335,7 @@ class Run:
         assert issubclass(cls, Job)
         clock, cpu = time.monotonic(), time.process_time()
         threads = max(1, int(ref.resources.cpus))
-        space = Workspace(self.catalog.storage, threads, self.stop.is_set, getattr(self.executor, "launch", None))
+        space = Workspace(self.catalog.storage, threads, self.stop.is_set, self.executor.launch)
         made = work(cls(ref.config, space, ref.name))
         result = made if node.per else made.cast(cls.writes)
         self.spent["core_seconds"] += time.process_time() - cpu

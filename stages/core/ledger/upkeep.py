@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 
 from stages.core.errors import BadInput
 from stages.core.identity import row_id
-from stages.core.ledger.catalog import LEDGER, LISTINGS, ROOTS, Catalog
+from stages.core.ledger.catalog import LEDGER, LISTINGS, RESULTS, ROOTS, Catalog
 from stages.core.ledger.run import RUN_SCHEMA, RUNS
 from stages.core.ledger.storage import MEDIA, TEMPORARY, FileInfo
 from stages.core.step import Row
 
 DAY = timedelta(days=1)
 HASHERS = 4
-REQUIRED = {"id", "input_id", "seed", "status", "attempt"}
+REQUIRED = {"id", "parents", "depends", "status", "attempt"}
 STATUSES = {"ok", "rejected", "skipped", "error"}
 
 
@@ -106,7 +106,7 @@ class _Verifier:
         files: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         before: pa.Schema | None = None
         for path, table in self.tables(step, fingerprint):
-            whole = PurePosixPath(path).name.startswith("job-")
+            whole = PurePosixPath(path).name.startswith(RESULTS)
             before = self.check_schema(path, table.schema, before, step, whole)
             self.check_integers(path, table)
             for row in table.select(_columns_to_check(table.schema)).to_pylist():
@@ -175,9 +175,9 @@ class _Verifier:
                 self.fault(f"{path}: column {name} holds {column.null_count} nulls; integers are never null")
 
     def check_row(self, path: str, fingerprint: str, row: Row) -> None:
-        """A row's id follows from its input, and its status is one that there is."""
-        if row["id"] != row_id(fingerprint, row["input_id"], row["seed"]):
-            self.fault(f"{path}: row {row['id']} does not follow from its input, its seed and its folder")
+        """A row's id follows from its folder and what it was made of, and its status is one that there is."""
+        if row["id"] != row_id(fingerprint, row["parents"], row["depends"]):
+            self.fault(f"{path}: row {row['id']} does not follow from its parents, its values and its folder")
         if row["status"] not in STATUSES:
             self.fault(f"{path}: row {row['id']} has the status {row['status']!r}")
 

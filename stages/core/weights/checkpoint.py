@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import BadInput
+from stages.core.weights.headers import part_shapes, read_shapes
+from stages.core.weights.promises import check_promise
 
 CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 WEIGHTLESS = ("scheduler", "tokenizer")
@@ -75,7 +77,7 @@ class ModelConfig:
     def read_config(self, part: str) -> dict[str, Any] | None:
         """The JSON config of a part where the checkpoint is a folder here, else None. For checks while planning."""
         path = Path(self.checkpoint).expanduser() / part / "config.json"
-        return _read_json(path) if self.checkpoint and path.is_file() else None
+        return read_json(path) if self.checkpoint and path.is_file() else None
 
 
 def is_hub_id(location: str) -> bool:
@@ -125,43 +127,33 @@ def check_parts(folder: Path, parts: Sequence[str]) -> None:
 
 
 def check_part(path: Path, part: str) -> None:
-    """Raise BadInput where a part has no config, no weights, a shard too few, or only pickled weights."""
+    """Raise BadInput where a part has no config, no weights, a shard too few, only pickled weights, a file that was
+    cut off, or weights that are not those of its config, as far as `stages.core.weights.promises` tells."""
     if path.is_file():
         if path.suffix != ".safetensors":
             raise BadInput(f"{part}: {path.name} is no safetensors file; other weights are refused")
+        read_shapes(path, f"{part}: {path.name}")
         return
-    files = {p.name: p for p in path.iterdir()}
-    if not any(name in files for name in CONFIG_NAMES):
+    names = {p.name for p in path.iterdir()}
+    if not any(name in names for name in CONFIG_NAMES):
         raise BadInput(
             f"the checkpoint {path.parent} is incomplete: {path.name}/ has none of {', '.join(CONFIG_NAMES)}"
         )
     if part not in WEIGHTLESS:
-        _check_weights(path, files)
+        _check_weights(path, names)
 
 
-def _check_weights(path: Path, files: dict[str, Path]) -> None:
-    tensors = [name for name in files if name.endswith(".safetensors")]
-    pickled = sorted(name for name in files if name.endswith(PICKLED))
-    if not tensors and pickled:
+def _check_weights(path: Path, names: set[str]) -> None:
+    pickled = sorted(name for name in names if name.endswith(PICKLED))
+    if pickled and not any(name.endswith(".safetensors") for name in names):
         raise BadInput(f"{path.name}/ holds pickled weights only ({pickled[0]}): refused; convert them to safetensors")
-    if not tensors:
-        raise BadInput(f"the checkpoint {path.parent} is incomplete: {path.name}/ has no .safetensors weights")
-    for index in (p for name, p in files.items() if name.endswith(".safetensors.index.json")):
-        wanted = set(_read_json(index).get("weight_map", {}).values())
-        if lost := sorted(wanted - set(files)):
-            raise BadInput(f"the checkpoint {path.parent} is incomplete: {path.name}/ lacks {', '.join(lost)}")
-    for name in tensors:
-        if _is_pointer(files[name]):
-            raise BadInput(f"{path.name}/{name} is a Git LFS pointer or empty, not weights: fetch the real file")
+    shapes = part_shapes(path)
+    config = read_json(path / "config.json") if "config.json" in names else {}
+    check_promise(path, config, shapes)
 
 
-def _is_pointer(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(8)
-    return len(head) < 8 or int.from_bytes(head, "little") > path.stat().st_size
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises BadInput."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from stages.core.errors import BadInput
 from stages.core.identity import canonical, digest
 from stages.core.step import StepRef
 from stages.core.weights.checkpoint import check_part, check_parts
+from stages.core.weights.lora import LoraConfig, check_adapter
 
 CHUNK = 1 << 22
 
@@ -95,8 +96,9 @@ def _identity_of(location: str, revision: str, parts: tuple[str, ...], label: st
     path = Path(location).expanduser()
     if path.exists():
         check_parts(path, parts)
-        if not parts and (path / "config.json").is_file():
-            check_part(path, path.name)
+        for whole in (path, path / "latent_upsampler") if not parts else ():
+            if whole.is_file() or (whole / "config.json").is_file():
+                check_part(whole, label)
         return weights_digest(location, parts)
     name, _, pinned = location.partition("@")
     if "/" in name and not name.startswith((".", "/", "~")) and (pinned or revision):
@@ -127,8 +129,14 @@ def _lookup(config: Any, dotted: str) -> tuple[str, str]:
 
 
 def weights_identity(ref: StepRef) -> dict[str, str]:
-    """The digest (or pinned hub revision) of what each weight field of a step's config names; "" where it is empty."""
+    """The digest (or pinned hub revision) of what each weight field of a step's config names; "" where it is empty.
+
+    Raises BadInput where weights on this machine are broken, or are not those that their config speaks of, as far as
+    headers tell: this is asked while planning, before any row.
+    """
     cls = load_class(ref.use, ref.name)
+    if isinstance(lora := getattr(ref.config, "lora", None), LoraConfig):
+        check_adapter(lora, ref.config.model)
     return {
         name: _identity_of(*_lookup(ref.config, name), parts, f"steps.{ref.name}.{name}")
         for name, parts in cls.weights_of(ref.config).items()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
 from stages.core.step import Row
-from stages.core.weights.digests import cache_folder
+from stages.core.weights.digests import cache_folder, weights_digest
 
 CHECKPOINTS, OWNER = "checkpoints", "training-id"
 
@@ -35,7 +37,10 @@ def keep(storage: Storage, model: Path, target: str) -> list[Row]:
 
 
 def fetch(storage: Storage, checkpoint: Row) -> Path:
-    """A checkpoint of the store as a folder on this machine: where it lies, or a copy in this user's cache."""
+    """A checkpoint of the store as a folder on this machine: where it lies, or a copy in this user's cache.
+
+    Raises BadInput where the copy is not what the catalog says: changed in the store, or on its way.
+    """
     local: Path | None = storage.local_path(checkpoint["folder"])
     if local is not None:
         return local
@@ -45,6 +50,18 @@ def fetch(storage: Storage, checkpoint: Row) -> Path:
         if not path.is_relative_to(target.resolve()):
             raise BadInput(f"checkpoint {checkpoint['id']}: {file['path']!r} lies outside its folder")
         if not path.exists() or path.stat().st_size != file["size"]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(storage.read(file["uri"]))
+            _copy(storage, file, path)
+    if weights_digest(target) != checkpoint["digest"]:
+        raise BadInput(f"checkpoint {checkpoint['id']}: its copy in {target} was changed; remove that folder")
     return target
+
+
+def _copy(storage: Storage, file: Row, path: Path) -> None:
+    """Fetch one file, whole or not at all."""
+    data = storage.read(file["uri"])
+    if hashlib.sha256(data).hexdigest() != file["sha256"]:
+        raise BadInput(f"{file['uri']} in the store is not what was kept there: its content was changed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
+        part.write(data)
+    os.replace(part.name, path)

@@ -10,10 +10,12 @@ from diffusers import AutoencoderKLLTXVideo
 from diffusers.video_processor import VideoProcessor
 
 from stages.core.latents.form import DecodeRecipe, Floats
+from stages.core.step import PermanentError
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames
 from stages.families.ltx.runtime import Stage
 from stages.families.ltx.vae import VaeCard
+from stages.families.parts import load_part
 
 
 class LTXCodec(Stage):
@@ -24,15 +26,14 @@ class LTXCodec(Stage):
         folder = model.folder(("vae",))
         self.card = VaeCard(model, self.dtype)
         self.vae = self.card.facts
-        self.network = self.place(
-            AutoencoderKLLTXVideo.from_pretrained(
-                folder / "vae", torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
-            )
-        )
+        self.network = self.place(load_part(AutoencoderKLLTXVideo, folder / "vae", self.dtype))
         self.processor = VideoProcessor(vae_scale_factor=self.vae.spatial_ratio)
 
     def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
-        """RGB frames [F, H, W, 3], 0 to 255. The recipe's seed draws whatever noise this VAE decodes with."""
+        """RGB frames [F, H, W, 3], 0 to 255. The recipe's seed draws whatever noise this VAE decodes with.
+
+        Raises PermanentError where a frame is not finite.
+        """
         with self.running(recipe.seed) as generator:
             self._tile(recipe)
             latents = torch.from_numpy(np.ascontiguousarray(video))[None]
@@ -43,6 +44,7 @@ class LTXCodec(Stage):
                 timestep = torch.tensor([recipe.timestep], device=self.device, dtype=self.dtype)
             latents = latents.to(self.device, self.dtype)
             pixels = self.network.decode(latents, timestep, return_dict=False)[0]
+            self._check(pixels, what="frames")
             clip = self.processor.postprocess_video(pixels, output_type="np")[0]
         return cast(Frames, (clip * 255).round().astype(np.uint8))
 
@@ -52,7 +54,16 @@ class LTXCodec(Stage):
             self._tile(DecodeRecipe())
             pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
             posterior = self.network.encode(pixels.to(self.device, self.dtype)).latent_dist
+            self._check(posterior.mode(), what="latent frames")
             return cast(Floats, posterior.mode()[0].float().cpu().contiguous().numpy())
+
+    def _check(self, made: torch.Tensor, what: str) -> None:
+        """Raise PermanentError where what the VAE has made is not finite; as 8-bit pixels that would just be black."""
+        if bad := int((~torch.isfinite(made)).any(dim=(0, 1, 3, 4)).sum()):
+            raise PermanentError(
+                f"the VAE made {bad} of {made.shape[2]} {what} with values that are not finite in {self.model.dtype};"
+                " try model.dtype=float32"
+            )
 
     def _tile(self, recipe: DecodeRecipe) -> None:
         """Tiles overlap by a quarter, chunks by half; both change pixels, so they come from the recipe, every time."""

@@ -20,9 +20,11 @@ from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, Floats, LatentSpec, TextEmbeds
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
+from stages.families.adapters import adapt
 from stages.families.contract import NO_LORA, Condition, Sampling
 from stages.families.ltx.runtime import Stage, quiet
 from stages.families.ltx.vae import VaeCard
+from stages.families.parts import load_part, load_scheduler, load_tokenizer
 
 
 class LTXTextEncoder(Stage):
@@ -31,10 +33,13 @@ class LTXTextEncoder(Stage):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)
         folder = model.folder(("tokenizer", "text_encoder"))
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = transformers.T5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=self.dtype, use_safetensors=True, local_files_only=True
-        )
+        self.tokenizer = load_tokenizer(folder / "tokenizer")
+        encoder = load_part(transformers.T5EncoderModel, folder / "text_encoder", self.dtype)
+        if len(self.tokenizer) > encoder.config.vocab_size:
+            raise BadInput(
+                f"{folder}: the tokenizer has {len(self.tokenizer)} tokens, the text encoder only"
+                f" {encoder.config.vocab_size}: they belong to two models"
+            )
         self.pipeline = quiet(
             LTXConditionPipeline(
                 scheduler=None, vae=None, text_encoder=self.place(encoder), tokenizer=self.tokenizer, transformer=None
@@ -63,11 +68,9 @@ class LTXDenoiser(Stage):
         folder = model.folder(("transformer", "scheduler", "vae"))
         self.card = VaeCard(model, self.dtype)
         self.vae = self.card.facts
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        scheduler = load_scheduler(FlowMatchEulerDiscreteScheduler, folder / "scheduler")
         _check_scheduler(scheduler)
-        transformer = LTXVideoTransformer3DModel.from_pretrained(
-            folder / "transformer", torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
-        )
+        transformer = load_part(LTXVideoTransformer3DModel, folder / "transformer", self.dtype)
         if transformer.config.in_channels != self.vae.channels:
             raise BadInput(
                 f"{folder}: the transformer takes {transformer.config.in_channels} channels,"
@@ -82,7 +85,7 @@ class LTXDenoiser(Stage):
                 transformer=transformer,
             )
         )
-        _adapt(self.pipeline, lora, model.download)
+        adapt(transformer, lora, model.download)
         self.place(transformer)
 
     def generate(
@@ -128,20 +131,6 @@ class LTXDenoiser(Stage):
             "negative_prompt_attention_mask": torch.from_numpy(text.negative_mask),
         }
         return {name: tensor[None].to(self.device) for name, tensor in named.items()}
-
-
-def _adapt(pipeline: Any, lora: LoraConfig, download: bool) -> None:
-    """Add an adapter to the weights themselves, so that a pass costs what it cost before. Raises BadInput."""
-    if (path := lora.file(download)) is None:
-        return
-    try:
-        pipeline.load_lora_weights(path.parent, weight_name=path.name, use_safetensors=True, local_files_only=True)
-        if not pipeline.get_list_adapters():  # of a file that names other layers, diffusers loads nothing and is silent
-            raise ValueError("it has no layer of it")
-        pipeline.fuse_lora(lora_scale=lora.scale)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise BadInput(f"lora.path: {path} does not fit this transformer: {str(error).splitlines()[0]}") from None
-    pipeline.unload_lora_weights()
 
 
 def _check_scheduler(scheduler: Any) -> None:

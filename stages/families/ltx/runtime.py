@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import transformers
 from diffusers.hooks import apply_group_offloading
-from diffusers.utils import logging as diffusers_logging
 
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
+from stages.families.parts import hush
 
 _RUNNING = threading.RLock()
 """One forward pass at a time in a process: thread counts, pipelines and the global generator are shared."""
@@ -23,10 +22,7 @@ class Stage:
     """Device, dtype and threads of one stage's models."""
 
     def __init__(self, model: ModelConfig) -> None:
-        diffusers_logging.set_verbosity_error()
-        diffusers_logging.disable_progress_bar()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        hush()
         self.model = model
         self.dtype: torch.dtype = getattr(torch, model.dtype)
         self.device = _device(model.device)

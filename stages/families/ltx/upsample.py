@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import LTXLatentUpsamplePipeline
 from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, Floats, LatentSpec
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.ltx.runtime import Stage, quiet
 from stages.families.ltx.vae import VaeCard
+from stages.families.parts import load_part, load_single
 
 
 class LTXUpsampler(Stage):
@@ -58,15 +57,5 @@ def _axes(spatial: bool, temporal: bool) -> str:
 def load_upsampler(path: Path, dtype: torch.dtype) -> LTXLatentUpsamplerModel:
     """An upsampler from a diffusers folder, or from one safetensors file as Lightricks publishes it (same tensors, the
     config in the file's header)."""
-    if path.is_dir():
-        return LTXLatentUpsamplerModel.from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    with safe_open(path, framework="pt") as file:
-        config = json.loads((file.metadata() or {}).get("config", "{}"))
-    if "in_channels" not in config:
-        raise BadInput(f"{path.name} has no config of an upsampler in its header")
-    known = {k: v for k, v in config.items() if not k.startswith("_")}
-    network = LTXLatentUpsamplerModel(**known)
-    network.load_state_dict(load_file(path), strict=True)
-    return network.to(dtype)
+    load = load_part if path.is_dir() else load_single
+    return cast(LTXLatentUpsamplerModel, load(LTXLatentUpsamplerModel, path, dtype))

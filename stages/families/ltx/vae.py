@@ -11,13 +11,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from diffusers import AutoencoderKLLTXVideo
-from safetensors import safe_open
 
+from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe, Floats
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.digests import weights_digest
 from stages.families.contract import VaeFacts
-from stages.families.ltx.adapter import ratios_of
+from stages.families.ltx.size import ratios_of
+from stages.families.parts import load_tensors
 
 TIMESTEP, NOISE_SCALE = 0.05, 0.025
 """Decoding a timestep-conditioned VAE: what Lightricks recommends for 0.9.1 and later."""
@@ -73,10 +74,15 @@ class VaeCard:
 
     @contextmanager
     def answering(self, videos: list[Floats]) -> Iterator[None]:
-        """Within it, successive calls of `encode` answer with these latents [C, F, H, W] in VAE space."""
+        """Within it, successive calls of `encode` answer with these latents [C, F, H, W] in VAE space.
+
+        Raises RuntimeError where the pipeline did not ask for each of them: a condition was passed over.
+        """
         self._queued = [torch.from_numpy(np.ascontiguousarray(v))[None] for v in videos]
         try:
             yield
+            if self._queued:
+                raise RuntimeError(f"{len(self._queued)} of {len(videos)} conditions were not looked at")
         finally:
             self._queued = []
 
@@ -90,9 +96,10 @@ class VaeCard:
 
 def _statistics(folder: Path, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean and standard deviation per channel that travel with the weights: only these two are read."""
-    found = {"latents_mean": torch.zeros(channels), "latents_std": torch.ones(channels)}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in found.keys() & set(file.keys()):
-                found[name] = file.get_tensor(name).float()
+    found = load_tensors(folder, ("latents_mean", "latents_std"))
+    for name, tensor in found.items():
+        if tensor.shape != (channels,):
+            raise BadInput(f"{folder}: {name} is {list(tensor.shape)}, the config says {channels} latent channels")
+    if not bool((found["latents_std"] > 0).all()):
+        raise BadInput(f"{folder}: latents_std must be above 0 in every channel")
     return found["latents_mean"], found["latents_std"]

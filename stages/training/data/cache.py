@@ -27,8 +27,8 @@ from stages.training.data.batches import (
     stream,
     to_video,
 )
+from stages.training.latents import encode
 from stages.training.settings import Bucket, Data
-from stages.training.tasks.models import encode
 
 SHARD_CLIPS = 32
 Shard = dict[str, torch.Tensor]

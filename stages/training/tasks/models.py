@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 from torch import nn
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.weights.checkpoint import check_part
 from stages.families.ltx.shape import Shape
+from stages.families.parts import load_named, load_tokenizer
 from stages.families.untrained import build_untrained
 from stages.training.settings import Lora, Model
 
-_EXTRA = {"LTXLatentUpsamplerModel": LTXLatentUpsamplerModel}
 DENOISERS = ("transformer", "unet")
 
 
@@ -47,17 +41,7 @@ def load_part(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> An
     path = folder / name
     if not path.is_dir():
         raise BadInput(f"the checkpoint {folder} has no {name}/")
-    if name == "tokenizer":
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    check_part(path, name)
-    config = json.loads((path / "config.json").read_text())
-    label = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
-    cls: Any = _EXTRA.get(label) or getattr(diffusers, label, None) or getattr(transformers, label, None)
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
-        raise BadInput(f"{path}/config.json names the class {label!r}: no model of diffusers or transformers")
-    kind = {"torch_dtype": dtype} if issubclass(cls, diffusers.ModelMixin) else {"dtype": dtype}
-    made: Any = cls  # checked above; its class says nothing to the type checker
-    return made.from_pretrained(path, use_safetensors=True, local_files_only=True, **kind).eval()
+    return load_tokenizer(path) if name == "tokenizer" else load_named(path, dtype)
 
 
 def denoiser_name(folder: Path) -> str:
@@ -122,70 +106,3 @@ def lora_tensors(part: nn.Module) -> dict[str, torch.Tensor]:
 
     found: dict[str, torch.Tensor] = get_peft_model_state_dict(part)
     return found
-
-
-def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """VAE space -> spread near 1, as a denoiser works on it; [B, C, F, H, W]."""
-    mean, std = statistics(vae, latents)
-    return (latents - mean) * getattr(vae.config, "scaling_factor", 1.0) / std
-
-
-def denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The inverse of `normalise`."""
-    mean, std = statistics(vae, latents)
-    return latents * std / getattr(vae.config, "scaling_factor", 1.0) + mean
-
-
-def statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and spread of every latent channel, [1, C, 1, 1, 1]; 0 and 1 for a VAE that keeps none."""
-    found = []
-    for name, default in (("latents_mean", 0.0), ("latents_std", 1.0)):
-        value = getattr(vae, name, None)
-        value = getattr(vae.config, name, None) if value is None else value
-        flat = torch.full((like.shape[1],), default) if value is None else torch.as_tensor(value)
-        found.append(flat.to(like.device, like.dtype).view(1, -1, 1, 1, 1))
-    return found[0], found[1]
-
-
-def latents_digest(vae: Any) -> str:
-    """A digest of all that latents depend on: every tensor of the VAE but the decoder's, which may be trained on."""
-    decoding = ("decoder.", "post_quant_conv.")
-    encoding = {n: t for n, t in vae.state_dict().items() if not n.startswith(decoding)}
-    return tensors_digest(encoding, f"{vae.config.get('scaling_factor', 1.0)}")
-
-
-def tensors_digest(tensors: Mapping[str, torch.Tensor], about: str = "") -> str:
-    """A digest of named tensors as they rest, in half precision, and of what else is said about them."""
-    found = hashlib.sha256(about.encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def encode(vae: Any, video: torch.Tensor) -> torch.Tensor:
-    """The posterior's mean, normalised: [B, 3, F, H, W] in -1..1 -> [B, C, f, h, w]. No gradients."""
-    with torch.no_grad():
-        return normalise(vae, vae.encode(video).latent_dist.mode().float())
-
-
-def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels [B, 3, F, H, W] near -1..1 of normalised latents. Gradients pass."""
-    raw = denormalise(vae, latents)
-    steps = torch.full((len(raw),), 0.05, device=raw.device) if vae.config.get("timestep_conditioning") else None
-    pixels: torch.Tensor = vae.decode(raw, steps, return_dict=False)[0] if steps is not None else vae.decode(raw)[0]
-    return pixels
-
-
-def set_statistics(vae: Any, videos: Sequence[torch.Tensor], *, shared: bool = False) -> None:
-    """Measure mean and spread of every latent channel over videos [1, 3, F, H, W] and keep them in the VAE.
-
-    shared: one spread for all channels, so that those that carry more stay stronger.
-    """
-    with torch.no_grad():
-        flat = [vae.encode(v).latent_dist.mode().float().movedim(1, 0).flatten(1).cpu() for v in videos]
-    joined = torch.cat(flat, dim=1)
-    std = joined.std(dim=1).clamp(min=1e-4)
-    std = std.square().mean().sqrt().expand_as(std) if shared else std
-    vae.latents_mean.copy_(joined.mean(dim=1))
-    vae.latents_std.copy_(std)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.training.tasks.models import denormalise, encode, load_part, normalise, tensors_digest
+from stages.training.latents import denormalise, encode, normalise, tensors_digest
+from stages.training.tasks.models import load_part
 from stages.training.tasks.objectives import Noised
 
 UPSAMPLERS = SPATIAL, TEMPORAL = "spatial_upsampler", "temporal_upsampler"

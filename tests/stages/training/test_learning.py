@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
+from stages.training.latents import encode, latents_digest
 from stages.training.loop import Trainer, train
 from stages.training.progress import read_losses
 from stages.training.settings import Bucket, Objective
-from stages.training.tasks.models import encode, latents_digest, load_part
+from stages.training.tasks.models import load_part
 from stages.training.tasks.objectives import draw_levels
 from stages.training.tasks.raising import UPSAMPLERS, Raiser, between, lift
 from stages.training.tasks.tasks import make_task

@@ -10,10 +10,11 @@ import torch
 
 from stages.core.errors import BadInput
 from stages.training.data.batches import load_source, to_video
+from stages.training.latents import latents_digest
 from stages.training.settings import Bucket
 from stages.training.start.components import blocks, components, project
 from stages.training.start.vae import start_linear
-from stages.training.tasks.models import latents_digest, load_part
+from stages.training.tasks.models import load_part
 from stages.training.tasks.quality import reconstruction
 
 BUCKET = Bucket(width=64, height=64, frames=9, fps=8)

@@ -1,0 +1,252 @@
+"""What a prompt may say. Every prompt of a campaign is checked before the first one runs."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from stages.core.config import nearest
+from stages.core.errors import BadInput
+from stages.core.media import HIGHEST_FPS
+
+LONGEST_PROMPT = 128 * 1024
+"""Bytes of UTF-8."""
+MOST_SEEDS = 10_000
+LARGEST_SEED = 2**63 - 1
+SHOWN_FAULTS = 20
+NUMBER = re.compile(r"\s*[+-]?[0-9]+(?P<part>(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*")
+LONGEST_NUMBER = 100
+PADDING = " \t\r\n\v\f\ufeff"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One prompt as somebody wrote it.
+
+    place    where it stands, such as `prompts.csv, line 7`
+    values   its raw values by name; no value is None, NaN or an empty cell
+    folder   the folder or URL from which its relative paths count
+    fault    why it could not be read at all, "" where it could
+    """
+
+    place: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    fault: str = ""
+
+
+def plain_name(name: Any) -> str:
+    """A column's name as it is compared: `Negative Prompt ` and `negative-prompt` are `negative_prompt`."""
+    return re.sub(r"[\s\-]+", "_", str(name).strip(PADDING)).casefold()
+
+
+def as_entry(place: str, value: Any, folder: str = "") -> Entry:
+    """A text, or a mapping with keys, as an entry. What is neither becomes an entry with a fault."""
+    if isinstance(value, str):
+        return Entry(place, {"prompt": value}, folder)
+    if not isinstance(value, Mapping):
+        return Entry(place, {}, folder, f"a prompt is a text, or a mapping with the key `prompt`, not {_short(value)}")
+    names = [plain_name(key) for key in value]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        return Entry(place, {}, folder, f"the key {twice[0]!r} is there twice")
+    return Entry(place, {n: v for n, v in zip(names, value.values(), strict=True) if not _is_none(v)}, folder)
+
+
+def check_all(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The checked values of each entry, in order. Raises one BadInput that names the place of every bad one."""
+    checked: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for entry in entries:
+        try:
+            if entry.fault:
+                raise BadInput(f"{entry.place}: {entry.fault}")
+            checked.append(check_entry(entry.place, entry.values))
+        except BadInput as bad:
+            faults.append(str(bad))
+    if faults:
+        raise_faults(faults, len(faults) + len(checked))
+    return checked
+
+
+def raise_faults(faults: list[str], of: int) -> None:
+    """One BadInput for many faults: the first of them, and how many more there are."""
+    if len(faults) == 1:
+        raise BadInput(faults[0])
+    more = len(faults) - SHOWN_FAULTS
+    lines = [f"{len(faults)} of {of} prompts cannot be used:", *faults[:SHOWN_FAULTS]]
+    raise BadInput("\n".join(lines + ([f"and {more} more"] if more > 0 else [])))
+
+
+def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one prompt, checked and in their types; keys without a value are left out.
+
+    prompt, negative_prompt   text of up to 128 KiB without control characters; `prompt` must be there
+    seed                      one seed, 0 to 2**63 - 1
+    seeds                     a count, 1 to 10000, or a list of seeds; never beside `seed`
+    tags                      list of texts, from a list, or from a text with commas
+    image                     text
+    width, height, frames     whole numbers from 1
+    fps                       over 0, at most 1000
+    guidance                  0 to 10000
+
+    Raises BadInput with the place and every fault of this prompt.
+    """
+    checked: dict[str, Any] = {}
+    faults: list[str] = []
+    for key, value in values.items():
+        try:
+            if key not in CHECKS:
+                raise ValueError(f"unknown key {key!r}; {nearest(str(key), CHECKS)}")
+            found = None if value is None else CHECKS[key](value)
+        except ValueError as error:
+            faults.append(str(error) if key not in CHECKS else f"{key} {error}")
+        else:
+            checked |= {} if found is None else {key: found}
+    if "prompt" not in checked and not any(fault.startswith("prompt ") for fault in faults):
+        faults.insert(0, "there is no prompt")
+    if {"seed", "seeds"} <= set(checked):
+        faults.append("give `seed` (one seed) or `seeds` (a count or a list), not both")
+    if faults:
+        raise BadInput(f"{place}: {'; '.join(faults)}")
+    return checked
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip(PADDING))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | Decimal) and math.isnan(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _text(value: Any) -> str | None:
+    """A text; a number as it is written, because spreadsheets take `0` for a number. None for NaN."""
+    if _is_nan(value):
+        return None
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        whole = _as_whole(value)
+        value = str(value if whole is None else whole)
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text, not {_short(value)}")
+    text = value.strip(PADDING)
+    for sign in text:
+        kind = unicodedata.category(sign)
+        if kind == "Cs" or (kind == "Cc" and sign not in "\t\n\r"):
+            what = "half of a surrogate pair" if kind == "Cs" else "the control character"
+            raise ValueError(f"holds {what} U+{ord(sign):04X}; remove it")
+    if (size := len(text.encode())) > LONGEST_PROMPT:
+        raise ValueError(f"has {size} bytes; at most {LONGEST_PROMPT} are allowed")
+    return text or None
+
+
+def _number(value: Any) -> int | float:
+    """A finite number, also one that is written as a text."""
+    number: Any = value
+    if isinstance(value, str):
+        written = NUMBER.fullmatch(value) if len(value) <= LONGEST_NUMBER else None
+        number = (float if written["part"] else int)(value) if written else None  # None is refused below
+    elif isinstance(value, Decimal):
+        number = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(_as_float(number)):
+        raise ValueError(f"must be a number, not {_short(value)}")
+    return number
+
+
+def _as_float(number: int | float) -> float:
+    """Infinity for a whole number that no float can hold."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def _as_whole(number: int | float | Decimal) -> int | None:
+    """The same as a whole number where it is one: a column with gaps holds 7 as 7.0."""
+    if isinstance(number, int):
+        return number
+    whole = math.isfinite(number) and number == int(number)
+    return int(number) if whole and -(2**53) < number < 2**53 else None
+
+
+def _whole(lowest: int, highest: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        whole = _as_whole(_number(value))
+        if whole is None or not lowest <= whole <= highest:
+            raise ValueError(f"must be a whole number from {lowest} to {_power(highest)}, not {_short(value)}")
+        return whole
+
+    return check
+
+
+def _power(number: int) -> str:
+    return "2**63 - 1" if number == LARGEST_SEED else str(number)
+
+
+def _between(lowest: float, highest: float, open_below: bool = False) -> Callable[[Any], int | float]:
+    def check(value: Any) -> int | float:
+        number = _number(value)
+        if not lowest <= number <= highest or (open_below and number == lowest):
+            low = f"over {lowest:g} and at most" if open_below else f"from {lowest:g} to"
+            raise ValueError(f"must be {low} {highest:g}, it is {_short(value)}")
+        return number
+
+    return check
+
+
+def _seed(value: Any) -> int | None:
+    if _is_nan(value):
+        return None
+    if isinstance(value, list | tuple) or (isinstance(value, str) and re.search(r"[,;\[]", value)):
+        raise ValueError(f"is one seed, not {_short(value)}; write several as `seeds`")
+    return _whole(0, LARGEST_SEED)(value)
+
+
+def _seeds(value: Any) -> int | list[int] | None:
+    if _is_nan(value):
+        return None
+    if isinstance(value, str) and re.search(r"[,;\[\]]", value):
+        inner = re.fullmatch(r"\s*\[?([^\[\]]*?)[,;]?\s*\]?\s*", value)
+        value = re.split(r"[,;]", inner[1]) if inner else ()
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("must be a count, or seeds such as 1, 2, 3")
+        return list(dict.fromkeys(_whole(0, LARGEST_SEED)(seed) for seed in value))
+    count = _whole(0, LARGEST_SEED)(value)
+    if not 1 <= count <= MOST_SEEDS:
+        raise ValueError(f"is a count from 1 to {MOST_SEEDS}, it is {count}; write one seed as `seed: {count}`")
+    return count
+
+
+def _tags(value: Any) -> list[str] | None:
+    if _is_nan(value):
+        return None
+    if not isinstance(value, str | list | tuple) or not all(isinstance(tag, str) for tag in value):
+        raise ValueError(f"must be a text or a list of texts, not {_short(value)}")
+    checked = [_text(tag) for tag in (value.split(",") if isinstance(value, str) else value)]
+    return list(dict.fromkeys(tag for tag in checked if tag))
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "prompt": _text,
+    "negative_prompt": _text,
+    "seed": _seed,
+    "seeds": _seeds,
+    "tags": _tags,
+    "image": _text,
+    "width": _whole(1, 16384),
+    "height": _whole(1, 16384),
+    "frames": _whole(1, 1_000_000),
+    "fps": _between(0, HIGHEST_FPS, open_below=True),
+    "guidance": _between(0, 10_000),
+}
+"""What a prompt may hold: the check of each key returns the value in its type, or None where there is none."""

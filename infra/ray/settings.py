@@ -1,0 +1,27 @@
+"""The `infra.ray` part of a config. Importing this does not import Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class RaySettings:
+    """How Ray is started or joined.
+
+    address          `local` starts one on this machine; `auto` or HOST:PORT joins a cluster from inside it
+    num_cpus         logical CPUs of a local Ray; none: all of them. May be more than there are.
+    num_gpus         logical GPUs of a local Ray; none: those that Ray finds
+    object_store_mb  size of a local Ray's object store. Only plain rows pass through it.
+    ready_s          the longest that a worker may take to be placed and to load its weights, in seconds
+    autoscaling      whether nodes appear on demand, so that a step which no present node can host is no error
+    env              more environment variables for the workers; wins over what is set by default
+    """
+
+    address: str = "local"
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    object_store_mb: int = 200
+    ready_s: float = 900.0
+    autoscaling: bool = False
+    env: dict[str, str] = field(default_factory=dict)
