@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data_prep.captions.questions import (
@@ -82,11 +83,13 @@ class VlmCaption(Step):
             self.tokenizer, self.rewriter = self._load(c.rewriter, "", AutoTokenizer, AutoModelForCausalLM)
 
     def _load(self, location: str, revision: str, front: Any, model: Any) -> tuple[Any, Any]:
+        from stages.families.report import load_transformers
+
         name, _, pinned = location.partition("@") if "@" in location else (location, "", revision)
         folder = str(locate(name, "steps.caption.model", (), pinned, self.config.download))
         options = {"local_files_only": True, "trust_remote_code": False}
-        loaded = model.from_pretrained(folder, dtype=self.config.dtype, use_safetensors=True, **options)
-        return front.from_pretrained(folder, **options), loaded.eval().requires_grad_(False).to(self.device)
+        loaded = load_transformers(model, Path(folder), whole=False, dtype=self.config.dtype, trust_remote_code=False)
+        return front.from_pretrained(folder, **options), loaded.requires_grad_(False).to(self.device)
 
     def process(self, row: Row) -> Row:
         """The captions of one clip. Raises ValueError where none of its frames can be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,14 @@ class TwoTowers:
         import torch
         from transformers import AutoModel, AutoProcessor
 
+        from stages.families.report import load_transformers
+
         torch.set_num_threads(threads)
         folder = str(locate(location, key, (), revision))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True, **options)
-        self.model = model.eval().requires_grad_(False).to(self.device)
+        model = load_transformers(AutoModel, Path(folder), whole=False, dtype="float32", trust_remote_code=False)
+        self.model = model.requires_grad_(False).to(self.device)
         self.processor = AutoProcessor.from_pretrained(folder, **options)
 
     def pictures(self, pictures: Sequence[Any]) -> Vectors:
