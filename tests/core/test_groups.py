@@ -60,7 +60,11 @@ def test_winners_go_on_while_later_takes_are_made(local):
     assert films(survey).keys() == {"red ball"}
     assert not survey.units_complete(plan.phases[1])
     run_by_text(local, plan)
-    assert Survey(local, plan).counts() == {"score": Count(7, 0, 0, 0), "gate": Count(3, 0, 0, 0), "finish": Count(3, 0, 0, 0)}
+    assert Survey(local, plan).counts() == {
+        "score": Count(7, 0, 0, 0),
+        "gate": Count(3, 0, 0, 0),
+        "finish": Count(3, 0, 0, 0),
+    }
     assert called("finish") == dict.fromkeys(TEXTS, 1)
     assert set(called("gate").values()) == {1}
     assert verify(local).faults == []
@@ -69,7 +73,9 @@ def test_winners_go_on_while_later_takes_are_made(local):
 def test_the_best_of_each_text_wins(local):
     plan = plan_of(local)
     run_all(local, plan)
-    ranked = Survey(local, plan).query("SELECT u.text, u.seed, g.rank, g.status FROM v_gate g JOIN u_roots u USING (id)")
+    ranked = Survey(local, plan).query(
+        "SELECT u.text, u.seed, g.rank, g.status FROM v_gate g JOIN u_roots u USING (id)"
+    )
     best = {r["text"]: r["seed"] for r in ranked.to_pylist() if r["status"] == "ok"}
     assert best == {t: max(range(n), key=lambda s: s * 7 % 5) for t, n in TEXTS.items()}
     assert ranked.num_rows == 7
@@ -108,7 +114,9 @@ def test_a_failed_row_with_attempts_left_keeps_its_group_open(local):
     REFUSED["blue box"] = ConnectionError("cut")
     plan = plan_of(local)
     survey = run_by_text(local, plan).survey
-    assert {g.key for g in survey.groups(plan.node("gate")).all if g.ended} == {json.dumps({"text": t}, separators=(",", ":")) for t in TEXTS}
+    assert {g.key for g in survey.groups(plan.node("gate")).all if g.ended} == {
+        json.dumps({"text": t}, separators=(",", ":")) for t in TEXTS
+    }
     later = Survey(local, plan)  # of the next run, in which what failed is to be done again
     assert later.count("gate") == Count(2, 0, 1, 0)
     assert films(later).keys() == {"red ball", "green cone"}
@@ -173,7 +181,9 @@ def test_a_review_changes_the_decision_of_its_own_group_only(local):
     run_all(local, plan)
     before, marks = films(Survey(local, plan)), group_marks(local, plan)
     CALLS.clear()
-    take = next(r for r in shots(TEXTS) if r["text"] == "blue box" and r["seed"] == 0)  # not the one with the best score
+    take = next(
+        r for r in shots(TEXTS) if r["text"] == "blue box" and r["seed"] == 0
+    )  # not the one with the best score
     praise = pa.table({"id": ["r1"], "take_id": [take["id"]], "stars": [5]})
     local.commit_table("reviews", STORE_TABLE, praise, "part-1")
     now = group_marks(local, plan)

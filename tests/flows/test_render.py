@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from flows.cli.main import main
+from flows.render.campaign import load_campaign
 from flows.render.provenance import Identity, identify
 from stages.core.media import read_frames, read_tags
 
@@ -314,3 +315,32 @@ def test_reading_and_finding_all_done_import_nothing_heavy(words, rendered, camp
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+TEXTS = [
+    "a ${oc.env:HOME} star", "???", "${model.dtype}", "${nope}", "unclosed ${ brace", "\\${escaped} \\\\${twice}",
+    "$5?", "\ue0001 \ue000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_text_of_a_prompt_is_what_was_written(text, tmp_path):
+    path = tmp_path / "campaign.yaml"
+    values = {"name": "c", "prompts": [text, {"prompt": f"{text} two", "tags": [text]}], "negative_prompt": text}
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    first, second = load_campaign([path], {}, []).takes
+    assert (first["prompt"], first["negative_prompt"]) == (text, text)
+    assert (second["prompt"], second["tags"]) == (f"{text} two", [text])
+    (take,) = load_campaign([], {"prompts": [text]}, []).takes
+    assert take["prompt"] == text
+    (take,) = load_campaign([], {"prompts": ["x"]}, [f"negative_prompt={json.dumps(text)}"]).takes
+    assert take["negative_prompt"] == text
+
+
+def test_files_that_a_campaign_names_lie_beside_it(campaign_file, tmp_path):
+    campaign = yaml.safe_load(campaign_file.read_text())
+    (tmp_path / "more.csv").write_text("prompt,seed,frames\na red star,7,9\n")
+    path = tmp_path / "campaign.yaml"
+    path.write_text(yaml.safe_dump({**campaign, "prompts": [], "prompts_file": "more.csv"}))
+    (take,) = load_campaign([path], {}, []).takes
+    assert (take["prompt"], take["seed"], take["frames"], take["width"]) == ("a red star", 7, 9, 64)

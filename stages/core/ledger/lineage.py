@@ -257,7 +257,7 @@ class _Tracer:
         """The rows of those steps that were handed this row."""
         for later in (n for n in self.plan.nodes if not n.job and node.name in n.sources):
             if self.survey.units_known(self.plan.phase_of(later.name)):
-                rows = self._ask(f"SELECT id FROM \"n_{later.name}\" WHERE {AMONG} LIMIT {MANY}", parent)
+                rows = self._ask(f'SELECT id FROM "n_{later.name}" WHERE {AMONG} LIMIT {MANY}', parent)
                 yield from filter(None, (self._row(later, r["id"]) for r in rows))
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -278,7 +278,9 @@ class _Tracer:
             sql,
             node.name,
             node.fingerprint,
-            lambda source: sql.sql(f"SELECT * FROM {source} WHERE id = ?", params=[row_id]).to_arrow_table().to_pylist(),
+            lambda source: (
+                sql.sql(f"SELECT * FROM {source} WHERE id = ?", params=[row_id]).to_arrow_table().to_pylist()
+            ),
         )
         if not found:
             return None
