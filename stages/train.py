@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from stages.core.errors import BadInput, Stopped
 from stages.core.identity import digest
-from stages.core.step import Job, Row
+from stages.core.step import Inputs, Job, Port, Row
 from stages.core.weights.digests import weights_digest
 from stages.core.weights.store import CHECKPOINTS, fetch, keep, own
 
@@ -36,6 +36,8 @@ REQUEST = pa.schema(
 )
 """What is asked for: the only row that a training's plan starts from. Its id is that of the checkpoint to come."""
 
+ASKED = ("stage", "config", "dataset", "start", "parent", "workers")
+"""Columns of a request that its checkpoint keeps."""
 FILE = pa.struct([("path", pa.string()), ("uri", pa.string()), ("sha256", pa.string()), ("size", pa.int64())])
 CHECKPOINT = pa.schema(
     [
@@ -107,12 +109,18 @@ def dataset_identity(config: TrainConfig) -> str:
 class Encode(Job):
     """Encodes the latents that a training keeps, beside its run folder; nothing for stages that need none."""
 
+    kind = "encoded"
     writes = pa.schema([("id", pa.string()), ("folder", pa.string()), ("stage", pa.string())])
     weights: ClassVar = {"start": (), "vae": ("vae",)}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Training):
         """The training."""
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What is asked for."""
+        return Inputs(units=("stage",))
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row. Raises Stopped where it was stopped before all was encoded."""
@@ -121,7 +129,7 @@ class Encode(Job):
         from stages.training.tasks.tasks import make_task
 
         hush()
-        config, request = whole_config(self.config.whole), _only(tables["roots"])
+        config, request = whole_config(self.config.whole), _only(tables["units"])
         folder = own(Path(config.out), request["id"])
         start_folder(config.model, folder, config.seed)  # made once, before several workers look for it
         if config.data.cache:
@@ -135,6 +143,7 @@ class Encode(Job):
 class Train(Job):
     """Trains one stage, from where it was left, and keeps the checkpoint in the store."""
 
+    kind = "checkpoint"
     writes = CHECKPOINT
     weights: ClassVar = {"start": (), "vae": ("vae",)}
 
@@ -142,9 +151,14 @@ class Train(Job):
     class Config(Training):
         """The training."""
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What is asked for, once all is encoded."""
+        return Inputs(ports={"encoded": Port(kind="encoded")}, units=ASKED)
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row. Raises Stopped where training was stopped, or its time was up, before the last step."""
-        config, request = whole_config(self.config.whole), _only(tables["roots"])
+        config, request = whole_config(self.config.whole), _only(tables["units"])
         folder = own(Path(config.out), request["id"])
         try:
             step, finished, loss = self._train(config)
@@ -155,7 +169,7 @@ class Train(Job):
         about = json.loads((folder / "model" / "training.json").read_text())
         files = keep(self.workspace.storage, folder / "model", f"{CHECKPOINTS}/{request['id']}")
         row = {
-            **{k: request[k] for k in ("id", "stage", "config", "dataset", "start", "parent", "workers")},
+            **{k: request[k] for k in ("id", *ASKED)},
             "folder": f"{CHECKPOINTS}/{request['id']}",
             "digest": weights_digest(folder / "model"),
             "size": sum(f["size"] for f in files),
@@ -198,6 +212,7 @@ def train_together(values: dict[str, Any], stop: Callable[[], bool], say: Callab
 class Measure(Job):
     """Measures a checkpoint on what its training never saw."""
 
+    kind = "figures"
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -213,13 +228,18 @@ class Measure(Job):
         clips: int = 8
         whole: dict[str, Any] = field(default_factory=dict, metadata={"identity": False})
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The checkpoint."""
+        return Inputs(ports={"checkpoint": Port(kind="checkpoint")})
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row."""
         from stages.training.evaluation import evaluate
         from stages.training.process import hush
 
         hush()
-        checkpoint = _only(tables["train"])
+        checkpoint = _only(tables["checkpoint"])
         folder = fetch(self.workspace.storage, checkpoint)
         figures = evaluate(folder, whole_config(self.config.whole), self.config.clips)
         named = [{"name": name, "value": float(value)} for name, value in figures.items()]
@@ -231,6 +251,7 @@ class Measure(Job):
 class Promote(Job):
     """Gives a checkpoint a name that cascades can use, if its figures are good enough."""
 
+    kind = "promotion"
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -249,10 +270,15 @@ class Promote(Job):
         name: str = ""
         at_least: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The checkpoint, and how good it is."""
+        return Inputs(ports={"checkpoint": Port(kind="checkpoint"), "figures": Port(kind="figures")})
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """One row, which says why where it is not promoted."""
-        checkpoint = _only(tables["train"])
-        figures = {f["name"]: f["value"] for f in _only(tables["evaluate"])["figures"]}
+        checkpoint = _only(tables["checkpoint"])
+        figures = {f["name"]: f["value"] for f in _only(tables["figures"])["figures"]}
         short = [
             f"{name} is {figures.get(name, 'not measured')}, wanted >= {least:g}"
             for name, least in self.config.at_least.items()

@@ -30,7 +30,8 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     """Print a table, or write all of it to a file."""
     if out and out.suffix not in FORMATS:
         raise BadInput(f"--out {out}: the name must end in {', '.join(FORMATS)}")
-    table = read_table(existing_catalog(store), name, run_id=run_id, everything=everything)
+    catalog = existing_catalog(store, results=name in ("datasets", "checkpoints"))
+    table = read_table(catalog, name, run_id=run_id, everything=everything)
     if out:
         write_table(table, out)
         console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True)

@@ -18,7 +18,7 @@ from data_prep.publish.cut_clip import VideoForm
 from data_prep.publish.folder import check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import index_scores, kept_clips, kept_phase, yields_of
-from flows.run.settings import FlowConfig, plain_config
+from flows.run.settings import FlowConfig, fill_in, plain_config
 from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -85,8 +85,7 @@ class Publication:
         if not clips.num_rows:
             raise BadInput(f"the curation {record.row['run_id']} keeps no clip; see `rushes report` for the reasons")
         found = {"scores": index_scores(survey), "yields": yields_of(survey), "settings": self._for_card()}
-        steps = {name: _told(ref, found) for name, ref in self.steps.items()}
-        plan = make_plan(FLOW, "", steps, clips.column_names)
+        plan = make_plan(FLOW, "", fill_in(self.steps, found), clips.column_names)
         mark = digest("publish", clips_digest(clips))
         return replace(plan, roots=catalog.put_roots(clips, clips.schema, mark, plan.phases[0].depends))
 
@@ -98,12 +97,6 @@ class Publication:
         """The settings as a card shows them."""
         told = dataclasses.asdict(self.config.publish)
         return {k: v for k, v in told.items() if k != "sheet_clips" and (k != "shard_mb" or told["webdataset"])}
-
-
-def _told(ref: StepRef, found: Mapping[str, Any]) -> StepRef:
-    """A step that knows what a curation measured, as far as it has a setting for it."""
-    names = {f.name for f in dataclasses.fields(ref.config)} & set(found)
-    return replace(ref, config=replace(ref.config, **{n: found[n] for n in names})) if names else ref
 
 
 def load_publication(name: str, config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Publication:

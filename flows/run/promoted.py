@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
-from stages.core.ledger.plan import Node, Plan
 from stages.core.ledger.runs import runs_table
 from stages.core.step import Row
 
@@ -45,7 +46,7 @@ def find_promoted(location: str) -> str:
     name, _, store = location.removeprefix(PREFIX).partition("@")
     if not name or not store:
         raise BadInput(f"{location!r} must read promoted:NAME@STORE")
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, results=True)
     known = list_checkpoints(catalog)
     found = [c for c in known if name in c["promoted"]] or [c for c in known if _begins(c["id"], name)]
     if len(found) != 1:
@@ -63,8 +64,8 @@ def _begins(mark: str, name: str) -> bool:
 def promotions(catalog: Catalog) -> dict[str, str]:
     """name -> checkpoint id: of each name, what the latest run promoted to it."""
     found: dict[str, str] = {}
-    for plan, jobs in _trainings(catalog):
-        for row in _job_rows(catalog, plan, jobs, "promote"):
+    for training in _trainings(catalog):
+        for row in _job_rows(catalog, training, "promotion"):
             if row["promoted"]:
                 found[row["name"]] = row["checkpoint_id"]
     return found
@@ -73,11 +74,11 @@ def promotions(catalog: Catalog) -> dict[str, str]:
 def list_checkpoints(catalog: Catalog) -> list[Row]:
     """Every checkpoint that a run of this store has trained, the oldest first, with `name`, `figures`, `promoted`."""
     names, found = promotions(catalog), dict[str, Row]()
-    for plan, jobs in _trainings(catalog):
-        for row in _job_rows(catalog, plan, jobs, "train"):
+    for training in _trainings(catalog):
+        for row in _job_rows(catalog, training, "checkpoint"):
             found.setdefault(row["id"], {**row, "figures": []})
             found[row["id"]]["promoted"] = sorted(n for n, c in names.items() if c == row["id"])
-        for row in _job_rows(catalog, plan, jobs, "evaluate"):
+        for row in _job_rows(catalog, training, "figures"):
             found[row["checkpoint_id"]]["figures"] = row["figures"]
     return list(found.values())
 
@@ -90,16 +91,39 @@ def checkpoints(catalog: Catalog) -> pa.Table:
     return pa.Table.from_pylist(list_checkpoints(catalog), pa.schema([*CHECKPOINT, *own]))
 
 
-def _trainings(catalog: Catalog) -> list[tuple[Plan, dict[str, str]]]:
-    rows = [r for r in runs_table(catalog).to_pylist() if r["flow"] == "train"]
-    return [(Plan.from_json(r["plan"]), json.loads(r["jobs"])) for r in rows]
+@dataclass(frozen=True)
+class _Training:
+    """One run of the flow: the folder and the result of each of its jobs, by what the job makes."""
+
+    folders: Mapping[str, tuple[str, str, str]]
 
 
-def _job_rows(catalog: Catalog, plan: Plan, jobs: dict[str, str], name: str) -> list[Row]:
-    node: Node | None = next((n for n in plan.nodes if n.name == name), None)
-    if node is None or name not in jobs:
+OLD_KINDS = {"train": "checkpoint", "evaluate": "figures", "promote": "promotion"}
+"""What the jobs of a training make, by the names that they have in stores of format 1, whose plans do not say it."""
+
+
+def _trainings(catalog: Catalog) -> list[_Training]:
+    found = []
+    for run in (r for r in runs_table(catalog).to_pylist() if r["flow"] == "train"):
+        raw, jobs = json.loads(run["plan"]), json.loads(run["jobs"])
+        nodes = raw["nodes"] if "nodes" in raw else [n for phase in raw["phases"] for n in phase["nodes"]]
+        found.append(
+            _Training(
+                {
+                    n.get("kind") or OLD_KINDS.get(n["name"], ""): (n["name"], n["fingerprint"], jobs[n["name"]])
+                    for n in nodes
+                    if n["name"] in jobs
+                }
+            )
+        )
+    return found
+
+
+def _job_rows(catalog: Catalog, training: _Training, kind: str) -> list[Row]:
+    if kind not in training.folders:
         return []
-    path = f"{catalog.folder(node.name, node.fingerprint)}/job-{jobs[name]}.parquet"
+    name, fingerprint, mark = training.folders[kind]
     sql = connect()
-    rows: list[Row] = sql.sql(f"SELECT * FROM {catalog.scan(sql, [path])}").to_arrow_table().to_pylist()
+    source = catalog.scan(sql, [f"{catalog.folder(name, fingerprint)}/job-{mark}.parquet"])
+    rows: list[Row] = sql.sql(f"SELECT * FROM {source}").to_arrow_table().to_pylist()
     return rows

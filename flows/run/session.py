@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from stages.core.step import StepRef
 log = logging.getLogger("rushes")
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
+STORE, FORMAT = "store.json", 2
+"""The file that makes a folder a store, and the format that it names."""
 EXIT_STATUS = {DONE: 0, FAILED: 1, STOPPED: 3}
 
 
@@ -47,23 +50,49 @@ class Outcome:
 def open_catalog(url: str, options: Mapping[str, Any] | None = None) -> Catalog:
     """The catalog of a store, made where there is none. Raises BadInput where it cannot be written to."""
     storage = Storage(url, dict(options or {}))
+    _check_format(storage, (FORMAT,))
     try:
-        storage.write("store.json", b'{"format": 1}\n')
+        storage.write(STORE, json.dumps({"format": FORMAT}).encode() + b"\n")
     except Exception as error:
         raise BadInput(f"cannot write to the store {url}: {error}") from None
     return Catalog(storage)
 
 
-def existing_catalog(url: str, options: Mapping[str, Any] | None = None) -> Catalog:
-    """The catalog of a store that is there already. Raises BadInput where it is not."""
+def existing_catalog(url: str, options: Mapping[str, Any] | None = None, *, results: bool = False) -> Catalog:
+    """The catalog of a store that is there already. Raises BadInput where it is not, or is of another format.
+
+    results: only datasets and checkpoints will be read, and so those of older formats will do
+    """
     storage = Storage(url, dict(options or {}))
-    try:
-        found = storage.exists("store.json")
-    except Exception as error:
-        raise BadInput(f"cannot read the store {url}: {error}") from None
-    if not found:
+    if not _check_format(storage, (1, FORMAT) if results else (FORMAT,)):
         raise BadInput(f"there is no store at {url}; `curate` or `render` with --store makes one")
     return Catalog(storage)
+
+
+def _check_format(storage: Storage, wanted: Sequence[int]) -> bool:
+    """Whether there is a store. Raises BadInput where it cannot be read, or is of a format that is not wanted."""
+    try:
+        text = storage.read(STORE)
+    except FileNotFoundError:
+        return False
+    except Exception as error:
+        raise BadInput(f"cannot read the store {storage.url}: {error}") from None
+    try:
+        found = json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{storage.url}/{STORE} does not say the format of the store; give another --store") from None
+    if found in wanted:
+        return True
+    if found == 1:
+        raise BadInput(
+            f"the store {storage.url} is of format 1, this version of rushes works on format {FORMAT}: give another "
+            "--store and run curate or render again; datasets and checkpoints in the old one can still be read "
+            "(`rushes table datasets`, `rushes table checkpoints`, promoted:NAME@STORE)"
+        )
+    raise BadInput(
+        f"the store {storage.url} is of format {found!r}, this version of rushes works on format {FORMAT}: use the "
+        "version that made it, or give another --store"
+    )
 
 
 class Checked(Protocol):

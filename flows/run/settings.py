@@ -50,3 +50,12 @@ def plain_config(config: Any, steps: Mapping[str, StepRef]) -> dict[str, Any]:
     """The resolved config, as it is stored with the run and printed by --dry-run."""
     entries = {n: {"use": r.use, **dataclasses.asdict(r.config)} for n, r in steps.items()}
     return {**dataclasses.asdict(config), "steps": entries}
+
+
+def fill_in(steps: Mapping[str, StepRef], found: Mapping[str, Any]) -> dict[str, StepRef]:
+    """The steps with what only the flow knows, each as far as it has a setting of that name."""
+    filled = {}
+    for name, ref in steps.items():
+        own = {f.name: found[f.name] for f in dataclasses.fields(ref.config) if f.name in found}
+        filled[name] = dataclasses.replace(ref, config=dataclasses.replace(ref.config, **own)) if own else ref
+    return filled

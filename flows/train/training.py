@@ -1,28 +1,37 @@
-"""A config to a checkpoint: encode -> train one stage -> evaluate -> promote."""
+"""A config to a checkpoint: encode -> train one stage -> evaluate -> promote.
+
+The plan is the list of steps in configs/train.yaml, in its order. Nothing here knows a step by its name.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flows.run.promoted import resolve_promoted
-from flows.run.settings import FlowConfig
-from stages.core.config import find_config, make_ref, merge, parse_overrides, read_yaml
+from flows.run.settings import FlowConfig, fill_in, plain_config
+from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan, make_node
+from stages.core.ledger.plan import Plan
 from stages.core.step import StepRef
 from stages.core.weights.digests import cache_folder, weights_digest
 from stages.train import REQUEST, WORK, dataset_identity, plain_settings
 from stages.training.settings import TrainConfig
 
 FLOW = "train"
-FLOW_KEYS = ("name", "workers", "gpus", "cpus", "clips", "promote", "at_least", "infra", "budget")
+FLOW_KEYS = (
+    "name", "workers", "gpus", "cpus", "clips", "promote", "at_least", "infra", "budget", "until", "only", "steps",
+)  # fmt: skip
+"""Keys that are no settings of the training itself."""
+NEEDED = ("encoded", "checkpoint", "figures")
+"""What a plan must make to be a training."""
 
 
 @dataclass
@@ -48,18 +57,23 @@ class TrainFlowConfig(FlowConfig):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A checked training: the flow's settings, the training's, and whether its folder was named."""
+    """A checked training: the flow's settings, the training's, its steps in order, and whether its folder was named."""
 
     config: TrainFlowConfig
     training: TrainConfig
+    steps: dict[str, StepRef]
     name: str
     out: str
+
+    @property
+    def scope(self) -> str:
+        """What is trained."""
+        return self.name
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan; keeps what is asked for as the roots of the store's next run."""
         shared, dataset, start = self._shared()
-        _, train = make_node(make_ref("train", {"use": "stages.train:Train", **shared}), (ROOT_UNITS,))
-        training_id = digest("training", train.fingerprint)
+        training_id = digest("training", self._bound(shared).of_kind("checkpoint")[-1].fingerprint)
         shared["whole"] = {**shared["whole"], "out": self.out or work_folder(catalog, training_id)}
         request = {
             "id": training_id,
@@ -71,10 +85,19 @@ class TrainingRun:
             "parent": find_checkpoint(catalog, start),
             "workers": self.config.workers,
         }
-        roots = catalog.put_roots([request], REQUEST, digest("request", training_id, self.name))
-        made = list(self._nodes(shared))
-        phase = Phase("training", ROOT_UNITS, tuple(node for node, _ in made))
-        return Plan(FLOW, roots, (phase,), {node.name: ref for node, ref in made})
+        plan = self._bound(shared)
+        mark = digest("request", training_id, self.name)
+        roots = catalog.put_roots([request], REQUEST, mark, plan.phases[0].depends)
+        steps = until(plan.refs, self.config.until) if self.config.until else plan.refs
+        return make_plan(FLOW, roots, steps, REQUEST.names)
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved config."""
+        found = plain_config(self.config, self.steps)
+        return {**{k: v for k, v in found.items() if k in FLOW_KEYS}, "training": dataclasses.asdict(self.training)}
+
+    def _bound(self, shared: Mapping[str, Any]) -> Plan:
+        return make_plan(FLOW, "", fill_in(self.steps, shared), REQUEST.names)
 
     def _shared(self) -> tuple[dict[str, Any], str, str]:
         """What the jobs are told; the data's identity, and the content that training starts from."""
@@ -91,28 +114,27 @@ class TrainingRun:
         }
         return shared, dataset, weights_digest(model.checkpoint) if model.checkpoint else ""
 
-    def _nodes(self, shared: Mapping[str, Any]) -> Iterator[tuple[Node, StepRef]]:
-        yield make_node(make_ref("encode", {"use": "stages.train:Encode", **shared}), (ROOT_UNITS,))
-        yield make_node(make_ref("train", {"use": "stages.train:Train", **shared}), (ROOT_UNITS, "encode"))
-        measure = {"use": "stages.train:Measure", "clips": self.config.clips, "whole": shared["whole"]}
-        yield make_node(make_ref("evaluate", measure), ("train",))
-        if self.config.promote:
-            promote = {"use": "stages.train:Promote", "name": self.config.promote, "at_least": self.config.at_least}
-            yield make_node(make_ref("promote", promote), ("train", "evaluate"))
-
 
 def load_training(config: str | Path, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> TrainingRun:
     """Merge a config file (or the NAME of one in configs/train) and overrides, and check all. Raises BadInput."""
     path = find_config(config, "train")
     given = parse_overrides(overrides)
     layers = [(str(path), resolve_promoted(read_yaml(path))), ("the command line", resolve_promoted(given))]
-    flow, _ = merge(TrainFlowConfig, [*_parts(layers, True), ("the command line", dict(values or {}))])
+    default = find_config("train")
+    common = (str(default), read_yaml(default))
+    flow, steps = merge(TrainFlowConfig, [common, *_parts(layers, True), ("the command line", dict(values or {}))])
     training, _ = merge(TrainConfig, _parts(layers, False))
     _check(flow)
+    if not flow.promote:
+        steps = {n: ref for n, ref in steps.items() if load_class(ref.use, n).kind != "promotion"}
+    plan = make_plan(FLOW, "", steps, REQUEST.names)
+    for kind in NEEDED:
+        if not plan.of_kind(kind):
+            raise BadInput(f"a training needs a step that makes {kind}; it cannot be left out")
     if limit := flow.budget.wall_seconds:
         training = dataclasses.replace(training, stop_after_s=min(limit, training.stop_after_s or limit))
     out = str(Path(training.out).expanduser().resolve()) if "out" in given else ""
-    return TrainingRun(flow, training, flow.name or training.stage, out)
+    return TrainingRun(flow, training, steps, flow.name or training.stage, out)
 
 
 def _parts(layers: Sequence[tuple[str, Any]], of_the_flow: bool) -> list[tuple[str, Any]]:
@@ -143,27 +165,27 @@ def find_checkpoint(catalog: Catalog, content: str) -> str:
     return next((c["id"] for c in list_checkpoints(catalog) if content and c["digest"] == content), "")
 
 
-def as_plain(run: TrainingRun) -> dict[str, Any]:
-    """The resolved config, as it is stored with the run and printed by --dry-run."""
-    flow = {k: v for k, v in dataclasses.asdict(run.config).items() if k in FLOW_KEYS}
-    return {**flow, "training": dataclasses.asdict(run.training)}
-
-
 def checkpoint_lines(catalog: Catalog, run_id: str) -> list[str]:
     """Lines about a finished run's checkpoint: what was trained, how good it is, and how to use it."""
     from stages.core.ledger.runs import find_run
 
     survey = find_run(catalog, "train", run_id).survey(catalog)
-    checkpoint = survey.table("train").to_pylist()[0]
-    figures = survey.table("evaluate").to_pylist()[0]["figures"]
+
+    def made(kind: str) -> dict[str, Any] | None:
+        node = next((n.name for n in survey.plan.of_kind(kind) if n.name in survey.jobs), "")
+        return survey.table(node).to_pylist()[0] if node else None
+
+    checkpoint = made("checkpoint")
+    if checkpoint is None:
+        return []
+    figures = (made("figures") or {"figures": []})["figures"]
     root = catalog.storage.url.rstrip("/")
     lines = [f"checkpoint {checkpoint['id']}: {checkpoint['steps']} steps of {checkpoint['stage']}"]
     lines += ["  " + ", ".join(f"{f['name']} {f['value']:.3f}" for f in figures)] if figures else []
     local = catalog.storage.local_root is not None
     place = f"{root}/{checkpoint['folder']}" if local else f"promoted:{checkpoint['id'][:12]}@{root}"
     lines.append(f"use it with model.checkpoint={place}")
-    if any(n.name == "promote" for n in survey.plan.nodes):
-        row = survey.table("promote").to_pylist()[0]
+    if row := made("promotion"):
         name = f"promoted:{row['name']}@{root}"
         lines.append(f"or with model.checkpoint={name}" if row["promoted"] else f"not promoted: {row['reason']}")
     return lines

@@ -36,7 +36,11 @@ def test_the_ids_of_a_small_plan_are_pinned(local):
     assert found == PINNED
 
 
-PINNED = {"words": [], "split": [], "mark": []}
+PINNED = {
+    "words": ["7a670325b61adebba07b60af17b7a25f"],
+    "split": ["8ed1cfd7b3e45675d07aeef9ef5523d1"],
+    "mark": ["8b7b61bc35af55e4e9e005b20128881c"],
+}
 
 
 def test_nothing_empty_and_zero_differ():
@@ -248,9 +252,12 @@ def test_after_that_fits_nothing_is_refused():
     )
 
 
-def test_a_step_behind_its_units_is_told_where_to_go():
+def test_what_is_said_of_each_unit_must_come_before_they_are_units():
     steps = [SOURCE, ref("pieces", "Pieces"), ref("all", "PassPieces"), ref("late", "Measures")]
-    assert "set `before`" in refusal(*steps)
+    assert "steps.of needs an earlier step that makes measures" in refusal(*steps, ref("of", "OfPiece", note=True))
+    steps.insert(2, ref("early", "Measures"))
+    plan = make_plan("toy", "", {r.name: r for r in (*steps, ref("of", "OfPiece", note=True))}, ROOTS.names)
+    assert plan.node("of").ports[0].nodes == ("early",)
 
 
 def test_inputs_that_contradict_themselves_are_refused():

@@ -59,5 +59,5 @@ def handed(plan: Plan, node: Node, item: Item) -> Work | None:
 
 
 def _is_ok(row: Row | None) -> bool:
-    """Child rows have no status: they are there because their parent is ok."""
-    return row is not None and row.get("status", "ok") == "ok"
+    """Child rows have no status: they are there because their parent is ok. A row without id never came."""
+    return row is not None and row["id"] is not None and row.get("status", "ok") == "ok"

@@ -279,7 +279,9 @@ class Survey:
                 )
             else:
                 of = self.plan.phase_of(name)
-                add(name, survey_sql.row_texts(of, one, group if of.name == phase.name else "''"))
+                mine = bool(node.per) and self._reaches(of, phase)
+                texts = (of, one, group, phase) if mine else (of, one, "''", of)
+                add(name, survey_sql.row_texts(*texts))
         if node.units or node.per:
             values = ", ".join(f'"{c}" := u."{c}"' for c in ("id", *(c for c in node.units if c != "id")))
             add("units", f"SELECT {group} AS g, to_json(struct_pack({values}))::VARCHAR AS t FROM {self._units(phase)}")
@@ -399,17 +401,21 @@ class Survey:
                 of = self.plan.phase_of(name)
                 if of.name == phase.name or any(name == f[0] for f in found):
                     continue
+                unit = survey_sql.unit_in(of, phase, "s.unit_id", "s")
                 if binding.child:
-                    condition = f'"c_{name}".child_of = s.unit_id'
-                    found.append((name, f'"c_{name}"', condition))
-                    continue
-                unit = "s.unit_id" if of.level == phase.level else f"s.level_{of.level}"
-                view = (
-                    f'(SELECT unit_id AS of_unit, r.* FROM "s_{of.name}" z JOIN "i_{name}" r ON r.id = z."id_{name}")'
-                )
-                alias = f'"h_{name}"'
-                found.append((name, alias, f"{alias}.of_unit = {unit}"))
-                self._create_view(f"h_{name}", view[1:-1])
+                    rows = (
+                        f'SELECT s.unit_id AS of_unit, z."applies_{name}" AND NOT z."ok_{name}" AS of_applies, r.* '
+                        f'FROM "s_{phase.name}" s JOIN "s_{of.name}" z ON z.unit_id = {unit} '
+                        f'LEFT JOIN "c_{name}" r ON r.child_of = s.unit_id'
+                    )
+                    unit = "s.unit_id"
+                else:
+                    rows = (
+                        f'SELECT z.unit_id AS of_unit, z."applies_{name}" AS of_applies, r.* FROM "s_{of.name}" z '
+                        f'LEFT JOIN "i_{name}" r ON r.id = z."id_{name}"'
+                    )
+                self._create_view(f"h_{name}", rows)
+                found.append((name, f'"h_{name}"', f'"h_{name}".of_unit = {unit}'))
         return found
 
     def view(self, name: str) -> str:
@@ -451,8 +457,9 @@ class Survey:
             parts = [Binding(n, (n,)) for n in binding.nodes] if binding.many else [binding] if binding.nodes else []
             for part in parts:
                 node = self.plan.node(part.nodes[0])
-                if (job.passes == "" or job.units) and not (node.job or node.fan_out):
-                    tables[part.port] = self._rows_of_units(part, columns(part.port))
+                mine = job.passes == "" or job.units or job.per
+                if mine and not (node.job or node.fan_out) and self._reaches(self.plan.phase_of(node.name), phase):
+                    tables[part.port] = self._rows_of_units(phase, part, columns(part.port))
                 else:
                     tables[part.port] = self.table(part.nodes[0], columns(part.port))
         for name, _ in job.tables:
@@ -463,18 +470,29 @@ class Survey:
             tables["units"] = self.units(phase, (*job.units, *job.per))
         return tables
 
-    def _rows_of_units(self, binding: Binding, columns: Sequence[str]) -> pa.Table:
-        """(unit_id, columns) of what fills a port: the row of the first of its nodes that applies to a unit."""
+    def _rows_of_units(self, phase: Phase, binding: Binding, columns: Sequence[str]) -> pa.Table:
+        """(unit_id, columns) of what fills a port, for the units of a phase: the row of the first of the binding's nodes
+        that applies to a unit, or to the unit that it came from."""
         parts, before = list[str](), "true"
+        earlier = {self.plan.phase_of(name).name: self.plan.phase_of(name) for name in binding.nodes}
+        joins = " ".join(
+            f'JOIN "s_{n}" "z_{n}" ON "z_{n}".unit_id = {survey_sql.unit_in(of, phase)}' for n, of in earlier.items()
+        )
         for name in binding.nodes:
-            standing = f'"s_{self.plan.phase_of(name).name}"'
+            standing = f'"z_{self.plan.phase_of(name).name}"'
             there = [c for c in self._columns(f'"l_{name}"') if c in columns] if columns else []
             chosen = ", ".join(f'l."{c}"' for c in there) or "l.*"
             parts.append(
-                f'SELECT s.unit_id, {chosen} FROM {standing} s JOIN "l_{name}" l ON l.id = s."id_{name}" WHERE {before}'
+                f'SELECT u.id AS unit_id, {chosen} FROM {self._units(phase)} {joins} '
+                f'JOIN "l_{name}" l ON l.id = {standing}."id_{name}" WHERE {before}'
             )
-            before += f' AND NOT "applies_{name}"'
+            before += f' AND NOT {standing}."applies_{name}"'
         return self.query(" UNION ALL BY NAME ".join(parts))
+
+    def _reaches(self, earlier: Phase, phase: Phase) -> bool:
+        """Whether units of a phase are, or came from, units of an earlier one: no new units were made in between."""
+        between = self.plan.phases[self.plan.phases.index(earlier) + 1 : self.plan.phases.index(phase) + 1]
+        return all(p.units != OWN_UNITS for p in between)
 
     def query(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
         """The answer to SQL over the survey's views; values: those of its question marks. Use this and not `sql` for
@@ -512,7 +530,9 @@ class Survey:
 
 
 def _row_or_none(row: Any) -> Any:
-    return row if row and row.get("id") is not None else None
+    """A struct that a join made, None where there was nothing to join. Of an earlier step that applies to a unit and has
+    no row of it, a row without id stays: it is waited for in vain, and not passed over."""
+    return row if row and (row.get("id") is not None or row.get("of_applies")) else None
 
 
 def _empty(node: Node) -> pa.Table:

@@ -161,7 +161,7 @@ class Standing:
         stand = f'"e_{phase.name}"'
         if phase.name not in self._joined:
             self._joined.add(phase.name)
-            unit = "u.id" if phase.level == self.phase.level else f"u.level_{phase.level}"
+            unit = unit_in(phase, self.phase)
             self.joins.insert(0, f'LEFT JOIN "s_{phase.name}" {stand} ON {stand}.unit_id = {unit}')
         applies, ok, row = (f'{stand}."{what}_{node.name}"' for what in ("applies", "ok", "id"))
         if binding.child:
@@ -170,6 +170,7 @@ class Standing:
                 self._joined.add(node.name)
                 self.joins.append(f"LEFT JOIN {child} ON {child}.child_of = u.id")
             ok, row = f"({ok} AND {child}.id IS NOT NULL)", f"{child}.id"
+            applies = f"({applies} AND ({child}.id IS NOT NULL OR NOT {stand}.\"ok_{node.name}\"))"
         if not binding.required:
             applies = f"({applies} AND {ok})"
         return _Fill(applies, row, f"coalesce({ok}, false)", f"NOT coalesce({ok}, false)")
@@ -206,6 +207,11 @@ class Standing:
 
     def _is_child(self, node: Node, name: str) -> bool:
         return any(b.child for n in self.phase.steps for b in n.ports if name in b.nodes)
+
+
+def unit_in(earlier: Phase, phase: Phase, unit: str = "u.id", levels: str = "u") -> str:
+    """The id of the unit of an earlier phase that a unit of this one is, or came from."""
+    return unit if earlier.level == phase.level else f"{levels}.level_{earlier.level}"
 
 
 def left(phase: Phase) -> str:
@@ -252,12 +258,14 @@ def members(phase: Phase, node: Node) -> str:
     )
 
 
-def row_texts(phase: Phase, node: Node, group: str) -> str:
-    """(group, text) of a node's rows and their statuses, each once in a group: what a job's digest is made of."""
+def row_texts(of: Phase, node: Node, group: str, phase: Phase) -> str:
+    """(group, text) of a node's rows and their statuses, each once in a group: what a job's digest is made of. The node
+    stands in the phase `of`; groups are those of units `u` of `phase`, to which its rows belong."""
     status = " ".join(f"WHEN {code} THEN '{text}'" for code, text in enumerate(STATUSES))
     return (
         f'SELECT DISTINCT {group} AS g, "id_{node.name}" || \'/\' || CASE "code_{node.name}" {status} END AS t '
-        f'FROM "s_{phase.name}" s JOIN "u_{phase.name}" u ON u.id = s.unit_id WHERE "id_{node.name}" IS NOT NULL'
+        f'FROM "s_{of.name}" s JOIN "u_{phase.name}" u ON s.unit_id = {unit_in(of, phase)} '
+        f'WHERE "id_{node.name}" IS NOT NULL'
     )
 
 
