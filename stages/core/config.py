@@ -120,9 +120,7 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
         if "=" not in word or not word.split("=", 1)[0].strip():
             raise BadInput(f"{word!r} is not key=value")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-        assert isinstance(parsed, dict)
-        return OmegaConf.create(shielded(parsed))
+        return OmegaConf.from_dotlist([_shield(w) if re.split(r"[.=]", w)[0] in LITERAL else w for w in overrides])
     except Exception as error:
         raise BadInput(f"cannot read the overrides {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
 

@@ -153,7 +153,7 @@ BAD = {
     "impossible size": ({"width": 100}, "nearest is 96x64"),
     "impossible size of one prompt": ({"prompts": ["a", {"prompt": "b", "width": 100}]}, "nearest is 96x64"),
     "impossible frames": ({"frames": 10}, "nearest is 9"),
-    "no frames": ({"frames": 0}, "frames counts from 1"),
+    "no frames": ({"frames": 0}, "frames must be"),
     "half a frame": ({"prompts": [{"prompt": "b", "frames": 9.5}]}, "must be a whole number"),
     "unknown cascade": ({"cascade": "tyni"}, "did you mean 'tiny'"),
     "no checkpoint": ({"model": {"checkpoint": "/nowhere/at/all"}}, "/nowhere/at/all"),
@@ -333,7 +333,7 @@ def test_the_text_of_a_prompt_is_what_was_written(text, tmp_path):
     assert (second["prompt"], second["tags"]) == (f"{text} two", [text])
     (take,) = load_campaign([], {"prompts": [text]}, []).takes
     assert take["prompt"] == text
-    (take,) = load_campaign([], {"prompts": ["x"]}, [f"negative_prompt={json.dumps(text)}"]).takes
+    (take,) = load_campaign([], {"prompts": ["x"]}, [f"negative_prompt={json.dumps(text, ensure_ascii=False)}"]).takes
     assert take["negative_prompt"] == text
 
 
