@@ -211,10 +211,10 @@ def toy_plan(
     return planned(catalog, roots(takes), steps)
 
 
-def planned(catalog: Catalog, rows: list[Row], steps: Mapping[str, StepRef]) -> Plan:
+def planned(catalog: Catalog, rows: list[Row], steps: Mapping[str, StepRef], schema: pa.Schema = ROOTS) -> Plan:
     """The plan of these steps over these takes, which become the roots."""
-    plan = make_plan("toy", "", steps, ROOTS.names)
-    path = catalog.put_roots(rows, ROOTS, digest([r["id"] for r in rows]), plan.phases[0].depends)
+    plan = make_plan("toy", "", steps, schema.names)
+    path = catalog.put_roots(rows, schema, digest(rows), plan.phases[0].depends)
     return replace(plan, roots=path)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages.core.errors import BadInput
-from stages.core.step import ARTIFACT, PermanentError, Rejected, Resources, Row, Step
+from stages.core.step import ARTIFACT, Inputs, PermanentError, Rejected, Resources, Row, Step
 
 COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
 
@@ -44,21 +44,17 @@ class VideoForm:
         return bool(self.fps or self.size or self.frames)
 
 
+SPAN = (
+    "source_id", "stream_index", "start_pts", "end_pts", "time_base_num", "time_base_den", "start_frame", "end_frame",
+)  # fmt: skip
+STREAM = ("codec", "container", "interlaced", "width", "height", "has_audio", "keyframe_start", "keyframe_end")
+
+
 class CutClip(Step):
     """One mp4 per kept clip."""
 
+    kind = "cut"
     version = 2
-    reads = (
-        "uri",
-        "bytes",
-        "start_pts",
-        "end_pts",
-        "keyframe_start",
-        "keyframe_end",
-        "codec",
-        "container",
-        "interlaced",
-    )
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -85,6 +81,11 @@ class CutClip(Step):
         crf: int = 18
         preset: str = "medium"
         difference: float = 6.0
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The span of a source, and what its stream is like; where its file lies is carried."""
+        return Inputs(depends=("clip_id", *SPAN, *STREAM), carries=("uri", "bytes"))
 
     def process(self, row: Row) -> Row:
         """Cut, check and keep one clip. Raises BadMedia where no way of cutting gives its frames, PermanentError where

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from data_prep.publish.buckets import BucketConfig, bucket_columns, split_of
 from stages.core.errors import BadInput
-from stages.core.step import Job
+from stages.core.step import Inputs, Job, Port
 
 CAPTION = pa.struct(
     [
@@ -53,22 +53,34 @@ CLIP_ROOTS = pa.schema(
         ("duplicate_group", pa.string()),
         ("copy_sources", pa.list_(pa.string())),
         ("thumb_uri", pa.string()),
-        ("facts", pa.string()),
+        ("motion", pa.float64()),
         ("captions", pa.list_(CAPTION)),
     ]
 )
-"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need."""
+"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need, and the scores of
+its curation as further columns. motion is null where it was not measured."""
+
+SCORES = {
+    "number": pa.float64(),
+    "integer": pa.int64(),
+    "truth": pa.bool_(),
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+}
+"""The types that a score may have, by the names that `Index` is told them by."""
 
 OWN_COLUMNS = """c.width, c.height, c.n_frames, c.fps, c.duration_s, c.has_audio, c.method, c.sha256, c.size,
     c.uri AS media_uri"""
 CLIP_COLUMNS = """r.source_id, r.uri AS source_uri, r.start_pts, r.end_pts, r.time_base_num, r.time_base_den,
-    r.start_frame, r.end_frame, r.start_s, r.end_s, r.label, r.licence, r.duplicate_group, r.thumb_uri, r.facts"""
+    r.start_frame, r.end_frame, r.start_s, r.end_s, r.label, r.licence, r.duplicate_group, r.thumb_uri,
+    r.captions"""
 
 
 class Index(Job):
     """One row per clip that was cut. `path` is relative to the dataset's folder, `media_uri` to the store."""
 
-    version = 1
+    kind = "index"
+    version = 2
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -104,9 +116,9 @@ class Index(Job):
             ("method", pa.string()),
             ("sha256", pa.string()),
             ("size", pa.int64()),
-            ("facts", pa.string()),
             ("thumb_uri", pa.string()),
             ("media_uri", pa.string()),
+            ("captions", pa.list_(CAPTION)),
         ]
     )
 
@@ -118,12 +130,14 @@ class Index(Job):
         salt       other text, another split
         caption    the kind of caption in the index; where a clip has none of it, long, medium, short or source
         buckets    see `data_prep.publish.buckets.BucketConfig`
+        scores     columns of the clips that are scores -> one of SCORES
         """
 
         val_share: float = 0.05
         salt: str = "rushes"
         caption: str = "long"
         buckets: BucketConfig = field(default_factory=BucketConfig)
+        scores: dict[str, str] = field(default_factory=dict)
 
         def __post_init__(self) -> None:
             if not 0 <= self.val_share <= 1:
@@ -131,8 +145,19 @@ class Index(Job):
             if not all(c.isalnum() or c in "-_." for c in self.salt):
                 raise BadInput(f"publish.salt may hold letters, digits and -_. only, not {self.salt!r}")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What was cut, and all that is known of the clips."""
+        known = dict.fromkeys((*CLIP_ROOTS.names, *config.scores))
+        return Inputs(ports={"cut": Port(kind="cut")}, units=tuple(n for n in known if n != "id"))
+
+    @classmethod
+    def writes_of(cls, config: Config) -> pa.Schema:
+        """The columns of every index, then the scores."""
+        return pa.schema([*cls.writes, *((name, SCORES[kind]) for name, kind in config.scores.items())])
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """`cut` (a row per clip) and `roots` (`CLIP_ROOTS`). Clips that could not be cut are left out."""
+        """`cut` (a row per clip) and `units` (`CLIP_ROOTS` and scores). Clips that could not be cut are left out."""
         from stages.core.ledger.catalog import connect
 
         sql = connect()
@@ -146,17 +171,17 @@ class Index(Job):
         buckets = bucket_columns(self.config.buckets)
         own = ", ".join(f"{expression} AS {name}" for name, expression in buckets.items())
         split = split_of(self.config.val_share, self.config.salt)
-        names = ", ".join(n for n in self.writes.names)
+        names = ", ".join(f'"{n}"' for n in self.writes_of(self.config).names)
+        scores = "".join(f', r."{name}"' for name in dict.fromkeys(["motion", *self.config.scores]))
         return sql.sql(
-            f"""WITH spoken AS (SELECT id, unnest(captions, max_depth := 2) FROM t_roots),
+            f"""WITH spoken AS (SELECT id, unnest(captions, max_depth := 2) FROM t_units),
             told AS (SELECT id, rank, coalesce(string_agg(trim(text), ' ') FILTER ("window" = 0),
                 string_agg(trim(text), ' ' ORDER BY "window")) AS text FROM spoken
                 JOIN wanted USING (kind) WHERE status = 'ok' AND trim(text) <> '' GROUP BY id, rank),
             best AS (SELECT id, first(text ORDER BY rank) AS caption FROM told GROUP BY id),
             clips AS (SELECT r.id, r.clip_id, 'clips/' || left(r.clip_id, 2) || '/' || r.clip_id || '.mp4' AS path,
-                {OWN_COLUMNS}, {CLIP_COLUMNS}, r.copy_sources, coalesce(b.caption, '') AS caption,
-                (r.facts::JSON ->> 'motion')::DOUBLE AS motion
-                FROM t_cut c JOIN t_roots r ON r.id = c.input_id LEFT JOIN best b ON b.id = r.id
+                {OWN_COLUMNS}, {CLIP_COLUMNS}, r.copy_sources, coalesce(b.caption, '') AS caption
+                {scores} FROM t_cut c JOIN t_units r ON r.id = c.unit_id LEFT JOIN best b ON b.id = r.id
                 WHERE c.status = 'ok')
             SELECT {names} FROM (SELECT *, {split} AS split, {own} FROM clips) ORDER BY clip_id"""
         ).to_arrow_table()

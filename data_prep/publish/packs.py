@@ -12,20 +12,30 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.publish.index import Index
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import ARTIFACT, Job, Resources, Row, Step
+from stages.core.step import ARTIFACT, OWN_UNITS, Inputs, Job, Port, Resources, Row, Step
 
-MEMBER = pa.struct(
-    [("clip_id", pa.string()), ("media_uri", pa.string()), ("caption", pa.string()), ("meta", pa.string())]
-)
 META = ("split", "bucket", "width", "height", "n_frames", "fps", "duration_s", "label", "licence", "source_id")
+"""Columns of the index that stand in a clip's JSON file."""
+MEMBER = pa.struct(
+    [
+        ("clip_id", pa.string()),
+        ("media_uri", pa.string()),
+        ("caption", pa.string()),
+        ("meta", pa.struct([Index.writes.field(name) for name in META])),
+    ]
+)
 
 
 class Shards(Job):
     """One row per shard: its path in the dataset and its members, in an order that a hash decides."""
 
-    version = 1
+    kind = "shards"
+    version = 2
+    passes = True
+    units = OWN_UNITS
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -44,6 +54,15 @@ class Shards(Job):
         def __post_init__(self) -> None:
             if self.mb <= 0:
                 raise BadInput(f"publish.shard_mb must be above 0, not {self.mb:g}")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The index."""
+        return Inputs(ports={"index": Port(kind="index")})
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        """What stands in a shard, and what decides in which."""
+        return ("clip_id", "media_uri", "caption", "size", *META)
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`index`. Excluded clips are in no shard."""
@@ -70,7 +89,7 @@ def _shard(split: str, number: int, rows: list[Row]) -> Row:
     members = [
         {
             **{name: row[name] for name in ("clip_id", "media_uri", "caption")},
-            "meta": json.dumps({name: row[name] for name in META}, ensure_ascii=False, sort_keys=True),
+            "meta": {name: row[name] for name in META},
         }
         for row in rows
     ]
@@ -81,14 +100,19 @@ def _shard(split: str, number: int, rows: list[Row]) -> Row:
 class Pack(Step):
     """One tar per shard: CLIP.mp4, CLIP.txt (the caption) and CLIP.json of every member."""
 
-    version = 1
-    reads = ("path", "members")
+    kind = "pack"
+    version = 2
     writes = pa.schema([("path", pa.string()), ("n_clips", pa.int64()), *ARTIFACT])
     resources = Resources(batch_rows=1)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """There is nothing to set: the shards say what goes in."""
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What goes in, and the shard's place in the dataset."""
+        return Inputs(depends=("path", "members"))
 
     def process(self, row: Row) -> Row:
         """Write the tar of one shard."""
@@ -98,7 +122,8 @@ class Pack(Step):
                 name = member["clip_id"]
                 _add(tar, f"{name}.mp4", self.workspace.read(member["media_uri"]))
                 _add(tar, f"{name}.txt", member["caption"].encode())
-                _add(tar, f"{name}.json", member["meta"].encode())
+                meta = json.dumps(member["meta"], ensure_ascii=False, sort_keys=True)
+                _add(tar, f"{name}.json", meta.encode())
         kept = self.workspace.put(buffer.getvalue(), ".tar")
         return {"path": row["path"], "n_clips": len(row["members"]), **kept}
 

@@ -1,4 +1,7 @@
-"""What a publication takes from a curation: the kept clips with their captions, and what became of all the others."""
+"""What a publication takes from a curation: the kept clips with their captions and scores, and what became of the rest.
+
+Steps are found by what they make, so that a curation may call them as it likes.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,75 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.publish.index import CLIP_ROOTS
+from data_prep.publish.index import CLIP_ROOTS, SCORES, Index
+from stages.core.ledger.plan import Node, Phase
 from stages.core.ledger.survey import Survey
+from stages.core.step import ARTIFACT
 
 CAPTION_SQL = """STRUCT(kind VARCHAR, text VARCHAR, model VARCHAR, status VARCHAR, "window" BIGINT, start_s DOUBLE,
     end_s DOUBLE)"""
+NOT_SCORES = frozenset({"unit_id", "parent_id", "id", "clip_id", *(name for name, _ in ARTIFACT)})
 
 
-def has_step(survey: Survey, name: str) -> bool:
-    """Whether the plan has a step of this name."""
-    return any(n.name == name for n in survey.plan.nodes)
+def kept_phase(survey: Survey) -> Phase:
+    """The phase whose units are the kept clips: what the last job that judges clips lets pass."""
+    return survey.plan.phases[-1]
+
+
+def _last(survey: Survey, kind: str) -> Node:
+    return survey.plan.of_kind(kind)[-1]
 
 
 def kept_clips(survey: Survey) -> pa.Table:
-    """One row per kept clip, `CLIP_ROOTS`, in the order of the sources."""
-    names = ", ".join(f'"{f.name}"' for f in CLIP_ROOTS)
-    thumbs = survey.view("thumbs") if has_step(survey, "thumbs") else _nothing(uri="VARCHAR")
-    return survey.query(
-        f"""WITH clips AS (SELECT k.clip_id AS id, k.* EXCLUDE (id), s.bytes, s.container, s.codec, s.interlaced,
-            s.has_audio, s.position AS source_position, coalesce(g.duplicate_group, '') AS duplicate_group,
-            coalesce(g.copy_sources, [])::VARCHAR[] AS copy_sources, coalesce(t.uri, '') AS thumb_uri,
+    """One row per kept clip in the order of the sources: `CLIP_ROOTS`, then the scores that were measured."""
+    clips = survey.plan.phase_of(_last(survey, "clips").name)
+    scores = {name: node for name, (node, _) in score_columns(survey).items() if name not in CLIP_ROOTS.names}
+    motion = score_columns(survey).get("motion")
+    columns = [f'"{f.name}"' for f in CLIP_ROOTS] + [f'"{name}"' for name in scores]
+    own = "".join(f', "t_{node}"."{name}"' for name, node in scores.items())
+    joined = sorted({*scores.values(), *([motion[0]] if motion else [])})
+    joins = " ".join(f'LEFT JOIN {survey.view(n)} "t_{n}" ON "t_{n}".clip_id = k.clip_id' for n in joined)
+    thumbs = survey.plan.of_kind("thumbs")
+    thumb = survey.view(thumbs[-1].name) if thumbs else _nothing(uri="VARCHAR")
+    group = "k.duplicate_group" if survey.plan.of_kind("duplicates") else "''"
+    table = survey.query(
+        f"""WITH clips AS (SELECT k.id, k.clip_id, k.source_id, k.uri, k.bytes, k.container, k.codec, k.interlaced,
+            k.has_audio, k.stream_index, k.rotation, k.display_width AS width, k.display_height AS height,
+            k.time_base_num, k.time_base_den, k.start_pts, k.end_pts, k.start_frame, k.end_frame, k.start_s, k.end_s,
             list_contains(s.keyframes, k.start_pts) AS keyframe_start,
             list_contains(s.keyframes, k.end_pts) OR k.end_frame >= s.n_frames AS keyframe_end,
-            coalesce(c.captions, []) AS captions
-            FROM {survey.view("kept")} k JOIN {survey.view("sources")} s ON s.id = k.source_id AND s.status = 'ok'
-            LEFT JOIN {_groups(survey)} g ON g.clip_id = k.clip_id LEFT JOIN {thumbs} t ON t.clip_id = k.clip_id
-            LEFT JOIN {_captions(survey)} c ON c.clip_id = k.clip_id)
-        SELECT {names} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_pts, id) - 1 AS position
-            FROM clips) ORDER BY position"""
-    ).cast(CLIP_ROOTS)
+            coalesce(k.label, '') AS label, coalesce(k.licence, '') AS licence, {group} AS duplicate_group,
+            coalesce(g.copy_sources, [])::VARCHAR[] AS copy_sources, coalesce(t.uri, '') AS thumb_uri,
+            {f'"t_{motion[0]}".motion' if motion else "NULL"}::DOUBLE AS motion,
+            coalesce(c.captions, []) AS captions, k.position AS source_position{own}
+            FROM "u_{kept_phase(survey).name}" k JOIN "u_{clips.name}" s ON s.id = k.level_{clips.level}
+            LEFT JOIN {_groups(survey)} g ON g.duplicate_group = {group} LEFT JOIN {thumb} t ON t.clip_id = k.clip_id
+            LEFT JOIN {_captions(survey)} c ON c.clip_id = k.clip_id {joins})
+        SELECT {", ".join(columns)} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_pts, id) - 1
+            AS position FROM clips) ORDER BY position"""
+    )
+    return table.cast(pa.schema([*CLIP_ROOTS, *(table.schema.field(name) for name in scores)]))
+
+
+def score_columns(survey: Survey) -> dict[str, tuple[str, str]]:
+    """Every score of clips: its name -> (the first step that measures it, which of SCORES it is)."""
+    found: dict[str, tuple[str, str]] = {}
+    for node in (n for kind in ("scores", "thumbs") for n in survey.plan.of_kind(kind)):
+        for field in survey.query(f"SELECT * FROM {survey.view(node.name)} LIMIT 0").schema:
+            if field.name not in NOT_SCORES and (kind := _kind_of(field.type)):
+                found.setdefault(field.name, (node.name, kind))
+    return found
+
+
+def index_scores(survey: Survey) -> dict[str, str]:
+    """The scores that an index gets as columns of their own: name -> which of SCORES it is."""
+    return {n: kind for n, (_, kind) in sorted(score_columns(survey).items()) if n not in Index.writes.names}
+
+
+def _kind_of(found: pa.DataType) -> str:
+    """Which of SCORES this type is; "" for vectors and files, which no index carries."""
+    plain = pa.int64() if pa.types.is_integer(found) else pa.float64() if pa.types.is_floating(found) else found
+    return next((name for name, kind in SCORES.items() if kind == plain), "")
 
 
 def _nothing(**columns: str) -> str:
@@ -44,29 +87,25 @@ def _nothing(**columns: str) -> str:
 
 
 def _captions(survey: Survey) -> str:
-    """clip_id and the list of its captions."""
-    if not has_step(survey, "caption"):
+    """clip_id and the list of its captions, of all captioners."""
+    views = [survey.view(n.name) for n in survey.plan.of_kind("captions")]
+    if not views:
         return _nothing(captions=f"{CAPTION_SQL}[]")
     struct = """{'kind': kind, 'text': text, 'model': model, 'status': status, 'window': "window"::BIGINT,
         'start_s': start_s, 'end_s': end_s}"""
+    rows = " UNION ALL BY NAME ".join(f"SELECT * FROM {v}" for v in views)
     return f"""(SELECT clip_id, list({struct} ORDER BY "window", kind, text) AS captions
-        FROM {survey.view("caption")} GROUP BY clip_id)"""
+        FROM ({rows}) GROUP BY clip_id)"""
 
 
 def _groups(survey: Survey) -> str:
-    """clip_id, its group of copies, and the sources of all clips in it, kept or not."""
-    if not has_step(survey, "dedup"):
-        return _nothing(duplicate_group="VARCHAR", copy_sources="VARCHAR[]")
-    verdicts = survey.view("dedup")
-    return f"""(SELECT d.id AS clip_id, d.duplicate_group, m.copy_sources FROM {verdicts} d JOIN (
-        SELECT duplicate_group, list(DISTINCT source_id ORDER BY source_id) AS copy_sources
-        FROM {verdicts} v JOIN {survey.view("clips")} x ON x.clip_id = v.id
-        WHERE duplicate_group <> '' GROUP BY duplicate_group) m USING (duplicate_group))"""
-
-
-def verdicts_view(survey: Survey) -> str | None:
-    """The last word on every clip, None where nothing was selected."""
-    return next((survey.view(n) for n in ("dedup", "select") if has_step(survey, n)), None)
+    """Each group of copies, and the sources of all clips in it, kept or not."""
+    if not survey.plan.of_kind("duplicates"):
+        return "(SELECT NULL::VARCHAR AS duplicate_group, NULL::VARCHAR[] AS copy_sources WHERE false)"
+    return f"""(SELECT duplicate_group, list(DISTINCT x.source_id ORDER BY x.source_id) AS copy_sources
+        FROM {survey.view(_last(survey, "duplicates").name)} d
+        JOIN {survey.view(_last(survey, "clips").name)} x ON x.clip_id = d.id
+        WHERE duplicate_group <> '' GROUP BY duplicate_group)"""
 
 
 def yields_of(survey: Survey) -> dict[str, Any]:
@@ -76,24 +115,25 @@ def yields_of(survey: Survey) -> dict[str, Any]:
         found: int = survey.query(f"SELECT count(*) AS n FROM {what}")["n"][0].as_py()
         return found
 
-    verdicts = verdicts_view(survey)
-    reasons = reasons_of(survey, verdicts) if verdicts else []
-    kept = count(survey.view("kept"))
+    listed = survey.view(_last(survey, "sources").name)
+    judges = [n for kind in ("verdicts", "duplicates") for n in survey.plan.of_kind(kind)]
+    first = next(n for n in survey.plan.nodes if n in judges)
     return {
-        "sources": count(survey.view("sources")),
-        "sound": count(f"{survey.view('sources')} WHERE status = 'ok'"),
-        "clips": count(survey.view("clips")),
-        "passed": kept + sum(r["alone"] for r in reasons if r["metric"] == "duplicate"),
-        "kept": kept,
-        "reasons": reasons,
+        "sources": count(listed),
+        "sound": count(f"{listed} WHERE status = 'ok'"),
+        "clips": count(survey.view(_last(survey, "clips").name)),
+        "passed": count(f"{survey.view(first.name)} WHERE status = 'ok'"),
+        "kept": count(f'"u_{kept_phase(survey).name}"'),
+        "reasons": reasons_of(survey, judges),
     }
 
 
-def reasons_of(survey: Survey, verdicts: str) -> list[dict[str, Any]]:
+def reasons_of(survey: Survey, judges: list[Node]) -> list[dict[str, Any]]:
     """Per metric and threshold: how many clips fail it, and how many fail nothing else. A clip may fail several."""
+    each = [f"SELECT reasons FROM {survey.view(n.name)} WHERE status = 'rejected'" for n in judges]
     rows: list[dict[str, Any]] = survey.query(
         f"""SELECT metric, op, threshold, count(*) AS clips, count(*) FILTER (n = 1) AS alone FROM
-        (SELECT len(reasons) AS n, unnest(reasons, max_depth := 2) FROM {verdicts} WHERE status = 'rejected')
+        (SELECT len(reasons) AS n, unnest(reasons, max_depth := 2) FROM ({" UNION ALL ".join(each)}))
         GROUP BY ALL ORDER BY clips DESC, metric, op"""
     ).to_pylist()
     return rows

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import ARTIFACT, Job, Resources, Row, Step
+from stages.core.step import ARTIFACT, OWN_UNITS, Inputs, Job, Port, Resources, Row, Step
 
 SHOWN = pa.struct([("clip_id", pa.string()), ("thumb_uri", pa.string()), ("media_uri", pa.string())])
 CELL, LINE, MARGIN = (192, 108), 16, 8
@@ -21,7 +21,10 @@ CELL, LINE, MARGIN = (192, 108), 16, 8
 class Sheets(Job):
     """One row per bucket: how many clips it has, and which of them are shown, as a hash picks them."""
 
+    kind = "sheets"
     version = 1
+    passes = True
+    units = OWN_UNITS
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -43,11 +46,19 @@ class Sheets(Job):
             if self.clips < 1:
                 raise BadInput(f"publish.sheet_clips must be at least 1, not {self.clips}")
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """The index."""
+        return Inputs(ports={"index": Port(kind="index")})
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        """What is shown, and in which bucket."""
+        return ("bucket", "clip_id", "thumb_uri", "media_uri", "duration_s")
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`index`."""
-        names = ["bucket", "clip_id", "thumb_uri", "media_uri", "duration_s"]
         buckets: dict[str, list[Row]] = {}
-        for row in tables["index"].select(names).to_pylist():
+        for row in tables["index"].select(list(self.columns("index"))).to_pylist():
             buckets.setdefault(row["bucket"], []).append(row)
         rows = [self._sheet(bucket, buckets[bucket]) for bucket in sorted(buckets)]
         return pa.Table.from_pylist(rows, self.writes)
@@ -67,8 +78,8 @@ class Sheets(Job):
 class Sheet(Step):
     """Draw one sheet as a JPEG."""
 
+    kind = "sheet"
     version = 1
-    reads = ("path", "bucket", "n_clips", "hours", "shown")
     writes = pa.schema([("path", pa.string()), ("bucket", pa.string()), ("n_clips", pa.int64()), *ARTIFACT])
     resources = Resources(batch_rows=4)
 
@@ -82,6 +93,11 @@ class Sheet(Step):
         def __post_init__(self) -> None:
             if self.columns < 1 or not 1 <= self.quality <= 95:
                 raise BadInput("steps.sheet: columns is at least 1, quality from 1 to 95")
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """What is on the sheet, and its place in the dataset."""
+        return Inputs(depends=("path", "bucket", "n_clips", "hours", "shown"))
 
     def process(self, row: Row) -> Row:
         """The sheet of one bucket."""

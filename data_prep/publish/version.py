@@ -14,18 +14,20 @@ import pyarrow as pa
 from data_prep.publish.folder import MANIFEST, LocalFolder, RemoteFolder, check_name, new_folder, versions
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.step import Job, Row
+from stages.core.step import Inputs, Job, Port, Row
 
 FORMAT = 1
-HIDDEN = ("id", "facts", "thumb_uri", "media_uri")
-"""Columns of the job `index` that a dataset does not carry: they only mean something inside the store."""
+HIDDEN = ("id", "thumb_uri", "media_uri", "captions")
+"""Columns of the job `index` that a dataset's index does not carry: they only mean something inside the store, or have a
+file of their own."""
 LANCE_ROWS = 16
 
 
 class Version(Job):
     """One row: the version that holds these clips, made now, or there already with the same content."""
 
-    version = 1
+    kind = "version"
+    version = 2
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -42,9 +44,9 @@ class Version(Job):
     class Config:
         """What the version is called and how it was made.
 
-        lance    also write a Lance dataset that holds the videos
-        video    the common form and how clips were cut, for the card
-        yields   what became of the footage, for the card; no part of the identity
+        lance     also write a Lance dataset that holds the videos
+        settings  how the dataset was made, for the card
+        yields    what became of the footage, for the card; no part of the identity
         """
 
         name: str = "dataset"
@@ -55,8 +57,14 @@ class Version(Job):
         def __post_init__(self) -> None:
             check_name(self.name)
 
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """All that goes into a version; packs where there are any."""
+        needed = {name: Port(kind=name) for name in ("cut", "index", "sheet")}
+        return Inputs(ports={**needed, "pack": Port(kind="pack", required=False)})
+
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """`roots`, `cut`, `index`, `sheet`, and `pack` where there are shards. Raises BadInput where a clip or a shard
+        """`cut`, `index`, `sheet`, and `pack` where there are shards. Raises BadInput where a clip or a shard
         failed for a reason that may pass."""
         for name in ("cut", "sheet", "pack"):
             _refuse_unfinished(name, tables.get(name))
@@ -81,14 +89,14 @@ class Frozen:
 
     def __init__(self, config: Any, tables: Mapping[str, pa.Table]) -> None:
         self.config, self.tables = config, tables
-        self.captions = captions_of(tables["roots"], tables["index"])
+        self.captions = captions_of(tables["index"])
         packs = tables.get("pack")
         self.packs = [] if packs is None else [r for r in packs.to_pylist() if r["status"] == "ok"]
         self.sheets = sorted((r for r in tables["sheet"].to_pylist() if r["status"] == "ok"), key=lambda r: r["path"])
         marks = sorted([p["path"], p["sha256"]] for p in self.packs)
         settings = [FORMAT, config.name, config.lance, config.settings]
         # what makes a dataset the same: not where its sources lie, nor where the store keeps its files
-        clips = tables["index"].drop_columns(["source_uri", "thumb_uri", "media_uri"])
+        clips = tables["index"].drop_columns(["source_uri", "thumb_uri", "media_uri", "captions"])
         self.fingerprint = digest(settings, content_hash(clips), content_hash(self.captions), marks)
 
     def write(self, folder: LocalFolder | RemoteFolder) -> Row:
@@ -140,37 +148,21 @@ class Frozen:
         }
 
 
-def captions_of(roots: pa.Table, index: pa.Table) -> pa.Table:
-    """Every caption of the clips that are in the index, one row each."""
+def captions_of(index: pa.Table) -> pa.Table:
+    """Every caption of the clips, one row each."""
     from stages.core.ledger.catalog import connect
 
     sql = connect()
-    sql.register("roots", roots)
-    sql.register("index_rows", index)
+    sql.register("clips", index.select(["clip_id", "captions"]))
     return sql.sql(
         """SELECT clip_id, kind, text, model, status, "window", start_s, end_s FROM
-        (SELECT clip_id, unnest(captions, max_depth := 2) FROM
-            (SELECT clip_id, captions FROM roots WHERE clip_id IN (SELECT clip_id FROM index_rows)))
-        ORDER BY ALL"""
+        (SELECT clip_id, unnest(captions, max_depth := 2) FROM clips) ORDER BY ALL"""
     ).to_arrow_table()
 
 
 def flat_index(index: pa.Table) -> pa.Table:
-    """The index as a dataset carries it: every score as a column of its own beside the index's."""
-    facts = [json.loads(text) for text in index["facts"].to_pylist()]
-    names = sorted({name for row in facts for name in row} - set(index.column_names) - {"uri"})
-    table = index.drop_columns(list(HIDDEN)).rename_columns({"path": "uri"})
-    for name in names:
-        table = table.append_column(name, _as_array([row.get(name) for row in facts]))
-    return table
-
-
-def _as_array(values: list[Any]) -> pa.Array:
-    """Scores as one type; text where a step's values are of several."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if v is None else json.dumps(v) for v in values])
+    """The index as a dataset carries it: without what only means something inside the store."""
+    return index.drop_columns(list(HIDDEN)).rename_columns({"path": "uri"})
 
 
 def content_hash(table: pa.Table) -> list[str]:

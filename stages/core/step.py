@@ -282,6 +282,11 @@ class Job(Generic[C]):
         return Inputs()
 
     @classmethod
+    def writes_of(cls, config: Any) -> pa.Schema:
+        """`writes`, where the columns depend on the config."""
+        return cls.writes
+
+    @classmethod
     def weights_of(cls, config: Any) -> Mapping[str, tuple[str, ...]]:
         """`weights`, where these depend on the config."""
         return cls.weights

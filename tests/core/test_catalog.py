@@ -139,7 +139,7 @@ def test_roots_are_kept_once(catalog):
     before = catalog.storage.info(path)
     assert catalog.put_roots(takes, toys.ROOTS, "d") == path
     assert catalog.storage.info(path) == before
-    assert catalog.read_file(path).to_pylist() == takes
+    assert catalog.read_file(path).to_pylist() == [{"extra": None, "place": None, **take} for take in takes]
 
 
 def test_a_listed_part_that_vanished_is_looked_for_again(catalog):

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from stages.core.errors import BadInput
+from stages.core.identity import depends_digest
 from stages.core.ledger.lineage import lineage
 from stages.core.ledger.lineage_text import as_text
 from stages.core.ledger.survey import Survey
@@ -34,7 +35,7 @@ def test_from_a_result_to_its_root(catalog):
     assert found.id == mark["id"]
     assert found.run["run_id"] == run.run_id
     assert names(found.above) == [
-        ("unit", "takes"),
+        ("unit", "roots"),
         ("row", "words"),
         ("row", "split"),
         ("child", "split"),
@@ -42,22 +43,24 @@ def test_from_a_result_to_its_root(catalog):
         ("row", "mark"),
     ]
     take, words, split, child, kept, last = found.above
-    assert last.row["input_id"] == child.id == kept.id
+    assert last.row["depends"] == depends_digest({"id": child.id, "sha256": child.row["sha256"]})
+    assert child.id == kept.id
     assert child.id in [r["id"] for r in split.row["rows"]]
-    assert split.row["input_id"] == words.id
-    assert words.row["input_id"] == take.row["text_id"]
-    assert split.row["seed"] == take.row["seed"]
+    assert split.row["parents"] == words.id
+    assert words.row["depends"] == depends_digest({"text": take.row["text"]})
+    assert split.row["depends"] == depends_digest({"seed": take.row["seed"]})
+    assert (words.shared, split.shared) == (2, 1)
     assert words.node == plan.node("words")
     assert '"suffix": "!"' in words.node.config
 
 
 def test_every_result_leads_to_its_own_take(made):
-    """Takes of one text share a row, so that the seed must tell them apart."""
+    """Takes of one text share a row, so that what is made of it must tell them apart."""
     catalog, plan, _ = made
     roots = set()
     for row in Survey(catalog, plan).query("SELECT * FROM v_split").to_pylist():
         take = lineage(catalog, row["id"]).above[0].row
-        assert take["seed"] == row["seed"]
+        assert catalog.storage.read(row["rows"][0]["uri"]).decode() == f"{take['text']}!/{take['seed']}/0"
         roots.add(take["id"])
     assert len(roots) == len(TAKES)
 
@@ -66,16 +69,18 @@ def test_from_a_take_down(made):
     catalog, _, _ = made
     take = toys.roots(TAKES)[1]
     found = lineage(catalog, take["id"])
-    assert names(found.above) == [("unit", "takes")]
-    assert names(found.below) == [("row", "words"), ("row", "split"), ("child", "split"), ("child", "split")]
-    assert {link.row["seed"] for link in found.below if link.name == "split" and link.kind == "row"} == {1}
+    assert names(found.above) == [("unit", "roots")]
+    made_of = [("row", "words"), ("row", "split"), ("child", "split"), ("row", "mark"), ("child", "split")]
+    assert [n for n in names(found.below) if n in made_of][:3] == made_of[:3]
+    splits = [link for link in found.below if link.name == "split" and link.kind == "row"]
+    assert depends_digest({"seed": 1}) in {link.row["depends"] for link in splits}
 
 
 def test_from_a_clip_both_ways(made):
     catalog, plan, _ = made
     kept = Survey(catalog, plan).table("keep").to_pylist()[0]
     found = lineage(catalog, kept["id"])
-    assert names(found.above)[0] == ("unit", "takes")
+    assert names(found.above)[0] == ("unit", "roots")
     assert found.above[-1].id == kept["id"]
     assert names(found.below) == [("row", "mark")]
 
@@ -107,19 +112,15 @@ def test_text_names_prompt_seed_settings_and_file(made):
 
 
 def test_weights_are_named(local, tmp_path):
-    from stages.core.config import make_ref
-    from stages.core.ledger.plan import Phase, Plan, make_node
-
     folder = tmp_path / "model" / "encoder"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(toys.EMPTY_SAFETENSORS)
-    toy = toy_plan(local, TAKES[:1])
-    node, ref = make_node(make_ref("odd", {"use": "tests.toys:Weighted", "model": str(tmp_path / "model")}))
-    plan = Plan("toy", toy.roots, (Phase("takes", "roots", (node,)),), {"odd": ref})
+    ref = toys.ref("odd", "Weighted", model=str(tmp_path / "model"))
+    plan = toys.planned(local, toys.roots(TAKES[:1]), {"odd": ref})
     run_all(local, plan)
     row = Survey(local, plan).table("odd").to_pylist()[0]
-    assert f"weights model: {dict(node.weights)['model']}" in "\n".join(as_text(lineage(local, row["id"])))
+    assert f"weights model: {dict(plan.node('odd').weights)['model']}" in "\n".join(as_text(lineage(local, row["id"])))
 
 
 def test_ids_that_do_not_tell(made):
@@ -138,7 +139,7 @@ def test_an_ambiguous_beginning_is_refused(local):
     plan = toy_plan(local, TAKES[:1])
     run_all(local, plan)
     words = plan.node("words")
-    rows = [{"id": f"abcdef{i}", "input_id": str(i), "status": "ok"} for i in range(2)]
+    rows = [{"id": f"abcdef{i}", "parents": str(i), "status": "ok"} for i in range(2)]
     local.commit("words", words.fingerprint, rows, ledger_schema(toys.Words.writes, False))
     with pytest.raises(BadInput, match="begins 2 ids"):
         lineage(local, "abcdef")

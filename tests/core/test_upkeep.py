@@ -109,7 +109,7 @@ def test_repair_looks_again_before_it_removes(made):
 
 def file_row(data: bytes, storage: Storage, i: int = 0, **columns):
     return {
-        "id": row_id("f", str(i), 0),
+        "id": row_id("f", str(i), ""),
         "parents": str(i),
         "status": "ok",
         "attempt": 1,
@@ -129,7 +129,7 @@ def test_the_same_work_with_other_bytes_is_a_fault(catalog):
 
 def test_a_row_in_the_wrong_folder_is_a_fault(catalog):
     catalog.commit("base", "g", [file_row(b"one", catalog.storage)], FILES)
-    assert "does not follow from its input" in verify(catalog).faults[0]
+    assert "does not follow from its parents" in verify(catalog).faults[0]
 
 
 def test_a_row_that_leads_outside_is_a_fault(catalog):

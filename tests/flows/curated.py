@@ -34,6 +34,6 @@ def publish(catalog: Catalog, *words: str, name: str = "set") -> tuple[dict, Out
     from flows.publish.publication import load_publication, published
 
     publication = load_publication(name, "publish", {}, [*words, "infra.executor=local"])
-    plan = publication.plan(catalog)
-    outcome = execute(catalog, plan, publication.config)
-    return published(catalog, plan, outcome.run_id), outcome
+    prepared = prepare(publication, catalog.storage.url, exists=True)
+    outcome = execute(prepared)
+    return published(catalog, prepared.plan, outcome.run_id), outcome

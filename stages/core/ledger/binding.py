@@ -77,7 +77,7 @@ class _Binder:
         self.nodes.append(node)
         self.levels[node.name] = self.level
         if node.passes is not None:
-            self._next_phase(node, cls)
+            self._next_phase(node, set(_writes(cls, ref)))
         return replace(ref, fingerprint=mark)
 
     # -- units -------------------------------------------------------------------------------------------------------
@@ -96,8 +96,8 @@ class _Binder:
             raise BadInput(f"steps.{name} needs one earlier step that makes {job.units}; there are {len(nodes)}")
         return nodes[0].name
 
-    def _next_phase(self, node: Node, job: type[Step] | type[Job]) -> None:
-        own = set(job.writes.names) - {"status", "reasons"}
+    def _next_phase(self, node: Node, writes: set[str]) -> None:
+        own = writes - {"status", "reasons"}
         self.level += node.passes != ""
         if node.passes == OWN_UNITS:
             self.columns = own | STANDARD_COLUMNS
@@ -190,6 +190,11 @@ class _Binder:
         if not job and any(self.levels[n.name] != self.level for n in there):
             return f"; {there[0].name} belongs to other units: set `before`, so that this step comes earlier"
         return f" with the columns {', '.join(port.columns)}" if port.columns else ""
+
+
+def _writes(cls: type[Step] | type[Job], ref: StepRef) -> list[str]:
+    schema = cls.writes_of(ref.config) if issubclass(cls, Job) else cls.writes
+    return list(schema.names)
 
 
 __all__ = ["ROOT_UNITS", "make_plan", "until"]

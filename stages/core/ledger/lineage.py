@@ -6,19 +6,20 @@ Any id is understood: of a row, of a child row, of a unit (a take, a source), of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from stages.core.errors import BadInput
-from stages.core.ledger.catalog import NO_ROWS, ROOTS, Catalog, connect
-from stages.core.ledger.plan import ROOT_UNITS, Node, Phase, Plan
+from stages.core.ledger.catalog import NO_ROWS, RESULTS, ROOTS, Catalog, connect
+from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Node, Phase, Plan
 from stages.core.ledger.run import RUNS
 from stages.core.ledger.runs import runs_table
+from stages.core.ledger.survey import Survey
 from stages.core.step import Row
 
 SHORTEST, MANY = 6, 50
+AMONG = "list_contains(string_split(parents, '/'), ?)"
 CHILDREN = "(SELECT id AS parent_id, unnest(rows, max_depth := 2) FROM {} WHERE status = 'ok')"
 
 
@@ -26,7 +27,8 @@ CHILDREN = "(SELECT id AS parent_id, unnest(rows, max_depth := 2) FROM {} WHERE 
 class Link:
     """One thing on the way. kind: `unit` (take, source), `row`, `child` (one of several rows) or `job`.
 
-    attempts holds every attempt at a row, the best last; node is None for a unit of the run's roots.
+    attempts holds every attempt at a row, the best last; node is None for a unit of the run's roots. shared is how many
+    units a row serves, where it serves several: the chain then begins at the first of them.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class Link:
     row: Row
     node: Node | None = None
     attempts: tuple[Row, ...] = ()
+    shared: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def lineage(catalog: Catalog, wanted: str) -> Lineage:
         plan = Plan.from_json(run["plan"])
         places = [p for p in found if _knows(plan, p)]
         if places and plan.flow not in traced:
-            tracer = _Tracer(catalog, plan, json.loads(run["jobs"]))
+            tracer = _Tracer(catalog, Survey(catalog, plan, jobs=json.loads(run["jobs"])))
             traced[plan.flow] = places[0], tracer.trace(places[0], run)
             if places[-1].kind == "unit":
                 started[plan.flow] = tracer.trace(places[-1], run)
@@ -117,7 +120,7 @@ class _Finder:
         for step, fingerprint in self.catalog.steps():
             if step == RUNS:
                 continue
-            for path in self.catalog.parts(step, fingerprint, "job-"):
+            for path in (p for prefix in RESULTS for p in self.catalog.parts(step, fingerprint, prefix)):
                 yield from self._ids("job", wanted, self.catalog.scan(self.sql, [path]), step, fingerprint)
             look = partial(self._in_rows, wanted, step, fingerprint)
             yield from self.catalog.with_rows(self.sql, step, fingerprint, look)
@@ -138,143 +141,161 @@ class _Finder:
 
 
 class _Tracer:
-    def __init__(self, catalog: Catalog, plan: Plan, jobs: dict[str, str]) -> None:
-        self.catalog, self.plan, self.jobs, self.sql = catalog, plan, jobs, connect()
+    """Follows things through one run as its survey shows it."""
+
+    def __init__(self, catalog: Catalog, survey: Survey) -> None:
+        self.catalog, self.survey, self.plan = catalog, survey, survey.plan
 
     def trace(self, place: _Place, run: Row) -> Lineage:
         """Up to the root and down to all that was made of it."""
         if place.kind == "unit":
-            here = self._unit_links("id", place.id, None, self._roots_phase())
+            above = self._root(place.id)
         elif place.kind == "row":
-            here = self._up_from_row(self.plan.node(place.step), place.id)
+            above = self._to_row(self.plan.node(place.step), place.id)
+        elif place.kind == "child":
+            above = self._to_child(self.plan.node(place.step), place.id)
         else:
-            here = self._up_from_unit(self.plan.node(place.step), "id", place.id, None)
-        return Lineage(place.id, run, here, list(self._down(here[-1]))[:MANY] if here else [])
+            above = self._to_result(self.plan.node(place.step), place.id)
+        above = list({(link.kind, link.name, link.id): link for link in above}.values())
+        return Lineage(place.id, run, above, self._below(above[-1]) if above else [])
 
     # -- up ----------------------------------------------------------------------------------------------------------
 
-    def _up_from_row(self, node: Node, row_id: str) -> list[Link]:
-        """Through the nodes of its phase, then to the unit, and on to where the unit came from."""
-        chain: list[Link] = []
-        step: Node | None = node
-        while step is not None:
-            link = self._row(step, "id = ?", [row_id])
-            if link is None:
-                return chain
-            chain.insert(0, link)
-            row_id = link.row["input_id"]
-            step = self.plan.node(step.after[0]) if step.after else None
-        seed = next((link.row["seed"] for link in chain if link.node and link.node.seeded), None)
-        first = chain[0].node
-        assert first is not None
-        return [*self._unit_links(first.key, row_id, seed, self.plan.phase_of(first.name)), *chain]
+    def _root(self, unit: str) -> list[Link]:
+        rows = self._ask(f"SELECT * FROM {ROOT_UNITS} WHERE id = ?", unit)
+        return [Link("unit", ROOT_UNITS, unit, rows[0])] if rows else []
 
-    def _unit_links(self, key: str, value: str, seed: int | None, phase: Phase) -> list[Link]:
-        if phase.units != ROOT_UNITS:
-            return self._up_from_unit(self.plan.node(phase.units), key, value, seed)
-        source = self.catalog.scan(self.sql, [self.plan.roots])
-        row = self._first(source, key, value, seed)
-        return [Link("unit", phase.name, row["id"], row)] if row else []
+    def _to_row(self, node: Node, row_id: str) -> list[Link]:
+        """The unit, the rows that fill the ports of the step and what these are made of, then the row itself."""
+        link = self._row(node, row_id)
+        if link is None:
+            return []
+        phase = self.plan.phase_of(node.name)
+        links = list[Link]()
+        if self.survey.units_known(phase):
+            standing = f'FROM "s_{phase.name}" WHERE "id_{node.name}" = ?'
+            units = self._ask(f"SELECT unit_id {standing} ORDER BY unit_order, unit_id LIMIT 1", row_id)
+            links = [link for u in units for link in self._to_unit(phase, u["unit_id"])]
+            link = replace(link, shared=self._ask(f"SELECT count(*) AS n {standing}", row_id)[0]["n"])
+        return [*links, *self._to_parents(node, link.row["parents"]), link]
 
-    def _up_from_unit(self, node: Node, key: str, value: str, seed: int | None) -> list[Link]:
-        """From a child row, a job's row or a plain row that was a unit, up to the root."""
-        if node.job:
-            return self._up_from_job(node, key, value, seed)
-        if not node.fan_out:
-            return self._up_from_row(node, value) if key == "id" else []
-        row = self.catalog.with_rows(
-            self.sql, *_folder(node), lambda source: self._first(CHILDREN.format(source), key, value, seed)
-        )
+    def _to_parents(self, node: Node, parents: str) -> list[Link]:
+        links = list[Link]()
+        for binding, parent in zip(node.ports, parents.split("/"), strict=False):
+            for name in binding.nodes if parent else ():
+                to = self._to_child if binding.child else self._to_row
+                if found := to(self.plan.node(name), parent):
+                    links += found
+                    break
+        return links
+
+    def _to_unit(self, phase: Phase, unit: str) -> list[Link]:
+        """From the root down to a unit of this phase."""
+        return self._root(unit) if phase.name == ROOT_UNITS else self._to_result(self.plan.node(phase.name), unit)
+
+    def _to_result(self, job: Node, row_id: str) -> list[Link]:
+        """A job's row, and above it what it stands for: a unit, a child row, or a row of the same id that it was given."""
+        rows = self._ask(f'SELECT * FROM "v_{job.name}" WHERE id = ?', row_id) if self._has(job) else []
+        if not rows:
+            return []
+        link = Link("job", job.name, row_id, rows[0], job)
+        if job.passes == "":
+            return [*self._to_unit(self.plan.phase_of(job.name), row_id), link]
+        if job.passes and job.passes != OWN_UNITS:
+            return [*self._to_child(self.plan.node(job.passes), row_id), link]
+        for name in job.sources:
+            source = self.plan.node(name)
+            to = self._to_result if source.job else self._to_child if source.fan_out else self._to_row
+            if above := to(source, row_id):
+                return [*above, link]
+        return [*self._to_unit(self.plan.phase_of(job.name), row_id), link] if job.units else [link]
+
+    def _to_child(self, node: Node, child: str) -> list[Link]:
+        row = self._child(node, child)
         if row is None:
             return []
-        return [*self._up_from_row(node, row.pop("parent_id")), Link("child", node.name, row["id"], row, node)]
-
-    def _up_from_job(self, node: Node, key: str, value: str, seed: int | None) -> list[Link]:
-        """A job's row, and above it the row of the same id that the job was given, if there is one."""
-        row = None
-        if mark := self.jobs.get(node.name):
-            path = f"{self.catalog.folder(*_folder(node))}/job-{mark}.parquet"
-            row = self._first(self.catalog.scan(self.sql, [path]), key, value, seed)
-        if row is None:
-            return []
-        above = (self._up_from_input(name, row["id"]) for name in node.after)
-        return [*next((links for links in above if links), []), Link("job", node.name, row["id"], row, node)]
-
-    def _up_from_input(self, name: str, row_id: str) -> list[Link]:
-        if name == ROOT_UNITS:
-            return self._unit_links("id", row_id, None, self._roots_phase())
-        return self._up_from_unit(self.plan.node(name), "id", row_id, None)
+        return [*self._to_row(node, row.pop("parent_id")), Link("child", node.name, child, row, node)]
 
     # -- down --------------------------------------------------------------------------------------------------------
 
-    def _down(self, link: Link, seed: int | None = None) -> Iterator[Link]:
-        """What was made of a row in its phase, and of a unit in every phase that takes it. With a seed, only what
-        carries it: a row that several units share leads to the rows of all of them."""
+    def _below(self, link: Link) -> list[Link]:
+        """What was made of a thing, first things first, MANY at most."""
+        found: dict[tuple[str, str, str], Link] = {}
+        todo = list(self._next(link))
+        while todo and len(found) < MANY:
+            one = todo.pop(0)
+            if (key := (one.kind, one.name, one.id)) not in found:
+                found[key] = one
+                todo = [*self._next(one), *todo]
+        return list(found.values())
+
+    def _next(self, link: Link) -> Iterator[Link]:
         if link.kind == "row" and link.node is not None:
-            for row in link.row.get("rows") or []:
-                yield Link("child", link.name, row["id"], row, link.node)
-            for node in self.plan.phase_of(link.node.name).nodes:
-                if not node.job and node.after[:1] == (link.node.name,):
-                    yield from self._made_of(node, link.id, seed)
-        for phase in self._phases_of(link):
-            for node in phase.nodes:
-                if not node.job and not node.after and node.key in link.row:
-                    yield from self._made_of(node, link.row[node.key], link.row.get("seed"))
+            for child in link.row.get("rows") or []:
+                yield Link("child", link.name, child["id"], child, link.node)
+            yield from self._made_of(link.node, link.id)
+            return
+        if link.kind == "child" and link.node is not None:
+            yield from self._made_of(link.node, link.id)
+        for phase in self.plan.phases:
+            starts = link.node is None and phase.name == ROOT_UNITS
+            passed = link.name == phase.name or (phase.units == link.name and link.kind == "child")
+            if (starts or passed) and self.survey.units_known(phase):
+                yield from self._made_for(phase, link.id)
 
-    def _made_of(self, node: Node, input_id: str, seed: int | None) -> Iterator[Link]:
-        for link in self._rows(node, "input_id = ?", [input_id]):
-            if seed is None or not node.seeded or link.row["seed"] == seed:
-                yield link
-                yield from self._down(link, seed)
+    def _made_for(self, phase: Phase, unit: str) -> Iterator[Link]:
+        """The rows of one unit of a phase, then what the job behind them said of it."""
+        for node in phase.steps:
+            for row in self._ask(f'SELECT "id_{node.name}" AS id FROM "s_{phase.name}" WHERE unit_id = ?', unit):
+                yield from filter(None, [self._row(node, row["id"])]) if row["id"] else ()
+        for job in phase.jobs:
+            if job.passes == "" and self._has(job):
+                for row in self._ask(f'SELECT * FROM "v_{job.name}" WHERE id = ?', unit):
+                    yield Link("job", job.name, unit, row, job)
 
-    def _phases_of(self, link: Link) -> Iterator[Phase]:
-        """The phases whose units this is one of."""
-        return (phase for phase in self.plan.phases if self._is_unit_of(link, phase.units))
-
-    def _is_unit_of(self, link: Link, units: str) -> bool:
-        if link.node is None or units == ROOT_UNITS:
-            return link.node is None and units == ROOT_UNITS
-        if units == link.node.name:
-            return link.kind != "row" or not link.node.fan_out
-        return units in self.jobs and self._passed_on(link, self.plan.node(units))
-
-    def _passed_on(self, link: Link, job: Node) -> bool:
-        """Whether a job was given this thing and kept it."""
-        return link.name in job.after and bool(self._up_from_job(job, "id", link.id, None))
-
-    def _roots_phase(self) -> Phase:
-        return next(p for p in self.plan.phases if p.units == ROOT_UNITS)
+    def _made_of(self, node: Node, parent: str) -> Iterator[Link]:
+        """The rows of those steps that were handed this row."""
+        for later in (n for n in self.plan.nodes if not n.job and node.name in n.sources):
+            if self.survey.units_known(self.plan.phase_of(later.name)):
+                rows = self._ask(f'SELECT id FROM "n_{later.name}" WHERE {AMONG} LIMIT {MANY}', parent)
+                yield from filter(None, (self._row(later, r["id"]) for r in rows))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def _row(self, node: Node, condition: str, values: Sequence[Any]) -> Link | None:
-        return next(iter(self._rows(node, condition, values)), None)
+    def _has(self, job: Node) -> bool:
+        phase = self.plan.phase_of(job.name)
+        return self.survey.units_known(phase) and (bool(job.per) or job.name in self.survey.jobs)
 
-    def _rows(self, node: Node, condition: str, values: Sequence[Any]) -> list[Link]:
-        """The rows of a node that fit, each with all its attempts."""
-        found = self.catalog.with_rows(self.sql, *_folder(node), lambda source: self._all(source, condition, values))
-        by_id: dict[str, dict[tuple[Any, ...], Row]] = {}
-        for row in found:  # rows computed twice agree in these
-            by_id.setdefault(row["id"], {})[row["status"] == "ok", row["attempt"], row["error"]] = row
-        links = []
-        for key, rows in by_id.items():
-            attempts = tuple(rows[k] for k in sorted(rows))
-            links.append(Link("row", node.name, key, attempts[-1], node, attempts))
-        return links[:MANY]
-
-    def _all(self, source: str, condition: str, values: Sequence[Any]) -> list[Row]:
-        if source == NO_ROWS:
-            return []
-        query = f"SELECT * FROM {source} WHERE {condition}"
-        rows: list[Row] = self.sql.sql(query, params=list(values)).to_arrow_table().to_pylist()
+    def _ask(self, query: str, *values: str) -> list[Row]:
+        """The rows that answer SQL over the survey's views."""
+        rows: list[Row] = self.survey.query(query, values).to_pylist()
         return rows
 
-    def _first(self, source: str, key: str, value: str, seed: int | None) -> Row | None:
-        if NO_ROWS in source:
+    def _row(self, node: Node, row_id: str) -> Link | None:
+        """One row of a node with all its attempts, the best last; whatever the plan, as another unit may share it."""
+        sql = connect()
+        found: list[Row] = self.catalog.with_rows(
+            sql,
+            node.name,
+            node.fingerprint,
+            lambda source: (
+                sql.sql(f"SELECT * FROM {source} WHERE id = ?", params=[row_id]).to_arrow_table().to_pylist()
+            ),
+        )
+        if not found:
             return None
-        condition, values = (f'"{key}" = ?', [value]) if seed is None else (f'"{key}" = ? AND seed = ?', [value, seed])
-        return next(iter(self._all(source, condition, values)), None)
+        once = {(row["status"] == "ok", row["attempt"], row["error"]): row for row in found}  # some are computed twice
+        attempts = tuple(once[k] for k in sorted(once))
+        return Link("row", node.name, row_id, attempts[-1], node, attempts)
 
+    def _child(self, node: Node, child: str) -> Row | None:
+        sql = connect()
 
-def _folder(node: Node) -> tuple[str, str]:
-    return node.name, node.fingerprint
+        def first(source: str) -> list[Row]:
+            if source == NO_ROWS:
+                return []
+            query = f"SELECT * FROM {CHILDREN.format(source)} WHERE id = ? ORDER BY parent_id LIMIT 1"
+            rows: list[Row] = sql.sql(query, params=[child]).to_arrow_table().to_pylist()
+            return rows
+
+        return next(iter(self.catalog.with_rows(sql, node.name, node.fingerprint, first)), None)

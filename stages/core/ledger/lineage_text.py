@@ -28,11 +28,15 @@ def _standing(link: Link) -> str:
 
 
 def _link_lines(link: Link) -> list[str]:
-    lines = [f"{link.name} {link.id}  {_standing(link)}".rstrip()]
+    shared = f"  (shared by {link.shared})" if link.shared > 1 else ""
+    lines = [f"{link.name} {link.id}  {_standing(link)}".rstrip() + shared]
     lines += [f"  attempt {a['attempt']}: {a['error']}" for a in link.attempts[:-1]]
-    hidden = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id"} - {"seed"}
-    shown = {k: v for k, v in link.row.items() if k not in hidden and v not in (None, "", [], ())}
-    lines += [f"  {k}: {v}" for k, v in shown.items() if link.kind != "row" or k != "seed" or link.node.seeded]  # type: ignore[union-attr]
+    hidden = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id", "unit_id", "mark"}
+    lines += [
+        f"  {k}: {v}"
+        for k, v in link.row.items()
+        if k not in hidden and not k.startswith("depends_") and v not in (None, "", [], ())
+    ]
     if link.node is not None and link.kind in ("row", "job"):
         settings = ", ".join(f"{k}={v}" for k, v in json.loads(link.node.config).items())
         lines.append(f"  step: {link.node.use} {link.node.fingerprint}" + (f" ({settings})" if settings else ""))

@@ -184,8 +184,7 @@ def _phases(nodes: tuple[Node, ...]) -> Iterator[Phase]:
         yield Phase(name, level, units, tuple(members))
         name, units, members = node.name, node.passes, []
         level += node.passes != ""
-    if members or name == ROOT_UNITS:
-        yield Phase(name, level, units, tuple(members))
+    yield Phase(name, level, units, tuple(members))  # also without steps: its units are what came out at the end
 
 
 __all__ = ["OWN_UNITS", "ROOT_UNITS", "Binding", "Node", "Phase", "Plan"]

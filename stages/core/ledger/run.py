@@ -337,7 +337,7 @@ class Run:
         threads = max(1, int(ref.resources.cpus))
         space = Workspace(self.catalog.storage, threads, self.stop.is_set, self.executor.launch)
         made = work(cls(ref.config, space, ref.name))
-        result = made if node.per else made.cast(cls.writes)
+        result = made if node.per else made.cast(cls.writes_of(ref.config))
         self.spent["core_seconds"] += time.process_time() - cpu
         if self._listener:
             self._listener(node.name, {"status": "ok", "rows": result.num_rows, "seconds": time.monotonic() - clock})

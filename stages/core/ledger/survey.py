@@ -476,10 +476,10 @@ class Survey:
             before += f' AND NOT "applies_{name}"'
         return self.query(" UNION ALL BY NAME ".join(parts))
 
-    def query(self, query: str) -> pa.Table:
-        """The answer to SQL over the survey's views. Use this and not `sql` for whole rows: parts that were compacted
-        away since the survey was made are looked for again."""
-        return self._again(lambda: self.sql.sql(query).to_arrow_table())
+    def query(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
+        """The answer to SQL over the survey's views; values: those of its question marks. Use this and not `sql` for
+        whole rows: parts that were compacted away since the survey was made are looked for again."""
+        return self._again(lambda: self.sql.sql(query, params=list(values)).to_arrow_table())
 
     def _execute(self, query: str) -> duckdb.DuckDBPyConnection:
         return self._again(lambda: self.sql.execute(query))
