@@ -10,7 +10,7 @@ import pyarrow as pa
 from stages.core.errors import BadInput
 from stages.core.latents.artifacts import SIZE, get_latent
 from stages.core.latents.form import DecodeRecipe, LatentSpec
-from stages.core.media import ffmpeg_version, write_jpeg, write_video
+from stages.core.media import check_encoding, ffmpeg_version, write_jpeg, write_video
 from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import load_family
@@ -55,6 +55,7 @@ class Decode(Step):
         def __post_init__(self) -> None:
             if not 0 <= self.crf <= 51 or not 1 <= self.poster_quality <= 95 or min(self.tiling, self.chunk) < 0:
                 raise BadInput("decode: crf is 0 to 51, poster_quality 1 to 95, tiling and chunk from 0")
+            check_encoding(24, self.crf, self.preset)
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

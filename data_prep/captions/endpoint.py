@@ -48,7 +48,7 @@ class EndpointCaption(Step):
         model        the name that the endpoint knows the model by
         rewriter     likewise a text model for a second pass over the windows' captions; empty: none
         base_url     such as http://127.0.0.1:8000/v1; empty: the client's default
-        api_key_env  the environment variable that holds the key; keys stand in no config and no catalog
+        api_key_env  the environment variable that holds the key; keys are in no config and no catalog
         concurrency  questions that are under way at a time
         timeout_s    of one request
         retries      of a request that failed by a time-out, a lost connection, 408, 409, 429 or 5xx; waits grow
@@ -105,14 +105,16 @@ class EndpointCaption(Step):
         pictures = pictures_for(row, asked, c.side)
         if not pictures:
             raise ValueError("none of the clip's frames can be decoded")
-        parts = {number: _image(picture) for number, picture in pictures.items()}
+        images = {number: _image(picture) for number, picture in pictures.items()}
         with ThreadPoolExecutor(c.concurrency) as pool:
-            found = list(pool.map(lambda q: self._judged(q, parts), asked))
-        if all(f.status == "error" for f in found):
-            raise RuntimeError(f"the endpoint answered none of {len(found)} questions; the first: {found[0].note}")
+            captions = list(pool.map(lambda q: self._judged(q, images), asked))
+        if all(f.status == "error" for f in captions):
+            raise RuntimeError(
+                f"the endpoint answered none of {len(captions)} questions; the first: {captions[0].note}"
+            )
         if c.rewriter:
-            found = list(rewritten(found, self._asker(c.rewriter), c.again, c.rewriter))
-        return {"rows": rows_of(row, found)}
+            captions = list(rewritten(captions, self._asker(c.rewriter), c.again, c.rewriter))
+        return {"rows": rows_of(row, captions)}
 
     def _judged(self, question: Question, parts: dict[int, Row]) -> Any:
         shown = [parts[n] for n in question.frames if n in parts]

@@ -61,9 +61,9 @@ class MeasuredCaption(Step):
         """The captions of one clip."""
         facts = {name: row[port][name] for port, names in READS.items() if row[port] for name in names}
         short = f"{self._camera(facts)}{self._motion(facts)}"
-        look = ", ".join(p for p in (short, self._light(facts), self._colours(facts)) if p)
-        medium = ", ".join(p for p in (look, self._action(facts)) if p)
-        long = " ".join([_sentence(look), *self._detected(facts)])
+        medium_start = ", ".join(p for p in (short, self._light(facts), self._colours(facts)) if p)
+        medium = ", ".join(p for p in (medium_start, self._action(facts)) if p)
+        long = " ".join([_sentence(medium_start), *self._detected(facts)])
         texts = {"short": _sentence(short), "medium": _sentence(medium), "long": long}
         return {"rows": [*given_captions(row), *(caption(row, kind, text, MODEL) for kind, text in texts.items())]}
 
@@ -95,12 +95,12 @@ class MeasuredCaption(Step):
 
     def _detected(self, facts: dict[str, Any]) -> list[str]:
         """Sentences about what detectors found, each with how sure they are."""
-        found = []
+        sentences = []
         if action := self._action(facts):
-            found.append(_sentence(f"{action} (probability {facts['action_probability']:.2f})"))
+            sentences.append(_sentence(f"{action} (probability {facts['action_probability']:.2f})"))
         if text := printable(str(facts.get("text") or "")):
-            found.append(f"Readable text: {quoted(text)}.")
-        return found
+            sentences.append(f"Readable text: {quoted(text)}.")
+        return sentences
 
 
 def _sentence(text: str) -> str:

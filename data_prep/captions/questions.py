@@ -51,7 +51,7 @@ class AskConfig:
     frames     frames shown in one question, at most
     side       the longer side of a shown frame, in pixels
     prompt     the question; `{gap}` is replaced by the seconds between two frames
-    label      whether the class label of the footage is told
+    label      whether the model is told the class label of the footage
     again      how often an answer that is empty, refused or goes round in circles is asked for again
     max_tokens the most tokens of any answer
     """
@@ -116,11 +116,11 @@ Ask = Callable[[Question, Sequence[Any], int], Answer]
 def spans(start_s: float, end_s: float, window_s: float) -> list[tuple[int, float, float]]:
     """(number, start, end) of the whole clip, and of its equal windows from 1 where it is longer than one."""
     count = math.ceil((end_s - start_s) / window_s - 1e-6) if window_s else 1
-    found = [(0, start_s, end_s)]
+    windows = [(0, start_s, end_s)]
     if count > 1:
         edges = [start_s + (end_s - start_s) * i / count for i in range(count + 1)]
-        found += [(i + 1, edges[i], edges[i + 1]) for i in range(count)]
-    return found
+        windows += [(i + 1, edges[i], edges[i + 1]) for i in range(count)]
+    return windows
 
 
 def questions(row: Row, config: AskConfig) -> list[Question]:
@@ -130,11 +130,11 @@ def questions(row: Row, config: AskConfig) -> list[Question]:
     for window, start, end in spans(row["start_s"], row["end_s"], config.window_s):
         frames = _frames(row, start, end, config)
         gap = (end - start) / max(1, len(frames))
-        told = config.prompt.replace("{gap}", f"{gap:.1f}") + _hint(row, config)
+        prompt = config.prompt.replace("{gap}", f"{gap:.1f}") + _hint(row, config)
         for kind in config.kinds if window == 0 else [longest]:
-            wish, room = LENGTHS[kind]
-            room = min(room, config.max_tokens)
-            asked.append(Question(window, start, end, kind, f"{told} {wish}", room, tuple(frames)))
+            instruction, max_tokens = LENGTHS[kind]
+            max_tokens = min(max_tokens, config.max_tokens)
+            asked.append(Question(window, start, end, kind, f"{prompt} {instruction}", max_tokens, tuple(frames)))
     return asked
 
 
@@ -169,7 +169,7 @@ def pictures_for(row: Row, asked: Iterable[Question], side: int) -> dict[int, An
 
 def judged(question: Question, pictures: Sequence[Any], ask: Ask, again: int, model: str) -> Caption:
     """Ask until the answer is a caption, or often enough."""
-    found = Caption(question, "", "error", "not asked", model)
+    last = Caption(question, "", "error", "not asked", model)
     for tries in range(again + 1):
         answer = ask(question, pictures, tries)
         if answer.error:
@@ -178,8 +178,8 @@ def judged(question: Question, pictures: Sequence[Any], ask: Ask, again: int, mo
         if status in ("ok", "truncated"):
             kept = whole_sentences(text) if status == "truncated" else text
             return Caption(question, kept, status, "" if status == "ok" else "out of tokens", model)
-        found = Caption(question, "", status, printable(answer.text, 300), model)
-    return found
+        last = Caption(question, "", status, printable(answer.text, 300), model)
+    return last
 
 
 def rewritten(captions: Sequence[Caption], ask: Ask, again: int, model: str) -> Iterator[Caption]:
@@ -189,23 +189,23 @@ def rewritten(captions: Sequence[Caption], ask: Ask, again: int, model: str) -> 
         if caption_.question.window or not notes:
             yield caption_
             continue
-        wish, _ = LENGTHS[caption_.question.kind]
-        told = "\n".join(f"- {c.question.start_s:.1f} to {c.question.end_s:.1f} s: {c.text}" for c in notes)
-        question = replace(caption_.question, text=f"{REWRITE} {wish}\n\n{told}", frames=())
-        anew = judged(question, (), ask, again, f"{caption_.model} + {model}")
-        if anew.status == "ok":
-            yield replace(anew, question=caption_.question)
+        instruction, _ = LENGTHS[caption_.question.kind]
+        lines = "\n".join(f"- {c.question.start_s:.1f} to {c.question.end_s:.1f} s: {c.text}" for c in notes)
+        question = replace(caption_.question, text=f"{REWRITE} {instruction}\n\n{lines}", frames=())
+        rewrite = judged(question, (), ask, again, f"{caption_.model} + {model}")
+        if rewrite.status == "ok":
+            yield replace(rewrite, question=caption_.question)
         else:
-            yield replace(caption_, note=f"not rewritten: {anew.status} {anew.note}".strip())
+            yield replace(caption_, note=f"not rewritten: {rewrite.status} {rewrite.note}".strip())
 
 
 def rows_of(row: Row, captions: Iterable[Caption]) -> list[Row]:
     """The rows of a clip: what came with it, then every caption."""
-    made = [
+    rows = [
         caption(
             row, c.question.kind, c.text, c.model, c.status, c.note,
             window=c.question.window, start_s=c.question.start_s, end_s=c.question.end_s,
         )
         for c in captions
     ]  # fmt: skip
-    return [*given_captions(row), *made]
+    return [*given_captions(row), *rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data_prep.captions.questions import (
@@ -40,7 +41,7 @@ class VlmCaption(Step):
         """What is asked (see `AskConfig`), and of which model.
 
         model, revision  a checkpoint folder with safetensors weights, its processor and a chat template; or a hub id
-                         with a revision. The processors of some models want the package torchvision
+                         with a revision. The processors of some models need the package torchvision
         rewriter         a text model of the same kinds of place, for a second pass over the windows' captions
         dtype            auto (that of the checkpoint), float32, bfloat16 or float16
         device           auto (a GPU where there is one), cpu or cuda
@@ -82,11 +83,13 @@ class VlmCaption(Step):
             self.tokenizer, self.rewriter = self._load(c.rewriter, "", AutoTokenizer, AutoModelForCausalLM)
 
     def _load(self, location: str, revision: str, front: Any, model: Any) -> tuple[Any, Any]:
+        from stages.families.report import load_transformers
+
         name, _, pinned = location.partition("@") if "@" in location else (location, "", revision)
         folder = str(locate(name, "steps.caption.model", (), pinned, self.config.download))
         options = {"local_files_only": True, "trust_remote_code": False}
-        loaded = model.from_pretrained(folder, dtype=self.config.dtype, use_safetensors=True, **options)
-        return front.from_pretrained(folder, **options), loaded.eval().requires_grad_(False).to(self.device)
+        loaded = load_transformers(model, Path(folder), whole=False, dtype=self.config.dtype, trust_remote_code=False)
+        return front.from_pretrained(folder, **options), loaded.requires_grad_(False).to(self.device)
 
     def process(self, row: Row) -> Row:
         """The captions of one clip. Raises ValueError where none of its frames can be read."""
@@ -95,13 +98,13 @@ class VlmCaption(Step):
         pictures = pictures_for(row, asked, c.side)
         if not pictures:
             raise ValueError("none of the clip's frames can be decoded")
-        found = [
+        captions = [
             judged(q, [pictures[n] for n in q.frames if n in pictures], self.ask, c.again, _name(c.model))
             for q in asked
         ]
         if c.rewriter:
-            found = list(rewritten(found, self.ask_rewriter, c.again, _name(c.rewriter)))
-        return {"rows": rows_of(row, found)}
+            captions = list(rewritten(captions, self.ask_rewriter, c.again, _name(c.rewriter)))
+        return {"rows": rows_of(row, captions)}
 
     def ask(self, question: Question, pictures: Sequence[Any], tries: int) -> Answer:
         """The model's answer to pictures and a text."""
@@ -116,18 +119,18 @@ class VlmCaption(Step):
         messages = [{"role": "user", "content": question.text}]
         return self._generate(self.tokenizer, self.rewriter, messages, question.max_tokens, tries)
 
-    def _generate(self, front: Any, model: Any, messages: list[Row], room: int, tries: int) -> Answer:
+    def _generate(self, front: Any, model: Any, messages: list[Row], max_tokens: int, tries: int) -> Answer:
         """The likeliest words at first; another draw with a stated seed when asked again."""
         import torch
 
-        given = front.apply_chat_template(
+        inputs = front.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self.device)
         torch.manual_seed(tries)
         draw = {"do_sample": True, "temperature": 0.7} if tries else {"do_sample": False}
         with torch.inference_mode():
-            words = model.generate(**given, max_new_tokens=room, **draw)[0, given["input_ids"].shape[1] :]
-        return Answer(front.decode(words, skip_special_tokens=True), "length" if len(words) >= room else "stop")
+            tokens = model.generate(**inputs, max_new_tokens=max_tokens, **draw)[0, inputs["input_ids"].shape[1] :]
+        return Answer(front.decode(tokens, skip_special_tokens=True), "length" if len(tokens) >= max_tokens else "stop")
 
 
 def _name(location: str) -> str:

@@ -79,13 +79,13 @@ class Copies(Job):
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """`clips`, a table with `hashes` and `tiny`, perhaps one with `embedding`."""
         seconds = {r: e - s for r, s, e in zip(*(tables["clips"].column(n).to_pylist() for n in SPAN), strict=True)}
-        found = [_nothing()]
+        parts = [_nothing()]
         for table in tables.values():
             if "hashes" in table.column_names and self.config.hash_bits >= 0:
-                found.append(self._perceptual(table.sort_by("clip_id"), seconds))
+                parts.append(self._perceptual(table.sort_by("clip_id"), seconds))
             if "embedding" in table.column_names and self.config.cosine:
-                found.append(self._semantic(table.sort_by("clip_id")))
-        return pa.concat_tables(found).cast(self.writes)
+                parts.append(self._semantic(table.sort_by("clip_id")))
+        return pa.concat_tables(parts).cast(self.writes)
 
     def _perceptual(self, table: pa.Table, seconds: Mapping[str, float]) -> pa.Table:
         hashes = np.asarray(table.column("hashes").combine_chunks().flatten()).astype(np.uint64).reshape(-1, FRAMES)

@@ -24,12 +24,12 @@ def hash_pairs(hashes: U64, most_bits: float) -> Pairs:
     Candidates share 16 bits of a frame's hash at the same place, so of copies that differ by up to 12 bits a frame
     hardly any is missed over eight frames. A hash of 0 says nothing; half of the frames must say something.
     """
-    found = [np.zeros((0, 2), np.int64)]
+    sharing = [np.zeros((0, 2), np.int64)]
     for frame in range(hashes.shape[1]):
         for band in range(BANDS):
             key = (hashes[:, frame] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-            found.append(_sharing(key, hashes[:, frame] != 0))
-    candidates = np.unique(np.concatenate(found), axis=0)
+            sharing.append(_sharing(key, hashes[:, frame] != 0))
+    candidates = np.unique(np.concatenate(sharing), axis=0)
     return candidates[hash_distance(hashes, candidates) <= most_bits]
 
 
@@ -70,18 +70,18 @@ def embedding_pairs(
         return np.zeros((0, 2), np.int64), np.zeros(0)
     matrix = np.asarray(values.take(pa.array(rows)).flatten(), np.float32).reshape(len(rows), -1)
     matrix = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
-    places, found = (_by_faiss if index == "faiss" else _by_blocks)(matrix, cosine)
-    return rows[places], found
+    pairs, cosines = (_by_faiss if index == "faiss" else _by_blocks)(matrix, cosine)
+    return rows[pairs], cosines
 
 
 def _by_blocks(matrix: Matrix, cosine: float, block: int = 1024) -> tuple[Pairs, npt.NDArray[np.float64]]:
-    pairs, found = [], []
+    pairs, cosines = [], []
     for at in range(0, len(matrix), block):
-        alike = matrix[at : at + block] @ matrix[at:].T
-        i, j = np.nonzero(np.triu(alike, 1) >= cosine)
+        products = matrix[at : at + block] @ matrix[at:].T
+        i, j = np.nonzero(np.triu(products, 1) >= cosine)
         pairs.append(np.stack([at + i, at + j], axis=1))
-        found.append(alike[i, j].astype(np.float64))
-    return np.concatenate(pairs), np.concatenate(found)
+        cosines.append(products[i, j].astype(np.float64))
+    return np.concatenate(pairs), np.concatenate(cosines)
 
 
 def _by_faiss(matrix: Matrix, cosine: float) -> tuple[Pairs, npt.NDArray[np.float64]]:

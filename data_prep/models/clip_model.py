@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,30 +27,32 @@ class TwoTowers:
         import torch
         from transformers import AutoModel, AutoProcessor
 
+        from stages.families.report import load_transformers
+
         torch.set_num_threads(threads)
         folder = str(locate(location, key, (), revision))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True, **options)
-        self.model = model.eval().requires_grad_(False).to(self.device)
+        model = load_transformers(AutoModel, Path(folder), whole=False, dtype="float32", trust_remote_code=False)
+        self.model = model.requires_grad_(False).to(self.device)
         self.processor = AutoProcessor.from_pretrained(folder, **options)
 
     def pictures(self, pictures: Sequence[Any]) -> Vectors:
         """Of RGB pictures [h, w, 3]."""
         from PIL import Image
 
-        given = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")
-        return self._vectors(self.model.get_image_features, given)
+        inputs = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt")
+        return self._vectors(self.model.get_image_features, inputs)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """Of texts, each cut off at what the model can take."""
-        given = self.processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
-        return self._vectors(self.model.get_text_features, given)
+        inputs = self.processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
+        return self._vectors(self.model.get_text_features, inputs)
 
-    def _vectors(self, features: Any, given: Any) -> Vectors:
+    def _vectors(self, features: Any, inputs: Any) -> Vectors:
         import torch
 
         with torch.inference_mode():
-            found = features(**given.to(self.device))
-        raw = np.asarray(getattr(found, "pooler_output", found).float().cpu(), np.float32)
+            output = features(**inputs.to(self.device))
+        raw = np.asarray(getattr(output, "pooler_output", output).float().cpu(), np.float32)
         return np.asarray(raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-9))

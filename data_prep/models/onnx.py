@@ -16,12 +16,12 @@ def read_onnx(path: Path, threads: int = 1) -> Any:
 
 def onnx_metadata(path: Path) -> dict[str, str]:
     """The `metadata_props` of an ONNX file (field 14 of its ModelProto), read without the onnx package."""
-    data, found = path.read_bytes(), {}
+    data, metadata = path.read_bytes(), {}
     for number, value in _fields(data):
         if number == 14:
             entry = dict(_fields(value))
-            found[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
-    return found
+            metadata[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
+    return metadata
 
 
 def _fields(data: bytes) -> Any:

@@ -44,36 +44,38 @@ class Packaged:
     def find(self, key: str) -> Path:
         """Where the file lies on this machine. Raises BadInput that says what to install; `key` is the config's."""
         try:
-            found = Path(str(metadata.distribution(self.package).locate_file(self.path)))
+            path = Path(str(metadata.distribution(self.package).locate_file(self.path)))
         except metadata.PackageNotFoundError:
-            found = None
-        if found is None or not found.is_file():
+            path = None
+        if path is None or not path.is_file():
             raise BadInput(f"{key} needs the weights of the package {self.package}: {self.install}, or give a file")
-        return found
+        return path
 
     def checked(self, key: str) -> Path:
         """The same, once its content is what it should be. Raises BadInput."""
-        found = self.find(key)
-        if file_digest(found) != self.sha256:
+        path = self.find(key)
+        if file_digest(path) != self.sha256:
             raise BadInput(f"{key}: {self.path} is not the file of {self.package} {self.version}; {self.install}")
-        return found
+        return path
 
 
-def check_weights(given: str, packaged: Packaged, key: str, suffix: str) -> None:
+def check_weights(own_file: str, packaged: Packaged, key: str, suffix: str) -> None:
     """For a step's config: raise BadInput where neither the given file nor the package's is there."""
-    if not given:
+    if not own_file:
         packaged.find(key)
-    elif not Path(given).expanduser().is_file() or Path(given).suffix != suffix:
-        raise BadInput(f"{key}: {given!r} is no {suffix} file here; give one, or leave it empty and {packaged.install}")
+    elif not Path(own_file).expanduser().is_file() or Path(own_file).suffix != suffix:
+        raise BadInput(
+            f"{key}: {own_file!r} is no {suffix} file here; give one, or leave it empty and {packaged.install}"
+        )
 
 
-def weights_file(given: str, packaged: Packaged, key: str) -> Path:
+def weights_file(own_file: str, packaged: Packaged, key: str) -> Path:
     """The file that a step loads: the one given, or the package's once its hash is right."""
-    return Path(given).expanduser() if given else packaged.checked(key)
+    return Path(own_file).expanduser() if own_file else packaged.checked(key)
 
 
 def tensors(
-    workspace: Workspace, given: str, packaged: Packaged, key: str, convert: Callable[[Path], Mapping[str, Any]]
+    workspace: Workspace, own_file: str, packaged: Packaged, key: str, convert: Callable[[Path], Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Torch tensors by name: of the given safetensors file, or of the package's file as `convert` reads it.
 
@@ -81,20 +83,20 @@ def tensors(
     """
     import safetensors.torch as st
 
-    if given:
-        return dict(st.load_file(str(Path(given).expanduser())))
-    kept = f"{CACHE}/{packaged.sha256[:32]}.safetensors"
-    if not workspace.storage.exists(kept):
-        workspace.storage.write(kept, st.save(dict(convert(packaged.checked(key)))))
-    return dict(st.load(workspace.storage.read(kept)))
+    if own_file:
+        return dict(st.load_file(str(Path(own_file).expanduser())))
+    cached = f"{CACHE}/{packaged.sha256[:32]}.safetensors"
+    if not workspace.storage.exists(cached):
+        workspace.storage.write(cached, st.save(dict(convert(packaged.checked(key)))))
+    return dict(st.load(workspace.storage.read(cached)))
 
 
 def torch_pickle(path: Path) -> dict[str, Any]:
     """The tensors of a PyTorch checkpoint, read by torch's own restricted loader."""
     import torch
 
-    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""Text in pictures: where it stands, and what it says.
+"""Text in pictures: where it is, and what it says.
 
 Detection is Differentiable Binarization (Liao et al., 2020) and reading a CTC recogniser, both of PP-OCRv4, run by
 OpenCV. A box is four corners from the lower left on, clockwise, in pixels.
@@ -61,23 +61,23 @@ class TextReader:
         self.recogniser.setInput(room)
         odds = self.recogniser.forward()[0]
         best = odds.argmax(1)
-        said = (best != 0) & (best != np.concatenate([[0], best[:-1]]))
-        sure = float(odds.max(1)[said].mean()) if said.any() else 0.0
-        return Line("".join(self.letters[best[said]]).strip(), sure, box)
+        is_letter = (best != 0) & (best != np.concatenate([[0], best[:-1]]))
+        sure = float(odds.max(1)[is_letter].mean()) if is_letter.any() else 0.0
+        return Line("".join(self.letters[best[is_letter]]).strip(), sure, box)
 
 
 def boxes_of(evidence: npt.NDArray[np.float32], least: float) -> list[Box]:
     """The boxes in a map of evidence [h, w], 0 to 1: regions above 0.3 whose mean is at least `least`, each as the
     smallest rectangle around it, grown by 1.6 times its area over its girth because the map shows shrunken text."""
     contours, _ = cv2.findContours((evidence > 0.3).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    found = []
+    boxes = []
     for contour in contours[:MOST_BOXES]:
         centre, (width, height), angle = cv2.minAreaRect(contour)
         if min(width, height) < 2 or _mean_inside(evidence, contour) < least:
             continue
         grown = 1.6 * width * height / (width + height)  # twice the distance: both sides move outwards
-        found.append(_in_order(cv2.boxPoints((centre, (width + grown, height + grown), angle))))
-    return found
+        boxes.append(_in_order(cv2.boxPoints((centre, (width + grown, height + grown), angle))))
+    return boxes
 
 
 def _mean_inside(evidence: npt.NDArray[np.float32], contour: npt.NDArray[np.int32]) -> float:

@@ -86,8 +86,8 @@ class Action(Step):
 
         torch.set_num_threads(self.workspace.threads)
         state = tensors(self.workspace, self.config.model, MODEL, "steps.action.model", convert)
-        wanted = self.config.device
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+        device = self.config.device
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         with torch.device("meta"):
             self.net = I3D()
         self.net.load_state_dict(state, assign=True)
@@ -98,8 +98,8 @@ class Action(Step):
         from data_prep.signals.pictures import Fit, clip_moments, pictures_of
 
         clips = row["clips"]["rows"]
-        wanted = clip_moments(self.workspace, row, self.places) if clips else []
-        pictures = pictures_of(row["uri"], row["stream_index"], wanted, Fit(short=256))
+        moments = clip_moments(self.workspace, row, self.places) if clips else []
+        pictures = pictures_of(row["uri"], row["stream_index"], moments, Fit(short=256))
         return {"rows": [{"clip_id": c["clip_id"], **self.score(p)} for c, p in zip(clips, pictures, strict=True)]}
 
     def places(self, clip: Row) -> list[int]:

@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 class Scores(Step):
-    """A row per clip; what each column means stands in `data_prep.signals.aggregate.aggregate`. Null: not measured."""
+    """A row per clip; the columns are described in `data_prep.signals.aggregate.aggregate`. Null: not measured."""
 
     kind = "scores"
     version = 2
@@ -36,7 +36,7 @@ class Scores(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """There is nothing to set: what a clip is held against stands in `select`."""
+        """There is nothing to set: thresholds are set under `select`."""
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -53,6 +53,6 @@ class Scores(Step):
         names = [n for n in self.writes.names if n != "clip_id"]
         rows = []
         for clip in clips:
-            found = aggregate(table, clip["start_frame"], clip["end_frame"])
-            rows.append({"clip_id": clip["clip_id"], **{name: found[name] for name in names}})
+            metrics = aggregate(table, clip["start_frame"], clip["end_frame"])
+            rows.append({"clip_id": clip["clip_id"], **{name: metrics[name] for name in names}})
         return {"rows": rows}

@@ -49,7 +49,7 @@ class TextArea(Step):
         sure        the least confidence of a line that is kept as readable, 0 to 1
         lines       the most lines read of one picture; 0 reads none
         detector    an ONNX file of such a detector instead of the packaged PP-OCRv4
-        recogniser  likewise; its letters must stand in its metadata as `character`
+        recogniser  likewise; its letters must be in its metadata as `character`
         """
 
         frames: int = 3

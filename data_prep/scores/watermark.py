@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -58,13 +59,16 @@ class Watermark(Step):
         import torch
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+        from stages.families.report import load_transformers
+
         c = self.config
         torch.set_num_threads(self.workspace.threads)
         folder = str(locate(c.model, "steps.watermark.model", (), c.revision))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if c.device == "auto" else c.device
-        net = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, dtype="float32", **options)
-        self.net = net.eval().requires_grad_(False).to(self.device)
+        cls = AutoModelForImageClassification
+        net = load_transformers(cls, Path(folder), whole=False, dtype="float32", trust_remote_code=False)
+        self.net = net.requires_grad_(False).to(self.device)
         self.processor = AutoImageProcessor.from_pretrained(folder, **options)
         known = {str(name).lower(): int(i) for i, name in self.net.config.id2label.items()}
         if c.label.lower() not in known:
@@ -85,7 +89,7 @@ class Watermark(Step):
 
         if not pictures:
             return None
-        given = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt").to(self.device)
+        inputs = self.processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt").to(self.device)
         with torch.inference_mode():
-            odds = torch.softmax(self.net(**given).logits.float(), -1)
+            odds = torch.softmax(self.net(**inputs).logits.float(), -1)
         return float(odds[:, self.index].mean())

@@ -64,7 +64,8 @@ class CompareSets(Job):
         """Distances; NaN, and `refused` says why, where a set has too few rows that came out well."""
         parts = dict(zip(*(tables["units"].column(c).to_pylist() for c in ("id", "part")), strict=True))
         asked = (("fvd", "motion", self.config.least_videos), ("fid", "pictures", self.config.least_frames))
-        rows = [_compared(d, *(_of_part(tables[name], parts, p) for p in PARTS), least) for d, name, least in asked]
+        judged, reference = ({n: _of_part(tables[n], parts, p) for _, n, _ in asked} for p in PARTS)
+        rows = [_compared(d, judged[name], reference[name], least) for d, name, least in asked]
         return pa.Table.from_pylist(rows, self.writes)
 
 

@@ -56,11 +56,11 @@ def resized(frames: Any, side: int) -> Any:
     return torch.nn.functional.grid_sample(video, grid, padding_mode="border", align_corners=True)
 
 
-def device_of(wanted: str) -> str:
-    """`auto` as what there is."""
+def device_of(setting: str) -> str:
+    """The device that a setting means: `auto` is a GPU where there is one."""
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    return ("cuda" if torch.cuda.is_available() else "cpu") if setting == "auto" else setting
 
 
 class MotionFeatures(Step):
@@ -159,8 +159,8 @@ class PictureFeatures(Step):
 
         frames = frames_of(self.workspace, row)
         count = min(self.config.frames, len(frames))
-        chosen = frames[((np.arange(count) + 0.5) * len(frames) / count).astype(int)]
-        pictures = resized(chosen, INCEPTION_SIDE) / 128 - 1
+        sampled = frames[((np.arange(count) + 0.5) * len(frames) / count).astype(int)]
+        pictures = resized(sampled, INCEPTION_SIDE) / 128 - 1
         with torch.inference_mode():
-            found = self.net(pictures.to(self.device)).reshape(count, -1)
-        return {"vectors": count, "features": found.float().cpu().numpy().ravel()}
+            features = self.net(pictures.to(self.device)).reshape(count, -1)
+        return {"vectors": count, "features": features.float().cpu().numpy().ravel()}

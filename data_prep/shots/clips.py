@@ -83,11 +83,12 @@ def shots_of(cuts: Row | None, n_frames: int) -> Any:
     from data_prep.shots.shots import Shots, Transition
 
     rows = cuts["rows"] if cuts else []
-    found = [Transition(r["kind"], r["first_frame"], r["last_frame"], r["score"]) for r in rows if r["kind"] != TRIM]
+    kept = [r for r in rows if r["kind"] != TRIM]
+    transitions = [Transition(r["kind"], r["first_frame"], r["last_frame"], r["score"]) for r in kept]
     trims = [r for r in rows if r["kind"] == TRIM]
     first = max((r["last_frame"] for r in trims if r["first_frame"] == 0), default=0)
     end = min((r["first_frame"] for r in trims if r["first_frame"] > 0), default=n_frames)
-    return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), first, end)
+    return Shots(tuple(sorted(transitions, key=lambda t: t.first_frame)), first, end)
 
 
 def _row(source_id: str, span: Any, seconds: Any) -> Row:

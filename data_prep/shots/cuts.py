@@ -67,10 +67,10 @@ class Cuts(Step):
 
 def cut_rows(source_id: str, shots: Any, table: pa.Table) -> list[Row]:
     """The rows of a source's transitions, and of what is trimmed off its ends."""
-    found = [(t.kind, t.first_frame, t.last_frame, float(t.score)) for t in shots.transitions]
+    transitions = [(t.kind, t.first_frame, t.last_frame, float(t.score)) for t in shots.transitions]
     trims = [(TRIM, 0, shots.first, 1.0), (TRIM, shots.end, table.num_rows, 1.0)]
     times = frame_times(table)
-    return [_row(source_id, times, *t) for t in [*found, *(t for t in trims if t[2] > t[1])]]
+    return [_row(source_id, times, *t) for t in [*transitions, *(t for t in trims if t[2] > t[1])]]
 
 
 Times = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]

@@ -45,7 +45,7 @@ PRESETS = {
     "broadcast": ShotConfig(),
     "web": ShotConfig(cut_ratio=3.0, flash_s=0.2, gradual=GradualRules(residual=0.35, novelty=12.0, max_s=2.0)),
 }
-"""`broadcast` for edited film and television; `web` for hand-held and effect-laden clips: it wants clearer evidence."""
+"""`broadcast` for edited film and television; `web` for hand-held and effect-laden clips: it needs clearer evidence."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def find_shots(table: pa.Table, config: ShotConfig | None = None) -> Shots:
     sample = [signatures_of(table, i, i + 1) for i in np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(int))]
     cells = picture_cells(np.concatenate(sample))
     margin = int(2 * config.gradual.max_s * fps) + 20
-    found: list[Transition] = []
+    transitions: list[Transition] = []
     first, end = 0, n
     for core in range(0, n, _CORE):
         start, stop = max(0, core - margin), min(n, core + _CORE + margin)
@@ -106,10 +106,10 @@ def find_shots(table: pa.Table, config: ShotConfig | None = None) -> Shots:
         shifted = [
             replace(t, first_frame=t.first_frame + start, last_frame=t.last_frame + start) for t in part.transitions
         ]
-        found += [t for t in shifted if core <= t.first_frame < core + _CORE]
+        transitions += [t for t in shifted if core <= t.first_frame < core + _CORE]
         first = part.first if start == 0 else first
         end = part.end + start if stop == n else end
-    return Shots(tuple(sorted(found, key=lambda t: (t.first_frame, t.last_frame))), first, end)
+    return Shots(tuple(sorted(transitions, key=lambda t: (t.first_frame, t.last_frame))), first, end)
 
 
 def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> Shots:
@@ -125,26 +125,26 @@ def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -
             cuts[at] = score
     bounds, spans = (plain.first, plain.end), [(f.first_frame, f.last_frame) for f in plain.fades]
     cuts = {c: s for c, s in cuts.items() if bounds[0] < c < bounds[1] and not any(a < c < b for a, b in spans)}
-    found = [Transition("cut", c, c, s) for c, s in cuts.items()]
-    found += [Transition("fade", f.first_frame, f.last_frame, f.score) for f in plain.fades]
+    transitions = [Transition("cut", c, c, s) for c, s in cuts.items()]
+    transitions += [Transition("fade", f.first_frame, f.last_frame, f.score) for f in plain.fades]
     taken = sorted([(c, c) for c in cuts] + spans)
     for kind, mix in find_mixtures(signatures, cells, taken, bounds, fps, config.gradual):
-        found.append(Transition(kind, mix.first_frame, mix.last_frame, mix.score))
-    return Shots(tuple(sorted(found, key=lambda t: t.first_frame)), *bounds)
+        transitions.append(Transition(kind, mix.first_frame, mix.last_frame, mix.score))
+    return Shots(tuple(sorted(transitions, key=lambda t: t.first_frame)), *bounds)
 
 
 def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: ShotConfig) -> dict[int, float]:
     """First frames of new shots by hard cut -> score, where the cut signal [n] stands alone above its surroundings."""
-    found: dict[int, float] = {}
+    cuts: dict[int, float] = {}
     for t in np.flatnonzero(signal >= config.cut_floor):
-        if int(t) - 1 in found:
+        if int(t) - 1 in cuts:
             continue
         ratio = prominence(signal, int(t), 1)
         if ratio < config.cut_ratio and _is_blended(signal, signatures[:, cells], int(t)):
             ratio = prominence(signal, int(t), 2)
         if ratio >= config.cut_ratio and not _is_exposure(signatures[:, :LUMA][:, cells[:LUMA]], int(t)):
-            found[int(t)] = round(ratio / (ratio + config.cut_ratio), 4)
-    return found
+            cuts[int(t)] = round(ratio / (ratio + config.cut_ratio), 4)
+    return cuts
 
 
 def dark_gain(signatures: U8, cells: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
     frames = render(scene, 256, 256, 33, 16)         # uint8 [33, 256, 256, 3]
     text = caption(scene, numpy.random.default_rng(seed))
 
-The grammar stands in configs/world.yaml; `stages.core.measures.world.judge` finds the attributes in pixels again.
+The grammar is in configs/world.yaml; `stages.core.measures.world.judge` finds the attributes in pixels again.
 """
 
 from data_prep.world.captions import caption, plain_caption, scene_from_prompt

@@ -25,8 +25,8 @@ def caption(scene: Scene, rng: np.random.Generator, world: World | None = None) 
 def plain_caption(scene: Scene) -> str:
     """'a {colour} {shape} {motion} on a {background} background', for one object or two."""
     things = (t.attributes for t in scene.things)
-    said = " and ".join(f"a {a.colour} {a.shape} {a.motion}" for a in things)
-    return f"{said} on a {scene.background} background"
+    objects = " and ".join(f"a {a.colour} {a.shape} {a.motion}" for a in things)
+    return f"{objects} on a {scene.background} background"
 
 
 def scene_from_prompt(
@@ -37,9 +37,9 @@ def scene_from_prompt(
     Raises BadInput for a prompt that names two objects or what the world cannot show.
     """
     world = world or default_world()
-    wanted = parse_prompt(prompt, world.vocabulary)
+    attributes = parse_prompt(prompt, world.vocabulary)
     return sample_scene(
-        seed, world, split="any", wanted=wanted, aspect=aspect, duration_s=duration_s, two_objects=False
+        seed, world, split="any", fixed=attributes, aspect=aspect, duration_s=duration_s, two_objects=False
     )
 
 

@@ -50,9 +50,9 @@ class WorldClips:
     def scene(self, seed: int, bucket: Any) -> Scene:
         """The scene of a seed. It does not depend on size or frame rate, so that sizes of it are pairs."""
         aspect = bucket.width / bucket.height
-        return sample_scene(seed, self.world, split=self.split, wanted=self._wanted(seed), aspect=aspect)
+        return sample_scene(seed, self.world, split=self.split, fixed=self._drawn_motion(seed), aspect=aspect)
 
-    def _wanted(self, seed: int) -> Attributes | None:
+    def _drawn_motion(self, seed: int) -> Attributes | None:
         """The motion of a seed, where they are weighed."""
         if not self.weights:
             return None
@@ -95,16 +95,16 @@ def hash_of(world: World) -> str:
     return digest(repr(world))[:16]
 
 
-def _weights(world: World, given: Mapping[str, float]) -> dict[str, float]:
-    """The weight of every motion; nothing where none is given: every combination is as likely as another then."""
+def _weights(world: World, motions: Mapping[str, float]) -> dict[str, float]:
+    """The weight of every motion; empty without weights: every combination is equally likely then."""
     known = world.vocabulary.words("motion")
-    for word, weight in given.items():
+    for word, weight in motions.items():
         if word not in known:
             raise BadInput(f"data.args.motions: {word!r} is no motion of the world; {nearest(word, known)}")
         if not weight >= 0:
             raise BadInput(f"data.args.motions.{word} is {weight}; a weight is 0 or above")
-    weights = {word: float(given.get(word, 1.0)) for word in known} if given else {}
+    weights = {word: float(motions.get(word, 1.0)) for word in known} if motions else {}
     total = sum(weights.values())
-    if given and not 0 < total < math.inf:
+    if motions and not 0 < total < math.inf:
         raise BadInput(f"the weights of data.args.motions sum to {total}, which leaves nothing to draw")
     return weights

@@ -21,7 +21,7 @@ def render(scene: Scene, width: int, height: int, n_frames: int, fps: float, sta
     """
     if min(width, height, n_frames) < 1 or fps <= 0:
         raise BadInput(f"cannot render {width}x{height}, {n_frames} frames at {fps} fps; all must be positive")
-    luma = np.rint(background_luma(scene.look, width, height, scene.phase)).astype(np.uint8)
+    luma = np.rint(background_luma(scene.background_look, width, height, scene.phase)).astype(np.uint8)
     frames = np.empty((n_frames, height, width, 3), np.uint8)
     frames[:] = luma[..., None]
     for k, frame in enumerate(frames):

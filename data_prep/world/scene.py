@@ -90,7 +90,7 @@ class Scene:
 
     things: tuple[Thing, ...]
     background: str
-    look: Look
+    background_look: Look
     phase: float
     duration_s: float
 
@@ -107,11 +107,11 @@ def load_world(path: Path | str = WORLD_FILE) -> World:
     except FileNotFoundError:
         raise BadInput(f"there is no world file {path}") from None
     vocabulary = Vocabulary.of(config)
-    given = config.get("scene") or {}
-    if missing := [f.name for f in fields(Ranges) if f.name not in given]:
+    scene = config.get("scene") or {}
+    if missing := [f.name for f in fields(Ranges) if f.name not in scene]:
         raise BadInput(f"{path}: scene.{missing[0]} is missing")
     heldout = tuple(_held_out(path, row, vocabulary) for row in config.get("heldout") or ())
-    return World(vocabulary, Ranges(**given), config.get("captions") or {}, heldout)
+    return World(vocabulary, Ranges(**scene), config.get("captions") or {}, heldout)
 
 
 @cache
@@ -134,36 +134,36 @@ def sample_scene(
     world: World | None = None,
     *,
     split: str = "train",
-    wanted: Attributes | None = None,
+    fixed: Attributes | None = None,
     aspect: float = 1.0,
     duration_s: float | None = None,
     two_objects: bool | None = None,
 ) -> Scene:
     """The scene of a seed; equal arguments give an equal scene.
 
-    split: 'train' (held-out combinations never appear, not as a second object either), 'heldout' or 'any'. wanted:
-    fixes some attributes of the first object. aspect: width over height that objects may use. duration_s: seconds that
+    split: 'train' (held-out combinations never appear, not as a second object either), 'heldout' or 'any'. fixed:
+    sets some attributes of the first object. aspect: width over height that objects may use. duration_s: seconds that
     motions fill (default: the world's). two_objects: None draws it with the world's share. Raises BadInput where the
-    split has nothing of what is wanted.
+    split has no combination with these attributes.
     """
     world = world or default_world()
     rng = np.random.default_rng([seed, 0x0C0DE])
     seconds = world.ranges.duration_s if duration_s is None else duration_s
-    chosen = _choose(rng, world, split, wanted or Attributes())
+    attributes = _choose(rng, world, split, fixed or Attributes())
     pair = rng.random() < world.ranges.two_objects if two_objects is None else two_objects
-    things = _pair(rng, world, split, chosen, aspect, seconds) if pair else ()
-    things = things or (_thing(rng, world, chosen, aspect, seconds),)
-    background = str(chosen.background)
+    things = _pair(rng, world, split, attributes, aspect, seconds) if pair else ()
+    things = things or (_thing(rng, world, attributes, aspect, seconds),)
+    background = str(attributes.background)
     return Scene(things, background, world.vocabulary.backgrounds[background], float(rng.random()), seconds)
 
 
-def _choose(rng: np.random.Generator, world: World, split: str, wanted: Attributes) -> Attributes:
-    fit = world.split(split)
-    for a in wanted.named:
-        fit = tuple(c for c in fit if getattr(c, a) == getattr(wanted, a))
-    if not fit:
-        raise BadInput(f"the {split} part of the world has no {' '.join(filter(None, astuple(wanted)))}")
-    return fit[int(rng.integers(len(fit)))]
+def _choose(rng: np.random.Generator, world: World, split: str, fixed: Attributes) -> Attributes:
+    candidates = world.split(split)
+    for a in fixed.named:
+        candidates = tuple(c for c in candidates if getattr(c, a) == getattr(fixed, a))
+    if not candidates:
+        raise BadInput(f"the {split} part of the world has no {' '.join(filter(None, astuple(fixed)))}")
+    return candidates[int(rng.integers(len(candidates)))]
 
 
 def _pair(rng: np.random.Generator, world: World, split: str, first: Attributes, aspect: float, seconds: float) -> Any:
@@ -205,11 +205,11 @@ def _thing(
     rgb = np.clip(np.add(world.vocabulary.colours[str(what.colour)], jitter), 0, 255)
     spin = _within(rng, ranges.spins[pace])
     thing = Thing(what, _ints(rgb), start, end, radius, spin, size, None if capped else pace)
-    return _said(replace(thing, spin=spin if motion == "rotating" else 0.0), motion)
+    return _without_unseen_words(replace(thing, spin=spin if motion == "rotating" else 0.0), motion)
 
 
-def _said(thing: Thing, motion: str) -> Thing:
-    """Size and pace words stay only where they mean something to who looks."""
+def _without_unseen_words(thing: Thing, motion: str) -> Thing:
+    """Size and pace words stay only where a viewer could tell them."""
     if motion in ("growing", "shrinking"):
         return replace(thing, size=None, pace=None)
     return replace(thing, pace=None) if motion == "staying still" else thing

@@ -56,7 +56,7 @@ def main() -> None:
 @STORE
 @UNTIL
 @ONLY
-@click.option("--export", "export_to", metavar="DIR", help="Copy one mp4 per finished take into this folder.")
+@click.option("--export", "export_to", metavar="DIR", help="Copy one mp4 per finished take there; what is there stays.")
 @DRY_RUN
 @LIMIT
 @EXECUTOR
@@ -164,11 +164,11 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 
 
 @main.command()
-@click.argument("what", required=False, metavar="[ID]")
+@click.argument("what", required=False, metavar="[ID|FILE]")
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
-    """Show the progress of the latest runs; with an ID, where that row came from."""
+    """Show the progress of the latest runs; with an ID or a delivered video, where it came from."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)

@@ -141,13 +141,32 @@ def show_lineage(what: str, store: str) -> int:
     from stages.core.ledger.lineage import lineage
     from stages.core.ledger.lineage_text import as_text
 
-    catalog, row_id = existing_catalog(store), what
+    catalog = existing_catalog(store)
+    first = row_id = _id_of_file(catalog, Path(what).expanduser()) if _is_file(what) else what
     while row_id:
         origin = lineage(catalog, row_id)
-        for line in [*(["", "trained from:"] if row_id != what else []), *as_text(origin)]:
+        for line in [*(["", "trained from:"] if row_id != first else []), *as_text(origin)]:
             console.print(line, markup=False, soft_wrap=True)
         row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
     return 0
+
+
+def _is_file(what: str) -> bool:
+    """Whether a word names a file, there or not: ids hold neither `/` nor `.`."""
+    return "/" in what or "." in what or Path(what).is_file()
+
+
+def _id_of_file(catalog: Catalog, path: Path) -> str:
+    """The id of the artifact, or the take, that a video file shows. Raises BadInput where nothing tells."""
+    from flows.render.provenance import identify
+
+    found = identify(path, catalog.storage)
+    if found is None:
+        raise BadInput(f"{path}: neither its tags, nor its hash, nor its name lead to a video of {catalog.storage.url}")
+    if found.artifact_id or found.take_id:
+        return found.artifact_id or found.take_id
+    videos = read_table(catalog, "videos", everything=True).to_pylist()
+    return next((v["video_id"] for v in videos if v["sha256"] == found.artifact_sha256), found.artifact_sha256)
 
 
 def verify_store(store: str, repair: bool) -> int:

@@ -3,8 +3,10 @@ inside the file; nothing is fetched, and every text that came with the footage i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
@@ -30,7 +32,7 @@ from stages.core.step import Row
 
 NAME = "report.html"
 KEPT, PER_REASON, NEAR = 24, 6, 4
-SHOWN = ("motion", "camera_motion", "sharpness", "luma", "contrast", "static_ratio", "action", "text_area", "nsfw")
+LONGEST_LABEL = 40
 
 console = Console(highlight=False)
 
@@ -67,7 +69,8 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
     alone = [r["metric"] for r in counts["reasons"]]
     good, bad = samples(scored, KEPT, PER_REASON, list(dict.fromkeys(alone)))
     shown = {*good, *bad, *(i for sides in near.values() for side in sides for i in side["out"] + side["in"])}
-    cards = {i: _card(catalog, row) for i, row in details(survey, scored, sorted(shown)).items()}
+    said = (*scored.thresholds, *scored.labels)
+    cards = {i: _card(catalog, row, said) for i, row in details(survey, scored, sorted(shown)).items()}
     return (
         page_environment(Path(__file__).parent)
         .get_template("report.html.j2")
@@ -111,7 +114,8 @@ def _stages(survey: Survey, counts: Row) -> list[Row]:
     return [*stages, {"name": "captioned", "n": said, "of": counts["clips"], "hours": None}]
 
 
-def _card(catalog: Catalog, row: Row) -> Row:
+def _card(catalog: Catalog, row: Row, said: Sequence[str]) -> Row:
+    """What is shown of a clip; said: the scores that are, those that have a threshold or are words."""
     values = row["values"]
     return {
         "id": row["clip_id"],
@@ -120,11 +124,19 @@ def _card(catalog: Catalog, row: Row) -> Row:
         "start": row["start_s"],
         "end": row["end_s"],
         "status": row["status"],
-        "reasons": [reason_text(r) for r in row["reasons"]],
+        "reasons": [_reason(r, row) for r in row["reasons"]],
         "values": values,
-        "scores": [(n, _short(values[n])) for n in SHOWN if values.get(n) is not None],
+        "scores": [(n, _short(values[n])) for n in said if values.get(n) is not None],
         "caption": row["caption"],
     }
+
+
+def _reason(reason: Row, row: Row) -> str:
+    """A reason in words; of a copy, what it is a copy of."""
+    if row.get("copy_of") is None or reason["value"] != row["copy_of"]:
+        return reason_text(reason)
+    name, span = row["copy_uri"].rsplit("/", 1)[-1], (f"{row[f'copy_{end}_s']:.1f}" for end in ("start", "end"))
+    return f"copy of {name}, {'-'.join(span)} s; a better one was kept"
 
 
 def _picture(catalog: Catalog, uri: str | None) -> str:
@@ -136,4 +148,4 @@ def _picture(catalog: Catalog, uri: str | None) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else shorten(str(value), LONGEST_LABEL, placeholder="…")

@@ -272,18 +272,23 @@ def samples(scored: Scored, kept: int, per_reason: int, reasons: Sequence[str]) 
 
 
 def details(survey: Survey, scored: Scored, ids: Sequence[str]) -> dict[str, Row]:
-    """What a report shows of these clips: source, span, picture, verdict, scores, captions."""
+    """What a report shows of these clips: source, span, picture, verdict, scores, captions; of copies `copy_of`, and
+    source and span of that clip as `copy_uri`, `copy_start_s`, `copy_end_s`."""
     if not ids:
         return {}
     listed = ", ".join(f"'{i}'" for i in ids if i.isalnum())
     thumbs = next((survey.view(n.name) for n in survey.plan.of_kind("thumbs")), "")
     pictures = thumbs or "(SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS uri WHERE false)"
-    clips = one_of(survey, "clips", "verdicts")
+    clips, copied, better = one_of(survey, "clips", "verdicts"), "", ""
+    if survey.plan.of_kind("duplicates"):
+        copied = ", o.clip_id AS copy_of, so.uri AS copy_uri, o.start_s AS copy_start_s, o.end_s AS copy_end_s"
+        better = f""" LEFT JOIN {survey.view(clips.name)} o ON o.clip_id = v.duplicate_of
+            LEFT JOIN {units_of(survey, clips)} so ON so.id = o.unit_id"""
     rows = survey.query(
-        f"""SELECT c.clip_id, s.uri, c.start_s, c.end_s, v.status, v.reasons, t.uri AS thumb
+        f"""SELECT c.clip_id, s.uri, c.start_s, c.end_s, v.status, v.reasons, t.uri AS thumb{copied}
         FROM (SELECT * FROM {survey.view(clips.name)} WHERE clip_id IN ({listed})) c
         JOIN {verdicts_sql(survey)} v ON v.id = c.clip_id JOIN {units_of(survey, clips)} s ON s.id = c.unit_id
-        LEFT JOIN {pictures} t ON t.clip_id = c.clip_id"""
+        LEFT JOIN {pictures} t ON t.clip_id = c.clip_id{better}"""
     ).to_pylist()
     values = {r["clip_id"]: r for r in scored.rows(f"SELECT * FROM scored WHERE clip_id IN ({listed})")}
     texts = _captions(survey, listed)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from flows.render.takes import TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import plain_config
-from stages.core.config import find_config, merge, parse_overrides, read_yaml
+from stages.core.config import find_config, merge, parse_overrides, read_yaml, shielded
 from stages.core.identity import digest
 from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
@@ -86,7 +86,7 @@ def anchored(path: Path) -> Any:
 
 def on_top(values: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """What the command line says, as layers; each override is its own, for `model=x` beside `model.dtype=y`."""
-    own: list[tuple[str, Any]] = [("the command line", dict(values))]
+    own: list[tuple[str, Any]] = [("the command line", shielded(values))]
     return own + [("the command line", parse_overrides([word])) for word in overrides]
 
 

@@ -19,7 +19,7 @@ LONGEST_PROMPT = 128 * 1024
 MOST_SEEDS = 10_000
 LARGEST_SEED = 2**63 - 1
 SHOWN_FAULTS = 20
-NUMBER = re.compile(r"\s*[+-]?[0-9]+(?P<part>(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*")
+NUMBER = re.compile(r"\s*[+-]?([0-9]+|(?=\.[0-9]))(?P<part>(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*")
 LONGEST_NUMBER = 100
 PADDING = " \t\r\n\v\f\ufeff"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.render.entries import Entry, as_entry, check_all, raise_faults
+from flows.render.entries import Entry, as_entry, check_all, check_entry, raise_faults
 from flows.render.prompts import read_prompts
 from flows.run.settings import FlowConfig
 from stages.core.config import load_class
@@ -91,6 +91,7 @@ def expand(config: TakesConfig, where: str) -> list[Row]:
     if not entries:
         raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
     of_all = {name: value for name in OF_ALL if (value := getattr(config, name)) not in (None, "", [])}
+    check_entry(where, {**of_all, "prompt": "any"})
     asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
     takes: dict[str, Row] = {}
     faults: list[str] = []

@@ -18,7 +18,6 @@ from stages.core.ledger.survey import Survey
 from stages.core.step import Row
 
 Rows = dict[str, Row]
-SHOWN_SCORES = ("motion", "camera_motion", "sharpness", "luma", "contrast", "static_ratio", "shake", "flicker")
 
 
 def page_environment(folder: Path) -> Environment:
@@ -125,11 +124,16 @@ def _clip(catalog: Catalog, clip: Row, scores: Rows, verdicts: Rows, captions: d
     return {
         **clip,
         "src": data_uri(catalog, clip["thumb"], "image/jpeg") if clip["thumb"] else "",
-        "scores": [(name, mine[name]) for name in SHOWN_SCORES if mine.get(name) is not None],
+        "scores": [(name, value) for name, value in mine.items() if name != "clip_id" and _is_shown(value)],
         "status": verdict["status"],
         "reasons": [reason_text(r) for r in verdict["reasons"]],
         "captions": _merged_captions(captions.get(clip["clip_id"], [])),
     }
+
+
+def _is_shown(value: Any) -> bool:
+    """Numbers and words; lists (colours, features) and what was not measured are left out."""
+    return isinstance(value, int | float | str) and value != ""
 
 
 def _merged_captions(captions: list[Row]) -> list[Row]:

@@ -58,20 +58,20 @@ def _text(cpus: float, gpus: float, memory: float) -> str:
     return f"{cpus:g} CPU, {gpus:g} GPU, {memory / GB:.3g} GB of memory"
 
 
-def _take_gpus(left: tuple[float, ...], wanted: float) -> tuple[float, ...] | None:
+def _take_gpus(free: tuple[float, ...], share: float) -> tuple[float, ...] | None:
     """The cards after `wanted` is taken: whole empty cards, or a share of the fullest one that has room."""
-    if wanted <= 0:
-        return left
-    if wanted >= 1:
-        whole = [g for g in left if g >= 1 - _SLACK]
-        used = [g for g in left if g < 1 - _SLACK]
-        kept = len(whole) - round(wanted)
-        return None if kept < 0 else (*used, *whole[:kept], *(0.0,) * round(wanted))
-    room = sorted(g for g in left if g >= wanted - _SLACK)
+    if share <= 0:
+        return free
+    if share >= 1:
+        whole = [g for g in free if g >= 1 - _SLACK]
+        used = [g for g in free if g < 1 - _SLACK]
+        kept = len(whole) - round(share)
+        return None if kept < 0 else (*used, *whole[:kept], *(0.0,) * round(share))
+    room = sorted(g for g in free if g >= share - _SLACK)
     if not room:
         return None
-    rest = list(left)
-    rest[rest.index(room[0])] -= wanted
+    rest = list(free)
+    rest[rest.index(room[0])] -= share
     return tuple(rest)
 
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._yaml import get_yaml_loader  # what OmegaConf.load reads with
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.core.errors import BadInput
@@ -55,10 +58,38 @@ def find_config(name: str | Path, kind: str = "") -> Path:
     )
 
 
+LITERAL = ("prompts", "negative_prompt", "tags")
+"""Keys whose texts are what a user wrote: `${...}` and `???` in them mean nothing to a config."""
+_MARKS = {"\ue000": "\ue0000", "$": "\ue0001", "?": "\ue0002"}
+
+
+def shielded(layer: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A layer in which texts that are literal hold nothing that OmegaConf would resolve; see `_as_written`."""
+    return {k: _shield(v) if k in LITERAL else v for k, v in layer.items()}
+
+
+def _shield(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.translate(str.maketrans(_MARKS))
+    if isinstance(value, Mapping):
+        return {k: _shield(v) for k, v in value.items()}
+    return [_shield(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _as_written(value: Any) -> Any:
+    """Undoes `shielded`."""
+    if isinstance(value, str):
+        return re.sub("\ue000([012])", lambda m: "\ue000$?"[int(m[1])], value)
+    if isinstance(value, dict):
+        return {k: _as_written(v) for k, v in value.items()}
+    return [_as_written(v) for v in value] if isinstance(value, list) else value
+
+
 def read_yaml(path: Path) -> DictConfig:
     """One YAML mapping. Raises BadInput with the file, and the line where the YAML itself is broken."""
     try:
-        loaded = OmegaConf.load(path)
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+        loaded = OmegaConf.create(shielded(plain) if isinstance(plain, dict) else plain or {})
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -89,7 +120,7 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
         if "=" not in word or not word.split("=", 1)[0].strip():
             raise BadInput(f"{word!r} is not key=value")
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        return OmegaConf.from_dotlist([_shield(w) if re.split(r"[.=]", w)[0] in LITERAL else w for w in overrides])
     except Exception as error:
         raise BadInput(f"cannot read the overrides {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
 
@@ -162,11 +193,14 @@ def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]
         resolved = OmegaConf.to_container(merged, resolve=True)
         assert isinstance(resolved, dict)
         entries = resolved.pop(STEPS, None) or {}
+        literal = {k: _as_written(resolved.pop(k)) for k in LITERAL if k in resolved}
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), resolved))
     except OmegaConfBaseException as error:
         raise BadInput(_explain("config", error, {f.name for f in dataclasses.fields(schema)})) from None  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise BadInput(f"config: {error}") from None
+    for name, value in literal.items():
+        setattr(settings, name, value)
     steps = {str(name): make_ref(str(name), entry) for name, entry in entries.items() if _enabled(str(name), entry)}
     return settings, in_order(steps)  # type: ignore[return-value]
 

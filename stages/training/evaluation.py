@@ -50,8 +50,8 @@ def heldout(config: TrainConfig) -> Source | None:
 
 
 def _reconstructed(folder: Path, source: Source, bucket: Bucket, clips: int, seed: int) -> Figures:
-    found = reconstruction(load_part(folder, "vae"), clips_of(source, bucket, clips, seed))
-    return {"psnr": found["psnr"], "psnr_least": found["least"], "clips": found["clips"]}
+    figures = reconstruction(load_part(folder, "vae"), clips_of(source, bucket, clips, seed))
+    return {"psnr": figures["psnr"], "psnr_least": figures["least"], "clips": figures["clips"]}
 
 
 def _upsampled(folder: Path, stage: str, source: Source, buckets: list[Bucket], clips: int, seed: int) -> Figures:
@@ -76,5 +76,5 @@ def _judged(folder: Path, config: TrainConfig, source: Source, bucket: Bucket, c
 
 
 def _judge_one(task: DenoiseTask, number: int, bucket: Bucket, vocabulary: Vocabulary) -> Verdict:
-    wanted: Any = parse_prompt(task.example(number, bucket)[1], vocabulary)
-    return judge(task.sample(number, bucket), bucket.fps, wanted, vocabulary)
+    named: Any = parse_prompt(task.example(number, bucket)[1], vocabulary)
+    return judge(task.sample(number, bucket), bucket.fps, named, vocabulary)

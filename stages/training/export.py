@@ -60,7 +60,7 @@ def _write_parts(task: Task, config: TrainConfig, folder: Path) -> None:
 
 def _learned(task: Task) -> list[str]:
     """The parts of which something was trained."""
-    return sorted({chosen.partition(".")[0] for chosen in task.chosen})
+    return sorted({name.partition(".")[0] for name in task.trained_names})
 
 
 def write_lora(task: Task, lora: Lora, folder: Path) -> None:

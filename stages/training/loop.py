@@ -38,7 +38,7 @@ FAR = 10.0 * 365 * 86400
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended: the step it stands at, whether it is the last, the last loss, the model's folder."""
+    """How a call of `train` ended: the last step done, whether that ends it, the last loss, the model's folder."""
 
     step: int
     finished: bool
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Trainer:
-    """One run: networks, optimizers, averages, and where it stands."""
+    """One run: networks, optimizers, averages, and its progress."""
 
     def __init__(
         self, config: TrainConfig, task: Task | None = None, stop: Callable[[], bool] = never, say: Say | None = None

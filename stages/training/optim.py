@@ -87,18 +87,18 @@ def newton_schulz(matrices: torch.Tensor) -> torch.Tensor:
 def make_optimizers(named: Named, settings: Optim) -> list[torch.optim.Optimizer]:
     """One AdamW, or a Muon and an AdamW for what is no hidden matrix: biases, embeddings, first and last layers."""
     hidden = [p for name, p in named if settings.name == "muon" and _is_hidden(name, p)]
-    chosen = {id(p) for p in hidden}
-    rest = [p for _, p in named if id(p) not in chosen]
-    made: list[torch.optim.Optimizer] = []
+    hidden_ids = {id(p) for p in hidden}
+    rest = [p for _, p in named if id(p) not in hidden_ids]
+    optimizers: list[torch.optim.Optimizer] = []
     if rest:
         betas = (settings.betas[0], settings.betas[1])
-        made.append(torch.optim.AdamW(rest, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay))
+        optimizers.append(torch.optim.AdamW(rest, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay))
     if hidden:
-        made.append(Muon(hidden, lr=settings.muon_lr, weight_decay=settings.weight_decay))
-    for optimizer in made:
+        optimizers.append(Muon(hidden, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
-    return made
+    return optimizers
 
 
 def _is_hidden(name: str, parameter: nn.Parameter) -> bool:

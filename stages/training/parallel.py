@@ -38,11 +38,11 @@ class Alone:
         del last
         return contextlib.nullcontext()
 
-    def any_of(self, wants: bool) -> bool:
-        """Whether any worker wants it, so that all leave after the same step."""
+    def any_of(self, value: bool) -> bool:
+        """Whether any worker says true, so that all leave after the same step."""
         if self.world == 1:
-            return wants
-        flag = torch.tensor([float(wants)], device=self.device)
+            return value
+        flag = torch.tensor([float(value)], device=self.device)
         dist.all_reduce(flag)
         return bool(flag.item())
 
@@ -75,7 +75,7 @@ class Shards(Alone):
     def __init__(self, task: Task, device: torch.device) -> None:
         super().__init__(task, device)
         if task.config.optim.name == "muon":
-            raise BadInput("parallel=fsdp has no worker with a whole kernel, which muon wants; set optim.name=adamw")
+            raise BadInput("parallel=fsdp has no worker with a whole kernel, which muon needs; set optim.name=adamw")
         if task.partial:
             raise BadInput(
                 "parallel=fsdp gathers weights at the same moment everywhere, but not every batch uses the "

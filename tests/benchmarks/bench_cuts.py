@@ -59,7 +59,7 @@ def confirmed(preset: str) -> Callable[[Path], Rows]:
         with av.open(str(path)) as container:
             index = container.streams.video[0].index
         kept = write_signals(step.workspace, decode_signals(path).table)
-        row = {"id": path.name, "uri": str(path.resolve()), "stream_index": index, "analyse": kept}
+        row = {"source_id": path.name, "uri": str(path.resolve()), "stream_index": index, "signals": kept}
         found = step.process(row)["rows"]
         return [(r["kind"], r["first_frame"], r["last_frame"]) for r in found if r["kind"] != "trim"]
 

@@ -2,7 +2,7 @@
 
 A store is filled as a curation of 10,000 sources would leave it, then curated again with other thresholds. Prints one
 JSON line a figure: `reselect` (from the stored scores read to the verdicts of `select` and of `dedup` committed),
-`reselect_whole` (the same with the plan looked at before and the kept clips gathered after), `report` (the whole page).
+`reselect_whole` (the same with the plan looked at before), `report` (the whole page).
 Each measurement is a process of its own; importing and the listing of the sources are not counted.
 """
 
@@ -17,20 +17,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from data_prep.sources.listing import ROOTS
-from flows.curate.curation import load_curation, plan_curation
+from flows.curate.curation import load_curation
 from flows.run.session import open_catalog
 from stages.core.config import load_class
-from stages.core.ledger.catalog import Catalog, connect, ledger_schema
+from stages.core.identity import depends_key
+from stages.core.ledger.catalog import ROOTS as ROOTS_FOLDER
+from stages.core.ledger.catalog import Catalog, connect, ledger_schema, with_depends
 from stages.core.ledger.executor import LocalExecutor
 from stages.core.ledger.plan import Node, Plan
 from stages.core.ledger.run import Run
-from stages.core.ledger.survey import Survey
 
 PER_SOURCE, SECONDS = 100, 4
 BEFORE = ["select.motion.min=0.001"]
@@ -40,7 +42,6 @@ SHARE = "(md5_number_lower('{}/' || {})::HUGEINT % 1000000) / 1000000.0"
 """SQL: an even number from 0 to 1 that a name and a row decide."""
 
 LEDGER_VALUES = {
-    "seed": "0",
     "status": "'ok'",
     "reasons": "[]",
     "attempt": "1",
@@ -50,6 +51,7 @@ LEDGER_VALUES = {
     "started": "now()",
     "ended": "now()",
 }
+SOURCE_ID = "left(sha256(sha256('source' || i) || '/' || 0), 32)"
 SOURCE_VALUES = {
     "sha256": "sha256('source' || i)",
     "display_width": "1280",
@@ -68,7 +70,7 @@ SOURCE_VALUES = {
 CLIP_VALUES = {
     "id": "md5('clip' || n)",
     "clip_id": "md5('clip' || n)",
-    "source_id": "left(sha256(sha256('source' || (n // 100)) || '/' || 0), 32)",
+    "source_id": SOURCE_ID.replace("i)", "(n // 100))", 1),
     "start_frame": "(n % 100) * 100",
     "end_frame": "(n % 100) * 100 + 100",
     "n_frames": "100",
@@ -91,9 +93,8 @@ CLIP_VALUES = {
 
 def planned(catalog: Catalog, folder: Path, words: list[str]) -> Plan:
     """The plan of a curation up to its kept clips, over sources that are only listed."""
-    curation = load_curation([str(folder / "list.txt")], "curate", {"until": "dedup"}, words)
-    plan = plan_curation(curation.config, curation.steps, catalog)
-    return Plan(plan.flow, "roots/bench.parquet", plan.phases, plan.refs)
+    draft = load_curation([str(folder / "list.txt")], "curate", {"until": "dedup"}, words).draft
+    return replace(draft, roots=next((f.uri for f in catalog.storage.files(ROOTS_FOLDER)), ""))
 
 
 def fill(folder: Path, clips: int) -> None:
@@ -103,11 +104,15 @@ def fill(folder: Path, clips: int) -> None:
     sources = clips // PER_SOURCE
     plan = planned(catalog, folder, BEFORE)
     sql = connect()
-    roots = {"id": "'r' || i", "file_id": "'f' || i", "position": "i", "uri": "'/footage/' || i || '.mp4'", "size": "1"}
+    roots = {"id": "'r' || i", "position": "i", "uri": "'/footage/' || i || '.mp4'", "size": "1"}
     columns = ", ".join(_column(f, roots) for f in ROOTS)
-    path = folder / "store" / "roots" / "bench.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sql.execute(f"COPY (SELECT {columns} FROM range({sources}) t(i)) TO '{path}'")
+    listing = sql.sql(f"SELECT {columns} FROM range({sources}) t(i)").to_arrow_table()
+    catalog.put_roots(listing, ROOTS, "bench", plan.phases[0].depends)
+    plan = planned(catalog, folder, BEFORE)
+    known = sql.sql(f"SELECT i, {SOURCE_ID} AS source_id FROM range({sources}) t(i)").to_arrow_table()
+    given = with_depends(listing, plan.phases[0].depends).append_column("source_id", known.column("source_id"))
+    marks = with_depends(given, plan.phases[1].depends)
+    sql.register("marks", marks.append_column("i", known.column("i")))
     for name in STEPS:
         _write_step(sql, folder / "store", plan.node(name), sources)
     put_copies(catalog, plan)
@@ -137,16 +142,21 @@ def _write_step(sql: Any, store: Path, node: Node, sources: int, parts: int = 8)
     """The ledger rows of one step, in some parts."""
     cls = load_class(node.use, node.name)
     schema = ledger_schema(cls.writes, node.fan_out)  # type: ignore[union-attr]
-    source = "left(sha256(sha256('source' || i) || '/' || 0), 32)"
-    given = {"ingest": "'f' || i", "analyse": source}.get(node.name, f"md5('{(node.after or ('',))[0]}' || i)")
-    values = {**LEDGER_VALUES, **SOURCE_VALUES, "id": f"md5('{node.name}' || i)", "input_id": given}
+    values = {
+        **LEDGER_VALUES,
+        **SOURCE_VALUES,
+        "id": f"md5('{node.name}' || i)",
+        "parents": " || '/' || ".join(f"md5('{b.nodes[0]}' || i)" for b in node.ports) or "''",
+        "depends": depends_key(node.depends) if node.depends else "''",
+    }
     folder = store / "tables" / node.name / node.fingerprint
     folder.mkdir(parents=True)
     size = -(-sources // parts)
     for part in range(parts):
         first, end = part * size, min(sources, (part + 1) * size)
         own = [_column(f, values) for f in schema if f.name != "rows"]
-        query = f"SELECT {', '.join(own)} FROM range({first}, {end}) t(i)"
+        units = f"(FROM marks WHERE i >= {first} AND i < {end}) t"
+        query = f"SELECT {', '.join(own)} FROM {units}"
         if node.fan_out:
             child = schema.field("rows").type.value_type
             fields = [_column(f, CLIP_VALUES).rsplit(" AS ", 1) for f in child]
@@ -154,7 +164,7 @@ def _write_step(sql: Any, store: Path, node: Node, sources: int, parts: int = 8)
             empty = "false" if node.name == "cuts" else "true"
             span = f"range({first * PER_SOURCE}, {end * PER_SOURCE}) c(n)"
             query = f"""SELECT {", ".join(own)}, coalesce(r.rows, []) AS rows
-                FROM range({first}, {end}) t(i) LEFT JOIN (
+                FROM {units} LEFT JOIN (
                 SELECT n // {PER_SOURCE} AS i, list({{{struct}}} ORDER BY n) AS rows
                 FROM {span} WHERE {empty} GROUP BY 1) r USING (i)"""
         sql.execute(f"COPY ({query}) TO '{folder}/part-{part:032x}.parquet' (COMPRESSION zstd)")
@@ -175,7 +185,7 @@ def put_copies(catalog: Catalog, plan: Plan) -> None:
     """Pairs that a search would have found, one clip in a hundred: the search itself is not measured here."""
     run, node = Run(catalog, LocalExecutor(catalog.storage), plan), plan.node("copies")
     run.do_job(plan.node("sources"))
-    survey = Survey(catalog, plan, retry="none", jobs=run.jobs)
+    survey = run.look()
     pairs = survey.query(
         f"""SELECT md5(a.clip_id) AS id, a.clip_id AS clip_a, b.clip_id AS clip_b, 'perceptual' AS kind,
         1.0 AS distance FROM {survey.view("clips")} a JOIN {survey.view("clips")} b
@@ -200,7 +210,6 @@ def measure(what: str, folder: str) -> dict[str, Any]:
         seconds = time.perf_counter() - clock
     else:
         import data_prep.dedup.dedup
-        import data_prep.kept
         import data_prep.select  # noqa: F401
 
         plan = planned(catalog, root, words)

@@ -140,16 +140,17 @@ def test_a_label_that_the_classifier_lacks_is_named(weights, workspace):
         step.setup()
 
 
+def test_texts_are_compared_with_vectors(weights):
+    with pytest.raises(BadInput, match=r"steps\.text_match needs .* that makes scores with the columns clip_vector"):
+        load_curation(["a.mp4"], "curate", {}, ["text_match.enabled=true", f"text_match.clip={weights['clip']}"])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["aesthetic.enabled=true"], "steps.aesthetic: give the folder of a CLIP checkpoint"),
         (["watermark.enabled=true"], "steps.watermark.model: give the folder of an image-classification"),
         (["vectors.enabled=true"], "steps.vectors.clip: give the folder of a CLIP or SigLIP"),
-        (
-            ["text_match.enabled=true", "text_match.clip=x"],
-            "steps.text_match needs an earlier step that makes scores with the columns clip_vector",
-        ),
         (["cuts.use=data_prep.shots.second_opinion:ConfirmedCuts", "cuts.keep=2"], "from 0 to 1"),
     ],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.select import Select, check_thresholds
@@ -70,6 +70,7 @@ def test_thresholds_of_no_sense_are_refused(thresholds, says):
         check_thresholds(thresholds, ["motion", "luma", "camera_motion"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=30),
     st.floats(0, 1),

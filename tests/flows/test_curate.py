@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from flows.curate.curation import load_curation
+from flows.curate.report import build_report
 from flows.run.session import execute, existing_catalog, prepare
 from flows.views.tables import read_table
 from stages.core.crash import POINTS
@@ -167,6 +168,7 @@ def test_of_copies_the_best_is_kept(store, more):
     }  # fmt: skip
     assert verdict[clip["small.mp4"]]["reasons"][-1]["metric"] == "duplicate"
     assert verdict[clip["small.mp4"]]["duplicate_of"] == clip["large.mp4"]
+    assert "copy of large.mp4, 0.0-2.7 s; a better one was kept" in build_report(run.catalog)
     gone = Curated(store, [more], *KEEP_ALL, "select.short_side.max=100")
     assert {v["clip_id"] for v in gone.rows("verdicts") if v["status"] == "kept"} == {clip["small.mp4"]}
     assert gone.work["copies"] == 0

@@ -42,7 +42,12 @@ def test_every_video_and_every_clip_is_inside(page):
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is fetched"
 
 
-def test_verdicts_stand_with_their_reasons(page):
+def test_every_measured_score_is_shown_and_no_list_of_them_decides(page):
+    assert page.count("blockiness ") == 3
+    assert "clip_id " not in page
+
+
+def test_verdicts_have_their_reasons(page):
     assert page.count('<span class="tag kept">') == 2
     assert page.count('<span class="tag rejected">') == 1
     assert "motion is " in page

@@ -72,7 +72,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     )
     children: list[psutil.Process] = []
     try:
-        Api.until(lambda: "ctrl-C" in (state / "serve.log").read_text() or serve.poll() is not None, 150)
+        Api.until(lambda: "Ctrl-C" in (state / "serve.log").read_text() or serve.poll() is not None, 150)
         assert serve.poll() is None, (state / "serve.log").read_text()
         assert f"http://127.0.0.1:{port}" in (state / "serve.log").read_text().splitlines()
         yield Api(f"http://127.0.0.1:{port}/api")

@@ -184,6 +184,7 @@ def test_numbers_are_text_where_text_is_meant_and_what_is_missing_is_none(tmp_pa
         ({"tags": ["a, b", " c ", "c"]}, {"tags": ["a, b", "c"]}),
         ({"tags": []}, {"tags": []}),
         ({"fps": "23.976", "guidance": 0}, {"fps": 23.976, "guidance": 0}),
+        ({"fps": ".5", "guidance": "1e1"}, {"fps": 0.5, "guidance": 10.0}),
         ({"width": 64.0, "height": "64", "frames": 9}, {"width": 64, "height": 64, "frames": 9}),
         ({"image": " still.png "}, {"image": "still.png"}),
     ],

@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from flows.cli.main import main
+from flows.render.campaign import load_campaign
 from flows.render.provenance import Identity, identify
 from stages.core.media import read_frames, read_tags
 
@@ -152,7 +153,7 @@ BAD = {
     "impossible size": ({"width": 100}, "nearest is 96x64"),
     "impossible size of one prompt": ({"prompts": ["a", {"prompt": "b", "width": 100}]}, "nearest is 96x64"),
     "impossible frames": ({"frames": 10}, "nearest is 9"),
-    "no frames": ({"frames": 0}, "frames counts from 1"),
+    "no frames": ({"frames": 0}, "frames must be"),
     "half a frame": ({"prompts": [{"prompt": "b", "frames": 9.5}]}, "must be a whole number"),
     "unknown cascade": ({"cascade": "tyni"}, "did you mean 'tiny'"),
     "no checkpoint": ({"model": {"checkpoint": "/nowhere/at/all"}}, "/nowhere/at/all"),
@@ -235,10 +236,10 @@ def test_exports_of_two_campaigns_and_of_a_stopped_run_stand_side_by_side(render
     assert rushes(*words).exit_code == 0
     everything = {p.name for p in out.iterdir()}
     assert len(everything) == 4 + 1 + 1  # videos, the index, the holiday
-    for more in (["--limit", "1"], ["name=another", "seeds=1"]):
+    for more in (["--limit", "1"], ["--limit", "1", "name=another"]):
         assert rushes(*words, *more).exit_code == 0
         assert everything <= {p.name for p in out.iterdir()}
-    assert len(list(out.glob("*.mp4"))) == 4 + 1 + 2
+    assert len(list(out.glob("*.mp4"))) == 4 + 1 + 1
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/out"])
@@ -267,6 +268,28 @@ def test_a_delivered_video_says_what_it_shows(rendered, small_checkpoint, tmp_pa
     assert (read_frames(path) == read_frames(store / video["uri"])).all()
 
 
+@pytest.mark.parametrize("kind", ["delivered", "artifact", "encoded again", "gone", "stranger"])
+def test_status_of_a_file_leads_back_to_the_prompt(kind, rendered, tmp_path):
+    store, out = rendered
+    video = table(store, "videos", tmp_path)[1]
+    delivered = next(p for p in out.glob("*.mp4") if video["take_id"].startswith(p.stem[-8:]))
+    copy = tmp_path / (f"{delivered.stem} copy.webm" if kind == "encoded again" else "holiday.mp4")
+    if kind in ("delivered", "artifact"):
+        shutil.copy(delivered if kind == "delivered" else store / video["uri"], copy)
+    elif kind != "gone":
+        copy.write_bytes(b"whatever")
+    result = rushes("status", copy, "--store", store)
+    if kind in ("gone", "stranger"):
+        assert result.exit_code == 2
+        assert len(result.output.strip().splitlines()) == 1
+        assert copy.name in result.output
+    else:
+        assert result.exit_code == 0, result.output
+        assert video["prompt"] in result.output
+        assert video["take_id"] in result.output
+        assert all(stage in result.output for stage in STAGES)
+
+
 def test_a_budget_stops_the_run_and_the_next_run_goes_on(campaign_file, tmp_path):
     store = tmp_path / "store"
     stopped = rushes("render", campaign_file, "--store", store, "--executor", "local", "budget.wall_seconds=0.001")
@@ -292,3 +315,32 @@ def test_reading_and_finding_all_done_import_nothing_heavy(words, rendered, camp
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+TEXTS = [
+    "a ${oc.env:HOME} star", "???", "${model.dtype}", "${nope}", "unclosed ${ brace", "\\${escaped} \\\\${twice}",
+    "$5?", "\ue0001 \ue000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_text_of_a_prompt_is_what_was_written(text, tmp_path):
+    path = tmp_path / "campaign.yaml"
+    values = {"name": "c", "prompts": [text, {"prompt": f"{text} two", "tags": [text]}], "negative_prompt": text}
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    first, second = load_campaign([path], {}, []).takes
+    assert (first["prompt"], first["negative_prompt"]) == (text, text)
+    assert (second["prompt"], second["tags"]) == (f"{text} two", [text])
+    (take,) = load_campaign([], {"prompts": [text]}, []).takes
+    assert take["prompt"] == text
+    (take,) = load_campaign([], {"prompts": ["x"]}, [f"negative_prompt={json.dumps(text, ensure_ascii=False)}"]).takes
+    assert take["negative_prompt"] == text
+
+
+def test_files_that_a_campaign_names_lie_beside_it(campaign_file, tmp_path):
+    campaign = yaml.safe_load(campaign_file.read_text())
+    (tmp_path / "more.csv").write_text("prompt,seed,frames\na red star,7,9\n")
+    path = tmp_path / "campaign.yaml"
+    path.write_text(yaml.safe_dump({**campaign, "prompts": [], "prompts_file": "more.csv"}))
+    (take,) = load_campaign([path], {}, []).takes
+    assert (take["prompt"], take["seed"], take["frames"], take["width"]) == ("a red star", 7, 9, 64)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flows.curate.report import build_report, report_command
@@ -136,6 +136,7 @@ def test_a_run_says_how_fast_each_step_was(catalog):
 LIMITS = st.floats(-1e3, 1e3).map(lambda v: round(v, 3))
 
 
+@settings(deadline=None)
 @given(LIMITS, st.floats(1e-3, 1e3), st.lists(LIMITS, max_size=2, unique=True))
 @example(0.0, 619.0, [0.0, 0.25])
 @example(-500.0, 1000.0, [0.0, 0.25])

@@ -29,7 +29,7 @@ def codec():
 def star() -> np.ndarray:
     """The last frame of a star that shrank."""
     wanted = Attributes(colour="pink", shape="star", motion="shrinking", background="white")
-    scene = sample_scene(3, load_world(str(CONFIGS / "world.yaml")), split="heldout", wanted=wanted)
+    scene = sample_scene(3, load_world(str(CONFIGS / "world.yaml")), split="heldout", fixed=wanted)
     return render(scene, 128, 128, 1, 8, scene.duration_s)
 
 

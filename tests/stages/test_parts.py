@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from stages.base import Base
+from stages.core.config import ROOT
 from stages.core.errors import PERMANENT, BadInput, kind_of
 from stages.core.latents.form import DecodeRecipe
 from stages.core.step import PermanentError, StepRef
@@ -252,3 +253,9 @@ def test_a_latent_that_is_not_finite_is_an_error(checkpoint, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     with pytest.raises(PermanentError, match=r"of 3 latent frames with values that are not finite"):
         codec.encode(frames)
+
+
+def test_nothing_is_loaded_past_the_loader():
+    """Another call of the libraries' loaders would go on with what does not fit."""
+    found = {p.name for p in (ROOT / "stages").rglob("*.py") if ".from_pretrained(" in p.read_text()}
+    assert found == {"parts.py", "report.py"}

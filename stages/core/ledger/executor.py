@@ -23,7 +23,7 @@ from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.launch import load_function
 from stages.core.ledger.storage import Storage
-from stages.core.step import InputRow, Rejected, Row, Skipped, Step, StepRef, Workspace
+from stages.core.step import InputRow, PermanentError, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000
 
@@ -91,7 +91,9 @@ def error_row(ref: StepRef, work: Work, message: str, kind: str = TRANSIENT, **c
 
 
 def describe(error: BaseException) -> str:
-    """Class, message and where it was raised: what a person needs, bounded in length."""
+    """What a person needs, bounded in length: of bad input the sentence alone; else class, message and the place."""
+    if isinstance(error, BadInput | PermanentError) or type(error).__name__ in ("BadMedia", "BadLatent"):
+        return str(error)[:ERROR_LENGTH].encode("utf-8", "replace").decode()
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     text = f"{type(error).__name__}: {error}"[: ERROR_LENGTH - len(where)] + where
@@ -148,8 +150,8 @@ class Worker:
     def _setup_failure(self) -> Row:
         try:
             self.setup()
-        except Exception as error:  # not the row's fault: the weights may be there the next time
-            return {"status": "error", "error": describe(error), "error_kind": TRANSIENT}
+        except Exception as error:  # weights that are not there may be there the next time; bad ones stay bad
+            return {"status": "error", "error": describe(error), "error_kind": kind_of(error)}
         return {}
 
     def _outcome(self, work: Work) -> Row:

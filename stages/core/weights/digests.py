@@ -97,7 +97,7 @@ def _identity_of(location: str, revision: str, parts: tuple[str, ...], label: st
     if path.exists():
         check_parts(path, parts)
         for whole in (path, path / "latent_upsampler") if not parts else ():
-            if whole.is_file() or (whole / "config.json").is_file():
+            if whole.suffix == ".safetensors" or (whole / "config.json").is_file():
                 check_part(whole, label)
         return weights_digest(location, parts)
     name, _, pinned = location.partition("@")

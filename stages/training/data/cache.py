@@ -176,11 +176,11 @@ class LatentBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         step, part = divmod(index, self.parts)
         number, bucket = bucket_at(self.data, self.seed, step)
         rng = np.random.default_rng([clip_seed(self.seed, step, part, self.rank), ORDER])
-        chosen = rng.integers(0, self.cache.n_clips(number), batch_size(self.data, bucket))
+        picked = rng.integers(0, self.cache.n_clips(number), batch_size(self.data, bucket))
         if self.pair:
-            return {"low": self._take(0, chosen), "high": self._take(1, chosen)}
-        captions = [self.cache.caption(number, int(i), rng) for i in chosen]
-        return {"bucket": number, "captions": captions, **self._take(number, chosen)}
+            return {"low": self._take(0, picked), "high": self._take(1, picked)}
+        captions = [self.cache.caption(number, int(i), rng) for i in picked]
+        return {"bucket": number, "captions": captions, **self._take(number, picked)}
 
-    def _take(self, bucket: int, chosen: Any) -> Batch:
-        return {name: tensor[torch.from_numpy(chosen)] for name, tensor in self.cache.load(bucket).items()}
+    def _take(self, bucket: int, picked: Any) -> Batch:
+        return {name: tensor[torch.from_numpy(picked)] for name, tensor in self.cache.load(bucket).items()}

@@ -114,12 +114,12 @@ def read_clip(path: Path, bucket: Bucket, where: float) -> Frames:
     need = ((bucket.crop_frames or bucket.frames) - 1) / bucket.fps
     span = times[-1] - times[0]
     if span + 1e-6 < need:
-        raise BadMedia(f"{path.name} lasts {span:.2f} s, {need:.2f} s are wanted")
+        raise BadMedia(f"{path.name} lasts {span:.2f} s, {need:.2f} s are needed")
     start = times[0] + where * (span - need)
     moments = start + np.arange(bucket.crop_frames or bucket.frames) / bucket.fps
-    chosen = [stamps[max(0, bisect_right(times, t + 1e-6) - 1)] for t in moments]
-    found = _decode(path, set(chosen), bucket)
-    return np.stack([found[stamp] for stamp in chosen])
+    shown_at = [stamps[max(0, bisect_right(times, t + 1e-6) - 1)] for t in moments]
+    frames = _decode(path, set(shown_at), bucket)
+    return np.stack([frames[stamp] for stamp in shown_at])
 
 
 @lru_cache(maxsize=4096)

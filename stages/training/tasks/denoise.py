@@ -44,7 +44,7 @@ class DenoiseTask(Task):
             getattr(vae, "spatial_compression_ratio", 8),
             getattr(vae, "temporal_compression_ratio", 1),
         )
-        self.learns_text = any(n.startswith("text_encoder.") for n in self.chosen)
+        self.learns_text = any(n.startswith("text_encoder.") for n in self.trained_names)
         self._embedded: dict[str, torch.Tensor] = {}
         self.cache: LatentCache | None = None
         if config.data.cache:
@@ -56,7 +56,7 @@ class DenoiseTask(Task):
         if not any(b.refines for b in self.buckets):
             return None
         if self.config.objective.kind != "flow":
-            raise BadInput("a bucket's refines wants objective.kind=flow: its ways are straight")
+            raise BadInput("a bucket's refines needs objective.kind=flow: its ways are straight")
         self.frozen["raiser"] = raiser = Raiser(self.start).requires_grad_(False).eval()
         return raiser
 
@@ -77,8 +77,8 @@ class DenoiseTask(Task):
     def latents(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch's latents, and those of its last frames alone, normalised, float32."""
         if "latents" in batch:
-            found = [batch[k].to(self.device, torch.float32, non_blocking=True) for k in ("latents", "last")]
-            return found[0], found[1]
+            pair = [batch[k].to(self.device, torch.float32, non_blocking=True) for k in ("latents", "last")]
+            return pair[0], pair[1]
         video = to_video_tensor(batch["frames"], self.device)
         return encode(self.frozen["vae"], video), encode(self.frozen["vae"], video[:, :, -1:])
 
@@ -92,14 +92,14 @@ class DenoiseTask(Task):
         encoder = self.trained["text_encoder"]
         if self.learns_text:
             return encoder(ids, attention_mask=mask)[0], mask
-        fresh = sorted({i for i, c in enumerate(captions) if c not in self._embedded})
+        missing = sorted({i for i, c in enumerate(captions) if c not in self._embedded})
         if len(self._embedded) > EMBEDDINGS_KEPT:
             self._embedded.clear()
-            fresh = list(range(len(captions)))
-        if fresh:
+            missing = list(range(len(captions)))
+        if missing:
             with torch.no_grad():
-                made = encoder(ids[fresh], attention_mask=mask[fresh])[0]
-            self._embedded.update({captions[i]: made[k] for k, i in enumerate(fresh)})
+                embedded = encoder(ids[missing], attention_mask=mask[missing])[0]
+            self._embedded.update({captions[i]: embedded[k] for k, i in enumerate(missing)})
         return torch.stack([self._embedded[c] for c in captions]), mask
 
     def forward(self, batch: Batch, seed: int) -> tuple[torch.Tensor, Metrics]:
@@ -108,14 +108,14 @@ class DenoiseTask(Task):
         clean, last = self.latents(batch)
         noised = self.noised(batch, clean, bucket, generator)
         noisy, timesteps = noised.noisy, noised.timesteps[:, None]
-        gives = self.gives(bucket, seed)
-        given = self.given(clean, gives, generator)
-        if gives:
-            noisy, timesteps = self.with_given(noisy, clean, noised.timesteps, given, generator)
+        has_clean = self.starts_clean(bucket, seed)
+        is_clean = self.clean_frames(clean, has_clean, generator)
+        if has_clean:
+            noisy, timesteps = self.with_clean_frames(noisy, clean, noised.timesteps, is_clean, generator)
         keyframe = self.keyframe(last, bucket, generator)
         text, mask = self.embed(self.dropped(batch["captions"], seed))
         predicted = predict(self.trained[self.name], noisy, timesteps, text, mask, self.geometry(bucket), keyframe)
-        loss = weighted_error(predicted, noised.target, noised.weight, (~given).float())
+        loss = weighted_error(predicted, noised.target, noised.weight, (~is_clean).float())
         return loss, {"error": loss.detach()}
 
     def noised(self, batch: Batch, clean: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> Noised:
@@ -130,41 +130,41 @@ class DenoiseTask(Task):
         """The batch's latents as they come out of the upsamplers, normalised, float32."""
         if "raised" in batch:
             return batch["raised"].to(self.device, torch.float32, non_blocking=True)
-        found: torch.Tensor = self.frozen["raiser"](self.frozen["vae"], to_video_tensor(batch["frames"], self.device))
-        return found
+        raised: torch.Tensor = self.frozen["raiser"](self.frozen["vae"], to_video_tensor(batch["frames"], self.device))
+        return raised
 
     def dropped(self, captions: list[str], seed: int) -> list[str]:
         """The captions, some of them left empty, for guidance."""
         gone = np.random.default_rng([seed, 0xD20]).random(len(captions)) < self.config.objective.caption_dropout
         return ["" if g else c for g, c in zip(gone, captions, strict=True)]
 
-    def gives(self, bucket: Bucket, seed: int) -> bool:
+    def starts_clean(self, bucket: Bucket, seed: int) -> bool:
         """Whether this batch's clips begin with clean frames: all or none, since only then a level for each token is
         needed, which costs a tenth of a step."""
         drawn = np.random.default_rng([seed, 0x61E]).random() < self.config.objective.condition
         return bucket.frames > 1 and not bucket.refines and (bucket.conditioned or bool(drawn))
 
-    def given(self, clean: torch.Tensor, gives: bool, generator: torch.Generator) -> torch.Tensor:
-        """Which latent frames of each clip are given clean: bool [B, F]."""
+    def clean_frames(self, clean: torch.Tensor, has_clean: bool, generator: torch.Generator) -> torch.Tensor:
+        """Which latent frames of each clip are kept clean, its first ones: bool [B, F]."""
         n, frames = len(clean), clean.shape[2]
-        counts = draw_clean(n, frames, generator) if gives and frames > 1 else torch.zeros(n, device=clean.device)
+        counts = draw_clean(n, frames, generator) if has_clean and frames > 1 else torch.zeros(n, device=clean.device)
         return torch.arange(frames, device=clean.device)[None] < counts[:, None]
 
-    def with_given(
+    def with_clean_frames(
         self,
         noisy: torch.Tensor,
         clean: torch.Tensor,
         timesteps: torch.Tensor,
-        given: torch.Tensor,
+        is_clean: torch.Tensor,
         generator: torch.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Given frames clean but for `condition_noise` (which grows with the clip's noise level squared, as
+        """Clean frames but for `condition_noise` (which grows with the clip's noise level squared, as
         LTXConditionPipeline does it), and timesteps [B, F] that say so."""
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         strength = self.config.objective.condition_noise * (timesteps / 1000).square().view(-1, 1, 1, 1, 1)
-        kept = clean + strength * noise
-        mixed = torch.where(given[:, None, :, None, None], kept, noisy)
-        return mixed, timesteps[:, None] * (~given)
+        almost_clean = clean + strength * noise
+        mixed = torch.where(is_clean[:, None, :, None, None], almost_clean, noisy)
+        return mixed, timesteps[:, None] * (~is_clean)
 
     def keyframe(self, last: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> Keyframe | None:
         """The clips' last frames as conditions, for some batches; all of a batch, since they are further tokens."""
@@ -174,7 +174,7 @@ class DenoiseTask(Task):
         return Keyframe(last, (bucket.crop_frames or bucket.frames) - 1)
 
     def geometry(self, bucket: Bucket) -> Geometry:
-        """What the transformer is told of a bucket."""
+        """What the transformer is given of a bucket: ratios and frame rate."""
         return Geometry(*self.ratios, bucket.fps)
 
     def samples(self) -> list[Frames]:
@@ -202,5 +202,5 @@ def guided(
         raise BadInput("samples are drawn one clip at a time")
     timesteps = torch.full((2, x.shape[2]), sigma * 1000, device=x.device)
     both = predict(task.trained[task.name], torch.cat([x, x]), timesteps, text, mask, task.geometry(bucket))
-    wanted, plain = both.chunk(2)
-    return plain + guidance * (wanted - plain)
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)

@@ -13,7 +13,7 @@ from stages.core.errors import BadInput
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a transformer is told of a latent's place: the VAE's ratios and the frame rate."""
+    """What a transformer is given about a latent: the VAE's ratios and the frame rate."""
 
     spatial_ratio: int
     temporal_ratio: int

@@ -36,7 +36,7 @@ class DistillTask(DenoiseTask):
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         super().__init__(config, folder)
         if config.objective.kind != "flow":
-            raise BadInput("distill wants objective.kind=flow: intervals are steps of rectified flow")
+            raise BadInput("distill needs objective.kind=flow: intervals are steps of rectified flow")
         self.grid = noise_grid(config.distillation.teacher_steps, config.objective.shift)
         self.stride = config.distillation.teacher_steps // config.distillation.steps
         self.frozen["teacher"] = load_part(self.start, self.name).requires_grad_(False).eval()
@@ -84,16 +84,16 @@ class DistillTask(DenoiseTask):
         generator, bucket = self.generator(seed), self.buckets[batch["bucket"]]
         with torch.no_grad(), self.autocast():
             clean, _ = self.latents(batch)
-            given = self.given(clean, self.gives(bucket, seed), generator)
+            is_clean = self.clean_frames(clean, self.starts_clean(bucket, seed), generator)
             noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-            start = torch.where(given[:, None, :, None, None], clean, noise)
+            start = torch.where(is_clean[:, None, :, None, None], clean, noise)
             text, plain = self.embed(batch["captions"]), self.embed([""])
-            free = (~given).float()
+            free = (~is_clean).float()
             states, velocities = self.walk(
                 start, free, text, tuple(t.expand(len(clean), *t.shape[1:]) for t in plain), bucket
             )
-        found = {"states": states, "velocities": velocities, "free": free}
-        return {"bucket": batch["bucket"], "captions": batch["captions"], **found}
+        way = {"states": states, "velocities": velocities, "free": free}
+        return {"bucket": batch["bucket"], "captions": batch["captions"], **way}
 
     def walk(
         self, start: torch.Tensor, free: torch.Tensor, text: Text, plain: Text, bucket: Bucket
@@ -119,8 +119,8 @@ class DistillTask(DenoiseTask):
             out = predict(
                 self.frozen["teacher"], torch.cat([x, x]), timesteps, both[0], both[1], self.geometry(bucket)
             ).float()
-        wanted, unguided = out.chunk(2)
-        guided = unguided + self.config.distillation.guidance * (wanted - unguided)
+        conditional, unconditional = out.chunk(2)
+        guided = unconditional + self.config.distillation.guidance * (conditional - unconditional)
         return guided * free[:, None, :, None, None]
 
 

@@ -68,11 +68,11 @@ def prepare(parts: Mapping[str, nn.Module], model: Model) -> list[str]:
     if model.checkpointing:
         for part in parts.values():
             _checkpoint(part)
-    chosen = [name for name, parameter in _named(parts) if parameter.requires_grad]
-    if not chosen:
+    trained = [name for name, parameter in _named(parts) if parameter.requires_grad]
+    if not trained:
         example = next(iter(_named(parts)))[0]
         raise BadInput(f"model.trainable {model.trainable} matches no parameter; one is called {example}")
-    return chosen
+    return trained
 
 
 def _named(parts: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:
@@ -104,5 +104,5 @@ def lora_tensors(part: nn.Module) -> dict[str, torch.Tensor]:
     """The adapters' tensors under peft's names, as diffusers' `load_lora_weights` reads them."""
     from peft import get_peft_model_state_dict
 
-    found: dict[str, torch.Tensor] = get_peft_model_state_dict(part)
-    return found
+    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(part)
+    return tensors

@@ -44,14 +44,14 @@ class Error:
     count: int = 0
     clips: list[float] = field(default_factory=list)
 
-    def add(self, made: Frames, truth: Frames, mask: npt.NDArray[np.bool_] | None = None) -> None:
+    def add(self, produced: Frames, truth: Frames, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Take frames [F, H, W, 3]; of them the pixels of mask [H, W], where given."""
-        squared = (made.astype(np.float32) - truth.astype(np.float32)) ** 2
-        chosen = squared if mask is None else squared[:, mask]
-        if chosen.size:
-            self.total += float(chosen.sum(dtype=np.float64))
-            self.count += chosen.size
-            self.clips.append(to_psnr(float(chosen.mean(dtype=np.float64))))
+        squared = (produced.astype(np.float32) - truth.astype(np.float32)) ** 2
+        selected = squared if mask is None else squared[:, mask]
+        if selected.size:
+            self.total += float(selected.sum(dtype=np.float64))
+            self.count += selected.size
+            self.clips.append(to_psnr(float(selected.mean(dtype=np.float64))))
 
     @property
     def psnr(self) -> float:
@@ -157,7 +157,7 @@ def measure(folder: Path, source: Source, base: Bucket = BASE, n: int = 32, seed
     wide = replace(base, width=base.width * 2, height=base.height * 2)
     final = replace(wide, frames=base.frames * 2 - 1, fps=base.fps * 2)
     sizes = [(name, clips_of(source, bucket, n, seed)) for name, bucket in (("base", base), ("final", final))]
-    found: dict[str, Any] = {"vae": {name: reconstruction(vae, clips) for name, clips in sizes}}
+    figures: dict[str, Any] = {"vae": {name: reconstruction(vae, clips) for name, clips in sizes}}
     middle = clips_of(source, wide, n, seed)
     pairs: dict[str, Sequence[tuple[Frames, Frames]]] = {
         "spatial": list(zip(sizes[0][1], middle, strict=True)),
@@ -165,8 +165,8 @@ def measure(folder: Path, source: Source, base: Bucket = BASE, n: int = 32, seed
     }
     for name, gain in (("spatial", spatial_gain), ("temporal", temporal_gain)):
         if (folder / f"{name}_upsampler").is_dir():
-            found[name] = gain(vae, load_part(folder, f"{name}_upsampler"), pairs[name])
-    return found
+            figures[name] = gain(vae, load_part(folder, f"{name}_upsampler"), pairs[name])
+    return figures
 
 
 def draw(folder: Path, source: Source, path: Path, base: Bucket = BASE, n: int = 4, seed: int = 0) -> Path:
@@ -186,16 +186,16 @@ def main() -> None:
     parser.add_argument("--source", default="data_prep.world.clips:WorldClips")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
-    given = parser.parse_args()
-    if given.clips < 1:
+    options = parser.parse_args()
+    if options.clips < 1:
         raise BadInput("--clips is a number from 1 up")
-    source = load_source(given.source, {"split": "heldout"})
-    found = measure(given.folder, source, n=given.clips, seed=given.seed)
-    if given.sheet:
-        draw(given.folder, source, given.sheet, seed=given.seed)
-    text = json.dumps(found, indent=1)
-    if given.out:
-        given.out.write_text(text + "\n")
+    source = load_source(options.source, {"split": "heldout"})
+    figures = measure(options.folder, source, n=options.clips, seed=options.seed)
+    if options.sheet:
+        draw(options.folder, source, options.sheet, seed=options.seed)
+    text = json.dumps(figures, indent=1)
+    if options.out:
+        options.out.write_text(text + "\n")
     print(text)
 
 

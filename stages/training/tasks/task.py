@@ -50,7 +50,7 @@ class Task(nn.Module):  # type: ignore[misc]
         self.trained.update(trained)
         self.frozen.update(frozen)
         torch.manual_seed(self.config.seed)  # new adapters are drawn from it
-        self.chosen = prepare(trained, self.config.model)
+        self.trained_names = prepare(trained, self.config.model)
         for part in self.frozen.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()

@@ -66,13 +66,13 @@ class UpsampleTask(Task):
 
     def pair(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Low and high latents, normalised, float32."""
-        found = []
+        latents = []
         for part in (batch["low"], batch["high"]):
             if "latents" in part:
-                found.append(part["latents"].to(self.device, torch.float32, non_blocking=True))
+                latents.append(part["latents"].to(self.device, torch.float32, non_blocking=True))
             else:
-                found.append(encode(self.frozen["vae"], to_video_tensor(part["frames"], self.device)))
-        return found[0], found[1]
+                latents.append(encode(self.frozen["vae"], to_video_tensor(part["frames"], self.device)))
+        return latents[0], latents[1]
 
     def upsample(self, low: torch.Tensor) -> torch.Tensor:
         """Normalised latents, up by the network."""
@@ -83,14 +83,14 @@ class UpsampleTask(Task):
         settings, generator = self.config.upsampling, self.generator(seed)
         low, high = self.pair(batch)
         amount = settings.input_noise * torch.rand(len(low), 1, 1, 1, 1, generator=generator, device=low.device)
-        made = self.upsample(low + amount * torch.randn(low.shape, generator=generator, device=low.device))
-        loss = settings.latent * charbonnier((made - high) * self.gains.to(made.device))
+        upsampled = self.upsample(low + amount * torch.randn(low.shape, generator=generator, device=low.device))
+        loss = settings.latent * charbonnier((upsampled - high) * self.gains.to(upsampled.device))
         if settings.pixels:
             with torch.no_grad():
                 truth = decode(self.frozen["vae"], high)
-            loss = loss + settings.pixels * charbonnier(decode(self.frozen["vae"], made).float() - truth.float())
+            loss = loss + settings.pixels * charbonnier(decode(self.frozen["vae"], upsampled).float() - truth.float())
         with torch.no_grad():
-            error = (made - high).square().mean()
+            error = (upsampled - high).square().mean()
         return loss, {"error": error}
 
     def samples(self) -> list[Frames]:
@@ -124,6 +124,6 @@ class _PairBatches(PixelBatches):
         step, part = divmod(index, self.parts)
         low, high = self.data.curriculum[0].buckets
         seeds = [clip_seed(self.seed, step, part, self.rank, i) for i in range(batch_size(self.data, low))]
-        made = [[self._one(s, b)[0] for s in seeds] for b in (low, high)]
-        frames = [torch.stack([torch.from_numpy(f) for f in side]) for side in made]
+        pair = [[self._one(s, b)[0] for s in seeds] for b in (low, high)]
+        frames = [torch.stack([torch.from_numpy(f) for f in side]) for side in pair]
         return {"low": {"frames": frames[0]}, "high": {"frames": frames[1]}}

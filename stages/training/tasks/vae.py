@@ -31,7 +31,7 @@ class VaeTask(Task):
         names = UPSAMPLERS if config.reconstruction.upsampled else ()
         raising = {n: load_part(self.start, n) for n in names}
         self.adopt({"vae": vae.to(memory_format=torch.channels_last_3d), **raising}, {})
-        self.partial = any(name.startswith(UPSAMPLERS) for name in self.chosen)
+        self.partial = any(name.startswith(UPSAMPLERS) for name in self.trained_names)
 
     def _fit(self, vae: Any) -> None:
         """The linear start."""
@@ -57,13 +57,13 @@ class VaeTask(Task):
         posterior = self.vae.encode(smaller(video, ways)).latent_dist
         mean = self.raised(posterior.mode(), ways)
         noise = torch.randn(mean.shape, generator=self.generator(seed), device=mean.device)
-        made = self.vae.decode(mean + weights.noise * noise).sample.float()
-        terms = losses(made, video, mean.float(), weights)
+        reconstruction = self.vae.decode(mean + weights.noise * noise).sample.float()
+        terms = losses(reconstruction, video, mean.float(), weights)
         if weights.kl:
             terms["kl"] = weights.kl * posterior.kl().mean() / mean[0].numel()
         loss = torch.stack(list(terms.values())).sum()
         with torch.no_grad():
-            error = (made.clamp(-1, 1) - video).square().mean() / 4
+            error = (reconstruction.clamp(-1, 1) - video).square().mean() / 4
             spread = mean.float().std()
         return loss, {"psnr": -10 * torch.log10(error), "spread": spread}
 
@@ -87,15 +87,15 @@ class VaeTask(Task):
         shown, longest = [], max(self.buckets, key=lambda b: b.crop_frames or b.frames)
         for number in range(4):
             video, _ = self.example(number, longest)
-            made = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
-            shown += [to_frames(video[0]), to_frames(made[0])]
+            reconstruction = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
+            shown += [to_frames(video[0]), to_frames(reconstruction[0])]
         return shown
 
     def finish(self) -> None:
         """Measure the latents' mean and spread, which travel with the weights; unless they are the checkpoint's still,
         which other parts of it were trained on."""
         weights = self.config.reconstruction
-        if not weights.start_clips and not any(name.startswith("vae.encoder.") for name in self.chosen):
+        if not weights.start_clips and not any(name.startswith("vae.encoder.") for name in self.trained_names):
             return
         whole = [b for b in self.buckets if not b.crop] or self.buckets
         videos = [self.example(1000 + i, whole[i % len(whole)])[0] for i in range(STATISTICS_CLIPS)]
@@ -107,9 +107,9 @@ def to_video_tensor(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     return frames.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1
 
 
-def losses(made: torch.Tensor, truth: torch.Tensor, mean: torch.Tensor, weights: Reconstruction) -> Metrics:
+def losses(reconstruction: torch.Tensor, truth: torch.Tensor, mean: torch.Tensor, weights: Reconstruction) -> Metrics:
     """The weighted terms of the loss; videos [B, 3, F, H, W] in -1..1. Terms with weight 0 are not computed."""
-    error = made - truth
+    error = reconstruction - truth
     terms: Metrics = {}
     if weights.charbonnier:
         terms["charbonnier"] = weights.charbonnier * charbonnier(error)
@@ -117,10 +117,10 @@ def losses(made: torch.Tensor, truth: torch.Tensor, mean: torch.Tensor, weights:
         terms["mse"] = weights.mse * error.square().mean()
     if weights.gradient:
         terms["gradient"] = weights.gradient * gradient_error(error, weights.scales)
-    if weights.temporal and made.shape[2] > 1:
+    if weights.temporal and reconstruction.shape[2] > 1:
         terms["temporal"] = weights.temporal * charbonnier(error.diff(dim=2))
     if weights.spectrum:
-        terms["spectrum"] = weights.spectrum * spectrum_error(made, truth)
+        terms["spectrum"] = weights.spectrum * spectrum_error(reconstruction, truth)
     if weights.norm:
         terms["norm"] = weights.norm * (mean.square() - 1).relu().mean()
     return terms
@@ -144,7 +144,7 @@ def gradient_error(error: torch.Tensor, scales: int) -> torch.Tensor:
     return total / scales
 
 
-def spectrum_error(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def spectrum_error(reconstruction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """The mean difference of the spectra of each frame, which weighs fine detail as much as broad areas."""
-    spectra = [torch.fft.rfft2(v.float(), norm="ortho") for v in (made, truth)]
+    spectra = [torch.fft.rfft2(v.float(), norm="ortho") for v in (reconstruction, truth)]
     return (spectra[0] - spectra[1]).abs().mean()

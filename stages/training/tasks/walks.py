@@ -41,10 +41,10 @@ class Walks(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         for number in (n for n in range(self.count) if not self._path(n).exists()):
             if must_stop():
                 return False
-            found = walk(self.batches[number], clip_seed(self.seed, WALK, number))
-            about = {name: json.dumps(found[name]) for name in ("bucket", "captions")}
+            tensors = walk(self.batches[number], clip_seed(self.seed, WALK, number))
+            about = {name: json.dumps(tensors[name]) for name in ("bucket", "captions")}
             building = self.folder / f".{number:05d}-{os.getpid()}"
-            save_file({n: found[n].half().cpu().contiguous() for n in TENSORS}, building, about)
+            save_file({n: tensors[n].half().cpu().contiguous() for n in TENSORS}, building, about)
             os.replace(building, self._path(number))
         return True
 

@@ -130,7 +130,7 @@ def test_a_denoiser_learns_to_lead_from_upsampled_latents_to_true_ones(settings,
     clean, raised = task.latents(batch)[0], task.raised(batch)
     assert clean.shape == raised.shape
     assert not torch.allclose(clean, raised, atol=0.1)
-    assert not task.gives(task.buckets[1], 0)
+    assert not task.starts_clean(task.buckets[1], 0)
     task(batch, 3)[0].backward()
     assert all(p.grad is not None for n, p in task.parameters_by_name().items() if n.startswith("transformer."))
 
@@ -177,13 +177,13 @@ def test_clean_frames_are_given_to_whole_batches(settings, start):
     config = settings("base", model={"checkpoint": str(start)}, objective={"condition": 0.3, "max_tokens": 40})
     task = make_task(config, Path(config.out))
     clip, still = Bucket(frames=17), Bucket(frames=1)
-    given = [task.gives(clip, seed) for seed in range(400)]
+    given = [task.starts_clean(clip, seed) for seed in range(400)]
     assert 0.2 < sum(given) / len(given) < 0.4
-    assert not any(task.gives(still, seed) for seed in range(50))
-    assert task.gives(Bucket(frames=17, conditioned=True), 0)
+    assert not any(task.starts_clean(still, seed) for seed in range(50))
+    assert task.starts_clean(Bucket(frames=17, conditioned=True), 0)
     clean = torch.zeros(6, 1, 5, 1, 1)
-    assert bool(task.given(clean, True, torch.Generator().manual_seed(0))[:, 0].all())
-    assert not bool(task.given(clean, False, torch.Generator().manual_seed(0)).any())
+    assert bool(task.clean_frames(clean, True, torch.Generator().manual_seed(0))[:, 0].all())
+    assert not bool(task.clean_frames(clean, False, torch.Generator().manual_seed(0)).any())
 
 
 def test_a_student_is_sampled_where_its_intervals_begin():

@@ -1,0 +1,190 @@
+"""A gate between base and super-resolution: the best take of every prompt goes on, and the rest stays as it is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from flows.render.campaign import Campaign, load_campaign
+from flows.run.schedule import ThreadSubmit, run_plan
+from flows.run.session import execute, existing_catalog, prepare
+from flows.views.tables import read_table
+from stages.core.ledger.executor import LocalExecutor, Work, Worker
+from stages.core.ledger.run import Run
+from stages.core.ledger.upkeep import verify
+from stages.core.step import Row, StepRef
+from tests.flows.test_faults import ROOM, finish, kill, random_kills, render
+
+SITE = str(Path(__file__).parent / "site")
+GATE = {"use": "tests.flows.toys:Top"}
+TOYS = {
+    "text": {"use": "tests.flows.toys:Letters"},
+    "draw": {"use": "tests.flows.toys:Draw"},
+    "gate": GATE,
+    "finish": {"use": "tests.flows.toys:Finish"},
+}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three prompts x two seeds through a text, a drawing, a gate and an end."""
+    folder = tmp_path_factory.mktemp("toys")
+    (folder / "cascade.yaml").write_text(
+        yaml.safe_dump({"steps": TOYS, "infra": {"executor": "local"}}, sort_keys=False)
+    )
+    campaign = {"name": "toys", "prompts": ["one", "two two", "three three"], "seeds": 2}
+    (folder / "toys.yaml").write_text(yaml.safe_dump({**campaign, "cascade": str(folder / "cascade.yaml")}))
+    return folder / "toys.yaml"
+
+
+def load(path: Path, *overrides: str) -> Campaign:
+    return load_campaign([path], {}, overrides)
+
+
+def run(path: Path, store: Path, *overrides: str) -> dict[str, list[Row]]:
+    """Runs a campaign to its end; the tables of takes and artifacts."""
+    outcome = execute(prepare(load(path, *overrides), str(store)))
+    assert outcome.status == "done"
+    catalog = existing_catalog(str(store))
+    return {name: read_table(catalog, name, run_id=outcome.run_id).to_pylist() for name in ("takes", "artifacts")}
+
+
+def by_stage(artifacts: Sequence[Row], stage: str) -> dict[str, str]:
+    return {r["take_id"]: r["artifact_id"] for r in artifacts if r["stage"] == stage}
+
+
+def test_one_take_of_each_prompt_goes_on(toys, tmp_path):
+    made = run(toys, tmp_path)
+    assert Counter(r["stage"] for r in made["artifacts"]) == {"text": 6, "draw": 6, "finish": 3}
+    assert [t["status"] for t in made["takes"]] == ["rejected", "ok"] * 3, "the higher seed draws more"
+    assert {t["error"] for t in made["takes"] if t["status"] == "rejected"} == {"gate: not chosen"}
+    again = prepare(load(toys), str(tmp_path))
+    assert again.idle
+
+
+def test_one_more_seed_and_another_order_redo_nothing_that_was_promoted(toys, tmp_path):
+    first = by_stage(run(toys, tmp_path)["artifacts"], "finish")
+    more = run(toys, tmp_path, "seeds=3")
+    assert Counter(r["status"] for r in more["takes"]) == {"ok": 3, "rejected": 6}
+    least = by_stage(run(toys, tmp_path, "gate.by=-drawn")["artifacts"], "finish")
+    back = by_stage(run(toys, tmp_path)["artifacts"], "finish")
+    assert back == first
+    assert not set(least) & set(first)
+    whole = by_stage(run(toys, tmp_path, "gate.enabled=false")["artifacts"], "finish")
+    assert {**first, **least} == whole, "a gate enters no id"
+    rows = sum(p.exists() for p in (tmp_path / "tables" / "finish").rglob("*.parquet"))
+    assert rows >= 1
+
+
+class ManyAtOnce(LocalExecutor):
+    """Rows of different calls side by side, as on a cluster; the last prompt waits until a winner is through."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.through = threading.Event()
+        self.waited: list[bool] = []
+
+    def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
+        worker = Worker(ref, self.storage)
+        for one in work:
+            if ref.name == "draw" and one.row["text"]["length"] == len("three three"):
+                self.waited.append(self.through.wait(120))
+            yield worker.run_one(one)
+            if ref.name == "finish":
+                self.through.set()
+
+
+def test_winners_go_on_while_later_takes_are_still_made(toys, tmp_path):
+    prepared = prepare(load(toys, "shard_rows=1"), str(tmp_path))
+    executor = ManyAtOnce(prepared.catalog.storage)
+    run_ = Run(prepared.catalog, executor, prepared.plan, survey=prepared.survey)
+    run_.begin()
+    threads = ThreadSubmit()
+    try:
+        run_plan(run_, threads, shard_rows=1)
+    finally:
+        threads.close()
+    assert executor.waited == [True, True], "the first prompt's winner was not held up by the last prompt"
+    counts = run_.look().counts()
+    assert (counts["finish"].done, counts["gate"].done) == (3, 3)
+
+
+def test_a_failed_take_is_not_chosen_and_holds_up_no_other_prompt(toys, tmp_path):
+    path = tmp_path / "broken.yaml"
+    campaign = yaml.safe_load(toys.read_text())
+    path.write_text(yaml.safe_dump({**campaign, "prompts": ["one", "a broken one"]}))
+    made = run(path, tmp_path / "store")
+    assert [t["status"] for t in made["takes"]] == ["rejected", "ok", "error", "error"]
+
+
+# -- the real cascade, killed ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gated(campaign_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two prompts x two seeds, one prompt with a picture to begin with, and a gate behind base."""
+    folder = tmp_path_factory.mktemp("gated")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(folder / "first.png")
+    campaign = yaml.safe_load(campaign_file.read_text())
+    campaign["prompts"][1] = {"prompt": campaign["prompts"][1], "image": "first.png"}
+    campaign["steps"] = {"gate": {**GATE, "by": "std", "before": "spatial"}}
+    path = folder / "gated.yaml"
+    path.write_text(yaml.safe_dump(campaign))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _toys_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes know the tests' steps too."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{SITE}")
+
+
+def contents(store: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    rows = read_table(existing_catalog(str(store)), "artifacts").to_pylist()
+    assert all(r["status"] == "ok" for r in rows), [r["error"] for r in rows if r["status"] != "ok"]
+    return {(r["take_id"], r["stage"]): (r["artifact_id"], r["sha256"]) for r in rows}
+
+
+def survive(gated: Path, folder: Path, kills: int, least: int) -> None:
+    """Kill the campaign at random moments until it was killed so often; each store ends as one that was left alone."""
+    finish(render(gated, folder / "undisturbed", "--executor", "local"))
+    undisturbed = contents(folder / "undisturbed")
+    assert Counter(stage for _, stage in undisturbed) == {
+        "text": 4, "see": 2, "base": 4, "spatial": 2, "temporal": 2, "refine": 2, "decode": 2
+    }  # fmt: skip
+    killed = stores = 0
+    while killed < least:
+        store = folder / f"store{stores}"
+        killed += random_kills(gated, store, kills, seed=100 + stores)
+        finish(render(gated, store, *ROOM))
+        assert contents(store) == undisturbed
+        report = verify(existing_catalog(str(store)))
+        assert report.ok, report.faults
+        stores += 1
+        print(json.dumps({"figure": "gated_kills_survived", "kills": killed, "stores": stores}), flush=True)
+        assert stores < 12, killed
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_gated_campaign_killed_on_ray_ends_as_if_left_alone(gated, tmp_path):
+    finish(render(gated, tmp_path / "undisturbed", "--executor", "local"))
+    killed = render(gated, tmp_path / "store", *ROOM, "shard_rows=1", env={"RUSHES_CRASH": "after_commit:6"})
+    killed.wait(timeout=600)
+    kill(killed)
+    finish(render(gated, tmp_path / "store", *ROOM))
+    assert contents(tmp_path / "store") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.soak
+@pytest.mark.ray
+def test_twenty_kills_of_a_gated_campaign(gated, tmp_path):
+    survive(gated, tmp_path, 4, 20)
