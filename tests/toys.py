@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -216,6 +217,13 @@ def planned(catalog: Catalog, rows: list[Row], steps: Mapping[str, StepRef], sch
     plan = make_plan("toy", "", steps, schema.names)
     path = catalog.put_roots(rows, schema, digest(rows), plan.phases[0].depends)
     return replace(plan, roots=path)
+
+
+def safetensors(data: bytes) -> bytes:
+    """A file with one tensor of these bytes."""
+    tensor = {"x": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}
+    header = json.dumps(tensor).encode()
+    return len(header).to_bytes(8, "little") + header + data
 
 
 def media(root: Path) -> dict[str, bytes]:

@@ -135,17 +135,18 @@ def test_rows_are_committed_in_parts_not_one_by_one(local):
 
 
 def test_the_longest_rows_are_handed_out_first(local, monkeypatch):
-    monkeypatch.setattr(toys.Words, "heft", "seed")
+    monkeypatch.setattr(toys.Split, "heft", "seed")
     plan, given = toys.toy_plan(local, [("short", 1), ("longest", 9), ("long", 5)]), []
 
     class Notes(LocalExecutor):
         def map(self, ref, work, stop):
-            given.extend(w.row["text"] for w in work)
+            given.extend(w.row["seed"] for w in work if ref.name == "split")
             return super().map(ref, work, stop)
 
     run = Run(local, Notes(local.storage), plan)
-    run.do(plan.node("words"), Survey(local, plan).items(plan.phases[0]))
-    assert given == ["longest", "long", "short"]
+    items = run.do(plan.node("words"), Survey(local, plan).items(plan.phases[0]))
+    run.do(plan.node("split"), items)
+    assert given == [9, 5, 1]
 
 
 def test_what_came_back_before_an_exception_is_kept(local):
@@ -202,7 +203,7 @@ def test_weights_enter_by_content_and_not_by_path(tmp_path, monkeypatch):
         folder = tmp_path / name / "encoder"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(toys.EMPTY_SAFETENSORS + data)
+        (folder / "model.safetensors").write_bytes(toys.safetensors(data))
         (tmp_path / name / "other").write_bytes(name.encode())  # not a part that this step loads
         return make_ref("w", {"use": "tests.toys:Weighted", "model": str(tmp_path / name)})
 
@@ -213,7 +214,7 @@ def test_weights_enter_by_content_and_not_by_path(tmp_path, monkeypatch):
     notes.write_text("downloaded today")
     assert fingerprint(one) == fingerprint(copy)
     assert dict(toys.plan_of(one).node("w").weights)["model"]
-    (tmp_path / "a" / "encoder" / "model.safetensors").write_bytes(toys.EMPTY_SAFETENSORS + b"changed")
+    (tmp_path / "a" / "encoder" / "model.safetensors").write_bytes(toys.safetensors(b"3"))
     assert fingerprint(one) != fingerprint(copy)
 
 

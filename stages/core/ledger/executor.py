@@ -151,7 +151,8 @@ class Worker:
         try:
             self.setup()
         except Exception as error:  # weights that are not there may be there the next time; bad ones stay bad
-            return {"status": "error", "error": describe(error), "error_kind": kind_of(error)}
+            kind = TRANSIENT if isinstance(error, OSError) else kind_of(error)
+            return {"status": "error", "error": describe(error), "error_kind": kind}
         return {}
 
     def _outcome(self, work: Work) -> Row:

@@ -118,6 +118,8 @@ class Survey:
         above = [f"level_{i}" for i in range(before.level)]
         if phase.units:
             child = f'"x_{phase.units}"'
+            if self._has(f"count(*) > count(DISTINCT id) FROM {child}"):  # named by their content, they may come twice
+                child = f"(SELECT DISTINCT ON (id) * FROM {child} ORDER BY id, unit_id)"
             joins = f"JOIN {child} x ON x.id = j.id JOIN {source} u ON u.id = x.unit_id"
             theirs = [n for n in self._columns(child) if n not in (*kept, "unit_id", "parent_id", "id")]
             columns = "".join(f', x."{n}"' for n in theirs)
@@ -133,7 +135,7 @@ class Survey:
         self._create_view(f"u_{phase.name}", f"SELECT j.id{mine}{columns}{levels}{rest} FROM {verdict} j {joins}")
 
     def _columns(self, view: str) -> list[str]:
-        return [name for name, *_ in self._execute(f"DESCRIBE {view}").fetchall()]
+        return [name for name, *_ in self._execute(f"DESCRIBE FROM {view}").fetchall()]
 
     def _create_view(self, name: str, query: str) -> None:
         self._execute(f'CREATE OR REPLACE TEMP VIEW "{name}" AS {query}')
