@@ -18,8 +18,8 @@ from stages.core.step import Inputs, Job, Port, Row
 
 FORMAT = 1
 HIDDEN = ("id", "thumb_uri", "media_uri", "captions")
-"""Columns of the job `index` that a dataset's index does not carry: they only mean something inside the store, or have a
-file of their own."""
+"""Columns of the job `index` that a dataset's index does not carry: they only mean something inside the store, or have
+a file of their own."""
 LANCE_ROWS = 16
 
 

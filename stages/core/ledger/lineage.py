@@ -194,7 +194,7 @@ class _Tracer:
         return self._root(unit) if phase.name == ROOT_UNITS else self._to_result(self.plan.node(phase.name), unit)
 
     def _to_result(self, job: Node, row_id: str) -> list[Link]:
-        """A job's row, and above it what it stands for: a unit, a child row, or a row of the same id that it was given."""
+        """A job's row, and above it what it stands for: a unit, a child row, or a row of the same id."""
         rows = self._ask(f'SELECT * FROM "v_{job.name}" WHERE id = ?', row_id) if self._has(job) else []
         if not rows:
             return []

@@ -21,7 +21,7 @@ from stages.core.ledger.catalog import (
     ledger_schema,
     with_depends,
 )
-from stages.core.ledger.groups import Group, Groups, key_sql
+from stages.core.ledger.groups import Group, Groups, ended_sql, key_sql, within_groups_before
 from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Phase, Plan
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ class Survey:
     def _add_groups(self, node: Node) -> None:
         """`v_<job>`: the rows of those groups that are decided as they are now."""
         known = all(self._known(name) for name in node.sources)
-        groups = Groups.read(self, node) if known else Groups(node, ())
+        groups = self._read_groups(node) if known else Groups(node, ())
         self._groups[node.name] = groups
         paths = self.catalog.parts(node.name, node.fingerprint, "groups-")
         self.sql.register(f"marks_{node.name}", pa.table({"mark": pa.array([g.mark for g in groups.all], pa.string())}))
@@ -230,6 +230,14 @@ class Survey:
             decided = set()
             self._create_view(f"v_{node.name}", f'SELECT * FROM "empty_{node.name}"')
         self._groups[node.name] = groups.with_decided(decided)
+
+    def _read_groups(self, job: Node) -> Groups:
+        """The groups of the units that are known, as they stand."""
+        phase = self.plan.phase_of(job.name)
+        ended = self._execute(ended_sql(job, phase)).fetchall()
+        marks = self.group_digests(job, key_sql(job))
+        whole = self.units_complete(phase) or within_groups_before(job, self.plan.by_name.get(phase.name))
+        return Groups(job, tuple(Group(g, marks[g], bool(done) and whole) for g, done in ended))
 
     def groups(self, job: Node) -> Groups:
         """The groups that a job decides one by one."""
@@ -471,8 +479,8 @@ class Survey:
         return tables
 
     def _rows_of_units(self, phase: Phase, binding: Binding, columns: Sequence[str]) -> pa.Table:
-        """(unit_id, columns) of what fills a port, for the units of a phase: the row of the first of the binding's nodes
-        that applies to a unit, or to the unit that it came from."""
+        """(unit_id, columns) of what fills a port, for the units of a phase: the row of the first of the binding's
+        nodes that applies to a unit, or to the unit that it came from."""
         parts, before = list[str](), "true"
         earlier = {self.plan.phase_of(name).name: self.plan.phase_of(name) for name in binding.nodes}
         joins = " ".join(
@@ -483,7 +491,7 @@ class Survey:
             there = [c for c in self._columns(f'"l_{name}"') if c in columns] if columns else []
             chosen = ", ".join(f'l."{c}"' for c in there) or "l.*"
             parts.append(
-                f'SELECT u.id AS unit_id, {chosen} FROM {self._units(phase)} {joins} '
+                f"SELECT u.id AS unit_id, {chosen} FROM {self._units(phase)} {joins} "
                 f'JOIN "l_{name}" l ON l.id = {standing}."id_{name}" WHERE {before}'
             )
             before += f' AND NOT {standing}."applies_{name}"'
@@ -530,8 +538,8 @@ class Survey:
 
 
 def _row_or_none(row: Any) -> Any:
-    """A struct that a join made, None where there was nothing to join. Of an earlier step that applies to a unit and has
-    no row of it, a row without id stays: it is waited for in vain, and not passed over."""
+    """A struct that a join made, None where there was nothing to join. Of an earlier step that applies to a unit and
+    has no row of it, a row without id stays: it is waited for in vain, and not passed over."""
     return row if row and (row.get("id") is not None or row.get("of_applies")) else None
 
 

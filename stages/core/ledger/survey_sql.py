@@ -170,7 +170,7 @@ class Standing:
                 self._joined.add(node.name)
                 self.joins.append(f"LEFT JOIN {child} ON {child}.child_of = u.id")
             ok, row = f"({ok} AND {child}.id IS NOT NULL)", f"{child}.id"
-            applies = f"({applies} AND ({child}.id IS NOT NULL OR NOT {stand}.\"ok_{node.name}\"))"
+            applies = f'({applies} AND ({child}.id IS NOT NULL OR NOT {stand}."ok_{node.name}"))'
         if not binding.required:
             applies = f"({applies} AND {ok})"
         return _Fill(applies, row, f"coalesce({ok}, false)", f"NOT coalesce({ok}, false)")
