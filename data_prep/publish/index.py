@@ -57,8 +57,8 @@ CLIP_ROOTS = pa.schema(
         ("captions", pa.list_(CAPTION)),
     ]
 )
-"""What a publication starts from: one kept clip with all that cutting, splitting and indexing need, and the scores of its
-curation as further columns. motion is null where it was not measured."""
+"""What a publication starts from: one kept clip with all that cutting, splitting and indexing need, and the scores of
+its curation as further columns. motion is null where it was not measured."""
 
 SCORES = {
     "number": pa.float64(),
