@@ -35,7 +35,7 @@ def test_from_a_result_to_its_root(catalog):
     assert found.id == mark["id"]
     assert found.run["run_id"] == run.run_id
     assert names(found.above) == [
-        ("unit", "roots"),
+        ("unit", "start"),
         ("row", "words"),
         ("row", "split"),
         ("child", "split"),
@@ -69,7 +69,7 @@ def test_from_a_take_down(made):
     catalog, _, _ = made
     take = toys.roots(TAKES)[1]
     found = lineage(catalog, take["id"])
-    assert names(found.above) == [("unit", "roots")]
+    assert names(found.above) == [("unit", "start")]
     made_of = [("row", "words"), ("row", "split"), ("child", "split"), ("row", "mark"), ("child", "split")]
     assert [n for n in names(found.below) if n in made_of][:3] == made_of[:3]
     splits = [link for link in found.below if link.name == "split" and link.kind == "row"]
@@ -80,7 +80,7 @@ def test_from_a_clip_both_ways(made):
     catalog, plan, _ = made
     kept = Survey(catalog, plan).table("keep").to_pylist()[0]
     found = lineage(catalog, kept["id"])
-    assert names(found.above)[0] == ("unit", "roots")
+    assert names(found.above)[0] == ("unit", "start")
     assert found.above[-1].id == kept["id"]
     assert names(found.below) == [("row", "mark")]
 

@@ -48,7 +48,7 @@ def test_the_checkpoint_is_a_row_with_its_whole_history(store, training_file):
     assert {f["path"] for f in row["files"]} >= {"model_index.json", "training.json", "vae/config.json"}
     result = rushes("status", row["id"], "--store", store)
     assert result.exit_code == 0, result.output
-    assert [line.split()[0] for line in result.output.splitlines() if row["id"] in line][:2] == ["training", "train"]
+    assert [line.split()[0] for line in result.output.splitlines() if row["id"] in line][:2] == ["start", "train"]
 
 
 def test_the_checkpoint_opens_with_from_pretrained(store):

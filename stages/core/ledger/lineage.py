@@ -163,7 +163,7 @@ class _Tracer:
 
     def _root(self, unit: str) -> list[Link]:
         rows = self._ask(f"SELECT * FROM {ROOT_UNITS} WHERE id = ?", unit)
-        return [Link("unit", ROOT_UNITS, unit, rows[0])] if rows else []
+        return [Link("unit", "start", unit, rows[0])] if rows else []
 
     def _to_row(self, node: Node, row_id: str) -> list[Link]:
         """The unit, the rows that fill the ports of the step and what these are made of, then the row itself."""
@@ -194,7 +194,7 @@ class _Tracer:
         return self._root(unit) if phase.name == ROOT_UNITS else self._to_result(self.plan.node(phase.name), unit)
 
     def _to_result(self, job: Node, row_id: str) -> list[Link]:
-        """A job's row, and above it what it stands for: a unit, a child row, or a row of the same id."""
+        """A job's row, and above it what it stands for: a unit, a child row, or a row of its id that it was given."""
         rows = self._ask(f'SELECT * FROM "v_{job.name}" WHERE id = ?', row_id) if self._has(job) else []
         if not rows:
             return []
