@@ -80,7 +80,7 @@ def test_what_was_published_in_format_1_stays_readable(old):
     assert result.exit_code == 0, result.output
     assert "small" in result.output
     assert find_promoted(f"promoted:small@{old}") == str(old / "checkpoints" / TRAINING)
-    with pytest.raises(BadInput, match="has the name .other."):
+    with pytest.raises(BadInput, match=r"has the name .other."):
         find_promoted(f"promoted:other@{old}")
 
 
