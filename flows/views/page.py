@@ -113,9 +113,8 @@ def _curate_part(catalog: Catalog) -> dict[str, Any] | None:
 
 def thumbnails(survey: Survey) -> dict[str, str]:
     """The uri of each clip's picture; none where no step makes them."""
-    if "thumbs" not in {n.name for n in survey.plan.nodes}:
-        return {}
-    return {r["clip_id"]: r["uri"] for r in survey.table("thumbs").to_pylist()}
+    nodes = survey.plan.of_kind("thumbs")
+    return {r["clip_id"]: r["uri"] for n in nodes for r in survey.table(n.name).to_pylist()}
 
 
 def _clip(catalog: Catalog, clip: Row, scores: Rows, verdicts: Rows, captions: dict[str, list[Row]]) -> Row:

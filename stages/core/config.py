@@ -60,7 +60,7 @@ def find_config(name: str | Path, kind: str = "") -> Path:
 
 LITERAL = ("prompts", "negative_prompt", "tags")
 """Keys whose texts are what a user wrote: `${...}` and `???` in them mean nothing to a config."""
-_MARKS = {"\ue000": "\ue0000", "$": "\ue0001", "?": "\ue0002"}
+_MARKS = str.maketrans({"\ue000": "\ue0000", "$": "\ue0001", "?": "\ue0002"})
 
 
 def shielded(layer: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -70,7 +70,7 @@ def shielded(layer: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _shield(value: Any) -> Any:
     if isinstance(value, str):
-        return value.translate(str.maketrans(_MARKS))
+        return value.translate(_MARKS)
     if isinstance(value, Mapping):
         return {k: _shield(v) for k, v in value.items()}
     return [_shield(v) for v in value] if isinstance(value, list | tuple) else value

@@ -31,7 +31,7 @@ units = st.lists(
     ),
     min_size=1,
     max_size=6,
-    unique_by=repr,
+    unique_by=lambda unit: repr(sorted(unit.items())),
 )
 
 

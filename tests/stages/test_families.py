@@ -96,7 +96,7 @@ def test_a_linear_schedule_falls_from_pure_noise_and_shift_raises_it():
 
 
 def test_families_are_found_and_a_typo_names_its_nearest():
-    assert families() == ["ltx"]
+    assert "ltx" in families()
     with pytest.raises(BadInput, match="did you mean 'ltx'"):
         load_family("ltxv")
 

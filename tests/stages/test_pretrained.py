@@ -16,8 +16,8 @@ from stages.core.weights.checkpoint import check_parts
 from stages.families.untrained import PARTS
 
 FOLDER = ROOT / "stages" / "pretrained" / "world"
-STAGES = ["vae", "spatial", "temporal", "vae", "base", "vae", "base", "vae"]
-FIGURES = {"colour": 0.97, "shape": 0.91, "motion": 0.96, "background": 0.97, "all": 0.91}
+STAGES = ["vae", "spatial", "temporal", "vae", "base", "vae", "base", "vae", "vae", "base"]
+FIGURES = {"colour": 0.97, "shape": 0.97, "motion": 0.97, "background": 0.97, "all": 0.97}
 """Some 0.03 below what was measured: other machines round otherwise."""
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from stages.core.ledger import survey_sql
-from stages.core.ledger.plan import Node
-
-if TYPE_CHECKING:
-    from stages.core.ledger.survey import Survey
+from stages.core.ledger.plan import Node, Phase
 
 
 @dataclass(frozen=True)
@@ -45,27 +41,21 @@ class Groups:
         """The same, knowing which digests have results."""
         return replace(self, all=tuple(replace(g, decided=g.mark in marks and g.ended) for g in self.all))
 
-    @classmethod
-    def read(cls, survey: Survey, job: Node) -> Groups:
-        """The groups of the units that are known, as they stand."""
-        phase = survey.plan.phase_of(job.name)
-        key = key_sql(job)
-        ended = survey.sql.execute(
-            f'SELECT {key} AS g, NOT bool_or({survey_sql.left(phase)}) FROM "s_{phase.name}" s '
-            f'JOIN "u_{phase.name}" u ON u.id = s.unit_id GROUP BY g ORDER BY min(unit_order), g'
-        ).fetchall()
-        marks = survey.group_digests(job, key)
-        whole = survey.units_complete(phase) or _follows(survey, job)
-        return cls(job, tuple(Group(g, marks[g], bool(done) and whole) for g, done in ended))
-
-
-def _follows(survey: Survey, job: Node) -> bool:
-    """Whether each group lies within one group of the job before: then its units are all known, or none of them is."""
-    before = survey.plan.by_name.get(survey.plan.phase_of(job.name).name)
-    return before is not None and bool(before.per) and set(before.per) <= set(job.per)
-
 
 def key_sql(job: Node) -> str:
     """A text on which the units of one group agree, as SQL over units `u`."""
     columns = ", ".join(f'"{c}" := u."{c}"' for c in job.per)
     return f"to_json(struct_pack({columns}))::VARCHAR"
+
+
+def ended_sql(job: Node, phase: Phase) -> str:
+    """(group, whether none of its units has work left in the phase), in the order of the units."""
+    return (
+        f'SELECT {key_sql(job)} AS g, NOT bool_or({survey_sql.left(phase)}) FROM "s_{phase.name}" s '
+        f'JOIN "u_{phase.name}" u ON u.id = s.unit_id GROUP BY g ORDER BY min(unit_order), g'
+    )
+
+
+def within_groups_before(job: Node, before: Node | None) -> bool:
+    """Whether each group lies within one group of the job before: then its units are all known, or none of them is."""
+    return before is not None and bool(before.per) and set(before.per) <= set(job.per)

@@ -21,7 +21,7 @@ from stages.core.ledger.catalog import (
     ledger_schema,
     with_depends,
 )
-from stages.core.ledger.groups import Group, Groups, key_sql
+from stages.core.ledger.groups import Group, Groups, ended_sql, key_sql, within_groups_before
 from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Phase, Plan
 
 T = TypeVar("T")
@@ -219,7 +219,7 @@ class Survey:
     def _add_groups(self, node: Node) -> None:
         """`v_<job>`: the rows of those groups that are decided as they are now."""
         known = all(self._known(name) for name in node.sources)
-        groups = Groups.read(self, node) if known else Groups(node, ())
+        groups = self._read_groups(node) if known else Groups(node, ())
         self._groups[node.name] = groups
         paths = self.catalog.parts(node.name, node.fingerprint, "groups-")
         self.sql.register(f"marks_{node.name}", pa.table({"mark": pa.array([g.mark for g in groups.all], pa.string())}))
@@ -232,6 +232,14 @@ class Survey:
             decided = set()
             self._create_view(f"v_{node.name}", f'SELECT * FROM "empty_{node.name}"')
         self._groups[node.name] = groups.with_decided(decided)
+
+    def _read_groups(self, job: Node) -> Groups:
+        """The groups of the units that are known, as they stand."""
+        phase = self.plan.phase_of(job.name)
+        ended = self._execute(ended_sql(job, phase)).fetchall()
+        marks = self.group_digests(job, key_sql(job))
+        whole = self.units_complete(phase) or within_groups_before(job, self.plan.by_name.get(phase.name))
+        return Groups(job, tuple(Group(g, marks[g], bool(done) and whole) for g, done in ended))
 
     def groups(self, job: Node) -> Groups:
         """The groups that a job decides one by one."""

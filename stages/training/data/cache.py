@@ -171,6 +171,9 @@ class LatentBatches(torch.utils.data.Dataset[Batch]):  # type: ignore[misc]
         self, cache: LatentCache, data: Data, seed: int, rank: int = 0, parts: int = 1, pair: bool = False
     ) -> None:
         self.cache, self.data, self.seed, self.rank, self.parts, self.pair = cache, data, seed, rank, parts, pair
+        if data.workers:  # read once, before they start: they share what is in memory by then
+            for number in range(len(cache.buckets)):
+                cache.load(number)
 
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.parts)

@@ -167,9 +167,10 @@ class DenoiseTask(Task):
         return mixed, timesteps[:, None] * (~is_clean)
 
     def keyframe(self, last: torch.Tensor, bucket: Bucket, generator: torch.Generator) -> Keyframe | None:
-        """The clips' last frames as conditions, for some batches; all of a batch, since they are further tokens."""
-        share = self.config.objective.condition_last
-        if not share or bucket.refines or float(torch.rand((), generator=generator, device=generator.device)) >= share:
+        """The clips' last frames as conditions, for some batches; all of a batch, since they are further tokens. Not of
+        pictures: theirs is what they are to become."""
+        share = 0.0 if bucket.refines or bucket.frames == 1 else self.config.objective.condition_last
+        if not share or float(torch.rand((), generator=generator, device=generator.device)) >= share:
             return None
         return Keyframe(last, (bucket.crop_frames or bucket.frames) - 1)
 
