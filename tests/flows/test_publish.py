@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,6 +81,15 @@ def test_a_version_holds_exactly_the_kept_clips(done):
             assert int(np.argmin([difference(mine, s) for s in source])) == place
         assert row["caption"]
         assert row["duration_s"] == pytest.approx(row["end_s"] - row["start_s"], abs=0.01)
+    scores = {r["clip_id"]: r for r in read_table(catalog, "scores").to_pylist()}
+    assert all(row[n] == scores[row["clip_id"]][n] for row in rows for n in ("motion", "luma", "colours"))
+    typed = pq.read_schema(folder / "index.parquet")
+    assert [str(typed.field(n).type) for n in ("motion", "camera_motion", "thumb_frame")] == [
+        "double",
+        "string",
+        "int64",
+    ]
+    assert pa.types.is_list(typed.field("colours").type)
     captions = pq.read_table(folder / "captions.parquet").to_pylist()
     assert {(c["clip_id"], c["kind"]) for c in captions} == {
         (i, kind) for i in kept for kind in ("short", "medium", "long", "label")
