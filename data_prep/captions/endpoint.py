@@ -35,7 +35,10 @@ class EndpointCaption(Step):
     """
 
     version = 1
-    reads = ("clip_id", "uri", "stream_index", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames")
+    reads = (
+        "clip_id", "uri", "bytes", "sha256", "version", "stream_index", "start_s", "end_s", "start_pts", "addressable",
+        "start_frame", "n_frames",
+    )  # fmt: skip
     writes = CAPTIONS
     fan_out = True
     resources = Resources(cpus=0.25, batch_rows=2)

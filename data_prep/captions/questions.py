@@ -150,13 +150,15 @@ def _hint(row: Row, config: AskConfig) -> str:
 def pictures_for(row: Row, asked: Iterable[Question], side: int) -> dict[int, Any]:
     """The pictures of all questions of a clip by frame number, decoded in one go."""
     from data_prep.scores.pictures import Fit, Moment, pictures_at
-    from data_prep.sources.reading import local_file
+    from data_prep.sources.reading import unchanged_file
 
-    numbers = sorted({n for q in asked for n in q.frames})
-    length, span = row["end_pts"] - row["start_pts"], max(1, row["n_frames"])
-    moments = [Moment(n, row["start_pts"] + (n - row["start_frame"]) * length // span) for n in numbers]
-    with local_file(row["uri"]) as path:
-        return {numbers[i]: p for i, p in pictures_at(path, row["stream_index"], moments, Fit(long=side))}
+    first = row["start_frame"]  # the others are reached by counting on from it
+    asked_for = {n for q in asked for n in q.frames}
+    numbers = sorted({first} | asked_for)
+    moments = [Moment(n, row["start_pts"] if n == first and row["addressable"] else None) for n in numbers]
+    with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:
+        found = pictures_at(path, row["stream_index"], moments, Fit(long=side))
+        return {numbers[i]: p for i, p in found if i or first in asked_for}
 
 
 def judged(question: Question, pictures: Sequence[Any], ask: Ask, again: int, model: str) -> Caption:

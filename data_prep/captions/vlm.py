@@ -28,7 +28,10 @@ class VlmCaption(Step):
     """Captions of a clip and of its windows by a local model, and what came with the footage."""
 
     version = 1
-    reads = ("clip_id", "uri", "stream_index", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames")
+    reads = (
+        "clip_id", "uri", "bytes", "sha256", "version", "stream_index", "start_s", "end_s", "start_pts", "addressable",
+        "start_frame", "n_frames",
+    )  # fmt: skip
     writes = CAPTIONS
     fan_out = True
     weights = {"model": (), "rewriter": ()}  # noqa: RUF012

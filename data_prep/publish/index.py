@@ -30,14 +30,13 @@ CLIP_ROOTS = pa.schema(
         ("source_id", pa.string()),
         ("uri", pa.string()),
         ("bytes", pa.int64()),
-        ("container", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_version", pa.string()),
+        ("signals_uri", pa.string()),
+        ("siblings", pa.binary()),
         ("codec", pa.string()),
-        ("interlaced", pa.bool_()),
         ("has_audio", pa.bool_()),
         ("stream_index", pa.int64()),
-        ("rotation", pa.int64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
         ("time_base_num", pa.int64()),
         ("time_base_den", pa.int64()),
         ("start_pts", pa.int64()),
@@ -46,8 +45,6 @@ CLIP_ROOTS = pa.schema(
         ("end_frame", pa.int64()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
-        ("keyframe_start", pa.bool_()),
-        ("keyframe_end", pa.bool_()),
         ("label", pa.string()),
         ("licence", pa.string()),
         ("duplicate_group", pa.string()),
@@ -57,7 +54,8 @@ CLIP_ROOTS = pa.schema(
         ("captions", pa.list_(CAPTION)),
     ]
 )
-"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need."""
+"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need. siblings: the
+frame ranges of the clips of its source that are published with it (`data_prep.publish.origin.pack_spans`)."""
 
 OWN_COLUMNS = """c.width, c.height, c.n_frames, c.fps, c.duration_s, c.has_audio, c.method, c.sha256, c.size,
     c.uri AS media_uri"""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 
 from data_prep.publish.index import CLIP_ROOTS
+from data_prep.publish.origin import pack_spans
 from stages.core.ledger.survey import Survey
 
+SIBLINGS = 512
+"""The most clips that are cut in one pass."""
+SPAN = ("source_id", "start_frame", "end_frame")
 CAPTION_SQL = """STRUCT(kind VARCHAR, text VARCHAR, model VARCHAR, status VARCHAR, "window" BIGINT, start_s DOUBLE,
     end_s DOUBLE)"""
 
@@ -20,21 +25,37 @@ def has_step(survey: Survey, name: str) -> bool:
 
 def kept_clips(survey: Survey) -> pa.Table:
     """One row per kept clip, `CLIP_ROOTS`, in the order of the sources."""
-    names = ", ".join(f'"{f.name}"' for f in CLIP_ROOTS)
+    names = ", ".join(f'"{f.name}"' for f in CLIP_ROOTS if f.name != "siblings")
     thumbs = survey.view("thumbs") if has_step(survey, "thumbs") else _nothing(uri="VARCHAR")
-    return survey.query(
-        f"""WITH clips AS (SELECT k.clip_id AS id, k.* EXCLUDE (id), s.bytes, s.container, s.codec, s.interlaced,
+    clips = survey.query(
+        f"""WITH clips AS (SELECT k.clip_id AS id, k.* EXCLUDE (id, bytes), s.bytes, s.sha256 AS source_sha256,
+            s.version AS source_version, a.uri AS signals_uri, s.codec,
             s.has_audio, s.position AS source_position, coalesce(g.duplicate_group, '') AS duplicate_group,
             coalesce(g.copy_sources, [])::VARCHAR[] AS copy_sources, coalesce(t.uri, '') AS thumb_uri,
-            list_contains(s.keyframes, k.start_pts) AS keyframe_start,
-            list_contains(s.keyframes, k.end_pts) OR k.end_frame >= s.n_frames AS keyframe_end,
             coalesce(c.captions, []) AS captions
             FROM {survey.view("kept")} k JOIN {survey.view("sources")} s ON s.id = k.source_id AND s.status = 'ok'
+            JOIN {survey.view("analyse")} a ON a.unit_id = k.source_id
             LEFT JOIN {_groups(survey)} g ON g.clip_id = k.clip_id LEFT JOIN {thumbs} t ON t.clip_id = k.clip_id
             LEFT JOIN {_captions(survey)} c ON c.clip_id = k.clip_id)
-        SELECT {names} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_pts, id) - 1 AS position
+        SELECT {names} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_frame, id) - 1 AS position
             FROM clips) ORDER BY position"""
-    ).cast(CLIP_ROOTS)
+    )
+    at = CLIP_ROOTS.get_field_index("siblings")
+    return clips.add_column(at, "siblings", siblings(clips)).cast(CLIP_ROOTS)
+
+
+def siblings(clips: pa.Table) -> pa.Array:
+    """For each clip the frame ranges of the clips of its source, in groups of SIBLINGS clips that follow each other."""
+    groups: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    seen: Counter[str] = Counter()
+    keys = []
+    for source, first, end in zip(*(clips.column(n).to_pylist() for n in SPAN), strict=True):
+        key = (source, seen[source] // SIBLINGS)
+        seen[source] += 1
+        groups.setdefault(key, []).append((first, end))
+        keys.append(key)
+    packed = {key: pack_spans(spans) for key, spans in groups.items()}
+    return pa.array([packed[key] for key in keys], pa.binary())
 
 
 def _nothing(**columns: str) -> str:

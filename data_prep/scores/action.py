@@ -35,7 +35,7 @@ class Action(Step):
     """
 
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
+    reads = ("clips", "analyse", "uri", "bytes", "sha256", "version", "stream_index")
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -89,11 +89,11 @@ class Action(Step):
 
     def process(self, row: Row) -> Row:
         """The actions of one source's clips."""
-        from data_prep.scores.pictures import Fit, clip_moments, pictures_of
+        from data_prep.scores.pictures import Fit, clip_moments, source_pictures
 
         clips = row["clips"]["rows"]
         wanted = clip_moments(self.workspace, row, self.places) if clips else []
-        pictures = pictures_of(row["uri"], row["stream_index"], wanted, Fit(short=256))
+        pictures = source_pictures(row, wanted, Fit(short=256))
         return {"rows": [{"clip_id": c["clip_id"], **self.score(p)} for c, p in zip(clips, pictures, strict=True)]}
 
     def places(self, clip: Row) -> list[int]:

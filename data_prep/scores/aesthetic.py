@@ -22,7 +22,7 @@ class Aesthetic(Step):
     """A row per clip: aesthetic, the mean over its pictures, on the predictor's own scale (LAION's: 1 to 10)."""
 
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
+    reads = ("clips", "analyse", "uri", "bytes", "sha256", "version", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("aesthetic", pa.float64())])
     fan_out = True
     weights = {"clip": (), "head": ()}  # noqa: RUF012

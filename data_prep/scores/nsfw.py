@@ -22,7 +22,7 @@ class Nsfw(Step):
     """A row per clip: nsfw, the highest probability over its pictures, 0 to 1. It errs on faces and bare skin."""
 
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
+    reads = ("clips", "analyse", "uri", "bytes", "sha256", "version", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("nsfw", pa.float64())])
     fan_out = True
     weights = {"model": ()}  # noqa: RUF012

@@ -30,7 +30,7 @@ class TextArea(Step):
     """A row per clip: text_area and text_lines on average over its pictures, and the readable text of all of them."""
 
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
+    reads = ("clips", "analyse", "uri", "bytes", "sha256", "version", "stream_index")
     writes = pa.schema(
         [("clip_id", pa.string()), ("text_area", pa.float64()), ("text_lines", pa.float64()), ("text", pa.string())]
     )

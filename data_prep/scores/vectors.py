@@ -21,7 +21,7 @@ class Vectors(Step):
     of a text is their mean cosine. Null where no picture can be read."""
 
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
+    reads = ("clips", "analyse", "uri", "bytes", "sha256", "version", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("clip_vector", pa.list_(pa.float32()))])
     fan_out = True
     weights = {"clip": ()}  # noqa: RUF012

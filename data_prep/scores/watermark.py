@@ -17,7 +17,7 @@ class Watermark(Step):
     """A row per clip: watermark, the mean probability over its pictures, 0 to 1. A watermark stays; a sign passes."""
 
     version = 1
-    reads = ("clips", "analyse", "uri", "stream_index")
+    reads = ("clips", "analyse", "uri", "bytes", "sha256", "version", "stream_index")
     writes = pa.schema([("clip_id", pa.string()), ("watermark", pa.float64())])
     fan_out = True
     weights = {"model": ()}  # noqa: RUF012

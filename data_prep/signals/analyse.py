@@ -11,17 +11,19 @@ import pyarrow.parquet as pq
 
 from data_prep.sources.ingest import EVERY_CORE
 from stages.core.errors import BadInput
-from stages.core.step import ARTIFACT, PermanentError, Resources, Row, Step
+from stages.core.step import ARTIFACT, Resources, Row, Step
 
 PICTURES = pa.schema([("frame", pa.int64()), ("pts", pa.int64()), ("jpeg", pa.binary())])
+LOST_FROM = 0.98
+"""The share of a source's frames below which the number of those that decode is said."""
 PICTURES_SUFFIX = ".pictures.parquet"
 
 
 class Analyse(Step):
     """The one pass over a source. All later measurements of it read the signals that are kept here."""
 
-    version = 2
-    reads = ("uri", "bytes", "stream_index")
+    version = 3
+    reads = ("uri", "bytes", "sha256", "version", "stream_index", "n_frames")
     heft = "bytes"
     writes = pa.schema(
         [
@@ -70,11 +72,9 @@ class Analyse(Step):
         """Decode, measure, keep. Raises ValueError where no frame can be decoded, TimeoutError at the time limit."""
         from data_prep.signals.signals import decode_signals
         from data_prep.signals.store import write_signals
-        from data_prep.sources.reading import local_file, open_media
+        from data_prep.sources.reading import open_media, unchanged_file
 
-        with local_file(row["uri"]) as path:
-            if path.stat().st_size != row["bytes"]:
-                raise PermanentError("the file changed after it was probed; curate again")
+        with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:
             with open_media(path, self.config.time_limit_s) as container:
                 signals = decode_signals(
                     container,
@@ -95,8 +95,16 @@ class Analyse(Step):
             **{f"bar_{side}": float(share) for side, share in (signals.bars._asdict() if signals.bars else {}).items()},
             "truncated": signals.truncated,
             "broken_packets": signals.broken,
-            "decode_note": signals.decode_error or "",
+            "decode_note": self._note(signals, row["n_frames"]),
         }
+
+    @staticmethod
+    def _note(signals: Any, packets: int) -> str:
+        """What went wrong on the way, and how much of a source was seen where that is not all of it."""
+        said = signals.decode_error or ""
+        if signals.broken and signals.table.num_rows < LOST_FROM * packets:
+            return f"only {signals.table.num_rows} of {packets} frames can be decoded: {said}"
+        return said
 
     @staticmethod
     def signal_config(config: Config) -> Any:

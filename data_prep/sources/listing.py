@@ -192,10 +192,11 @@ def _with_versions(rows: list[Row]) -> Iterable[Row]:
     if all("size" in row for row in rows):
         return rows
     with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-        return list(pool.map(lambda row: row if "size" in row else {**row, **_remote_facts(row["uri"])}, rows))
+        return list(pool.map(lambda row: row if "size" in row else {**row, **remote_facts(row["uri"])}, rows))
 
 
-def _remote_facts(uri: str) -> Row:
+def remote_facts(uri: str) -> Row:
+    """Size and version (etag or time) of one file on an object store; a problem where it cannot be found."""
     import fsspec
 
     try:

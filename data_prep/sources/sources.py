@@ -9,7 +9,7 @@ import pyarrow as pa
 from data_prep.sources.ingest import Ingest
 from stages.core.step import REASON, Job
 
-NAMED = [(n, pa.string()) for n in ("uri", "label", "caption", "licence")]
+NAMED = [(n, pa.string()) for n in ("uri", "version", "label", "caption", "licence")]
 
 
 class Sources(Job):
@@ -19,7 +19,7 @@ class Sources(Job):
     source and nothing behind it is done again. The other rows keep the id of the listing.
     """
 
-    version = 1
+    version = 2
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -41,7 +41,7 @@ class Sources(Job):
             sql.register(name, table)
         columns = ", ".join(f"i.{f.name}" for f in Ingest.writes)
         sql.execute(
-            f"""CREATE TEMP VIEW joined AS SELECT r.id AS root_id, r.position, r.uri, r.label, r.caption, r.licence,
+            f"""CREATE TEMP VIEW joined AS SELECT r.id AS root_id, r.position, r.uri, r.version, r.label, r.caption, r.licence,
             i.status, i.reasons, i.error, {columns},
             left(sha256(i.sha256 || '/' || i.stream_index), 32) AS content_id,
             row_number() OVER (PARTITION BY i.status, i.sha256, i.stream_index ORDER BY r.position) AS nth,
@@ -57,5 +57,5 @@ class Sources(Job):
             f"""SELECT CASE WHEN status = 'ok' AND nth = 1 THEN content_id ELSE root_id END AS id, position,
             CASE WHEN {again} THEN 'skipped' ELSE status END AS status,
             CASE WHEN {again} THEN {duplicate} ELSE reasons END AS reasons,
-            error, uri, label, caption, licence, {own} FROM joined ORDER BY position"""
+            error, uri, version, label, caption, licence, {own} FROM joined ORDER BY position"""
         ).to_arrow_table()

@@ -27,7 +27,8 @@ def _has(survey: Survey, name: str) -> bool:
 
 
 def sources(survey: Survey) -> pa.Table:
-    """One row per uri: what it is, or why it is no source. A source that could not be decoded says so too."""
+    """One row per uri: what it is, or why it is no source. A source that could not be decoded says so too; `note` says
+    what is odd about a readable one: that the file is not whole, or packets of it do not decode."""
     try:
         rows = f"(SELECT * FROM {survey.view('sources')})"
     except KeyError:
@@ -35,9 +36,11 @@ def sources(survey: Survey) -> pa.Table:
             r.label, r.caption, r.licence, i.* EXCLUDE (unit_id, id, input_id, seed, status, reasons, error)
             FROM {ROOT_UNITS} r LEFT JOIN v_ingest i ON i.input_id = r.file_id)"""
     failed = "(SELECT NULL::VARCHAR AS unit_id, '' AS error WHERE false)"
+    decoded = "(SELECT NULL::VARCHAR AS unit_id, '' AS decode_note WHERE false)"
     if _has(survey, "analyse") and survey.units_known(survey.plan.phase_of("analyse")):
         steps = [n for n in ("analyse", "cuts", "clips") if _has(survey, n)]
         each = [f"SELECT unit_id, '{n}: ' || error AS error FROM v_{n} WHERE status = 'error'" for n in steps]
+        decoded = "(SELECT unit_id, decode_note FROM v_analyse WHERE status = 'ok')"
         failed = f"(SELECT unit_id, first(error) AS error FROM ({' UNION ALL '.join(each)}) GROUP BY unit_id)"
     return survey.query(
         f"""SELECT s.id AS source_id, s.uri, CASE WHEN a.unit_id IS NULL THEN s.status ELSE 'error' END AS status,
@@ -52,8 +55,10 @@ def sources(survey: Survey) -> pa.Table:
         coalesce(s.start_pts, 0) AS start_pts, coalesce(s.duration_pts, 0) AS duration_pts,
         coalesce(s.bitrate, 0) AS bitrate, s.keyframes, coalesce(s.n_keyframes, 0) AS n_keyframes,
         coalesce(s.has_audio, false) AS has_audio, s.audio_codec, coalesce(s.n_video_streams, 0) AS n_video_streams,
-        s.label, s.caption, s.licence
-        FROM {rows} s LEFT JOIN {failed} a ON a.unit_id = s.id ORDER BY s.position"""
+        coalesce(s.mirrored, false) AS mirrored, s.label, s.caption, s.licence,
+        concat_ws('; ', nullif(s.note, ''), nullif(d.decode_note, '')) AS note
+        FROM {rows} s LEFT JOIN {failed} a ON a.unit_id = s.id
+        LEFT JOIN {decoded} d ON d.unit_id = s.id ORDER BY s.position"""
     )
 
 

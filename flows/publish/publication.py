@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.publish.buckets import BucketConfig
-from data_prep.publish.cut_clip import VideoForm
+from data_prep.publish.cutting import VideoForm
 from data_prep.publish.folder import check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import kept_clips, yields_of
