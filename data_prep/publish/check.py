@@ -18,6 +18,7 @@ from stages.core.measures.signature import LUMA, U8
 from stages.core.media import BadMedia
 from stages.core.step import Rejected
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 CLEARLY = 2.0
 """How many times nearer to its neighbours a clip must be than to its own frames to be theirs."""
@@ -28,13 +29,15 @@ SLIGHT = 0.75
 @dataclass(frozen=True)
 class Seen:
     """What the pass saw of a clip: signatures [n, 864], when each frame is shown in seconds from the first, and how
-    long the clip is. `around` has the signatures of the frame before and the one behind where there are such."""
+    long the clip is; the signatures of the frame before and the one behind, where there are such. full: whether values
+    are of full range."""
 
     signatures: U8
     seconds: F64
     length_s: float
     before: U8 | None = None
     behind: U8 | None = None
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,14 @@ class Written:
 
     signatures: U8
     seconds: F64
+    full: bool = False
 
 
 def read_written(path: Path) -> Written:
     """Decode a written clip. Raises BadMedia where it has no frames, and where they are no whole pictures of one size."""
     from data_prep.signals.frames import signature_of
 
-    seconds, found = [], []
+    seconds, found, full = [], [], False
     with open_media(path) as container:
         if not container.streams.video:
             raise BadMedia("the written clip has no frames")
@@ -60,16 +64,22 @@ def read_written(path: Path) -> Written:
             if frame.interlaced_frame or size != (frame.width, frame.height):
                 raise BadMedia("the written clip's frames are interlaced, or of several sizes")
             seconds.append(float(frame.pts * frame.time_base))
-            found.append(signature_of(frame, stream))
+            signature, full = signature_of(frame, stream)
+            found.append(signature)
     if not found:
         raise BadMedia("the written clip has no frames")
-    return Written(np.stack(found), np.array(seconds))
+    return Written(np.stack(found), np.array(seconds), full)
 
 
-def distance(a: U8, b: U8) -> F64:
-    """Root mean square difference of the luma cells of frames [n, 864] and [n, 864], in grey levels: [n]."""
-    gaps = a[..., :LUMA].astype(np.float32) - b[..., :LUMA].astype(np.float32)
-    return np.asarray(np.sqrt((gaps * gaps).mean(-1)), np.float64)
+def luma(signatures: U8, full: bool) -> F32:
+    """The luma cells of signatures [n, 864] on the scale of limited range: float32 [n, 576]."""
+    cells = signatures[..., :LUMA].astype(np.float32)
+    return cells * (219 / 255) + 16 if full else cells
+
+
+def distance(a: F32, b: F32) -> F64:
+    """Root mean square difference of frames [n, 576], in grey levels: [n]."""
+    return np.asarray(np.sqrt(np.square(a - b).mean(-1)), np.float64)
 
 
 def check_written(written: Written, seen: Seen, form: VideoForm, most: float) -> dict[str, float]:
@@ -99,29 +109,37 @@ def _one_to_one(written: Written, seen: Seen) -> F64:
     if late.max() > _slack(seen.seconds):
         at = int(np.argmax(late))
         raise BadMedia(f"frame {at} of the written clip is shown {late[at]:.3f} s off its time")
-    gaps = distance(written.signatures, seen.signatures[:n])
-    for name, others in (("before", _shifted(seen, -1, n)), ("behind", _shifted(seen, 1, n))):
-        mine, theirs = gaps[others[0]], distance(written.signatures[others[0]], others[1])
-        if len(mine) and mine.mean() > SLIGHT and theirs.mean() * CLEARLY < mine.mean():
+    mine, theirs = luma(written.signatures, written.full), luma(seen.signatures, seen.full)
+    gaps = distance(mine, theirs[:n])
+    edges = [None if edge is None else luma(edge, seen.full) for edge in (seen.before, seen.behind)]
+    for name, rows, others in (
+        ("before", *_before(theirs, edges[0], n)),
+        ("behind", *_behind(theirs, edges[1], n)),
+    ):
+        own = gaps[rows]
+        if len(own) and own.mean() > SLIGHT and distance(mine[rows], others).mean() * CLEARLY < own.mean():
             raise BadMedia(f"the written clip shows the frames one {name} those of its span")
     return gaps
+
+
+def _before(theirs: F32, edge: F32 | None, n: int) -> tuple[slice, F32]:
+    """Which of n frames have one before them in the source, and those."""
+    if edge is None:
+        return slice(1, n), theirs[: n - 1]
+    return slice(0, n), np.concatenate([edge, theirs[: n - 1]])
+
+
+def _behind(theirs: F32, edge: F32 | None, n: int) -> tuple[slice, F32]:
+    """Which of n frames have one behind them in the source, and those."""
+    rest = theirs[1 : n + 1]
+    if len(rest) < n and edge is not None:
+        rest = np.concatenate([rest, edge])
+    return slice(0, len(rest)), rest
 
 
 def _slack(seconds: F64) -> float:
     steps = np.diff(seconds)
     return float(np.median(steps)) / 2 if len(steps) else 1.0
-
-
-def _shifted(seen: Seen, by: int, n: int) -> tuple[slice, U8]:
-    """The frames of a clip that have a neighbour in the source, and those neighbours."""
-    if by < 0:
-        parts = [seen.before, seen.signatures[: n - 1]]
-        rows = slice(0 if seen.before is not None else 1, n)
-    else:
-        rest = seen.signatures[1 : n + 1]
-        parts = [rest, seen.behind if len(rest) < n else None]
-        rows = slice(0, n if len(rest) == n or seen.behind is not None else n - 1)
-    return rows, np.concatenate([np.atleast_2d(p) for p in parts if p is not None])
 
 
 def _at_rate(written: Written, seen: Seen, form: VideoForm) -> F64:
@@ -134,5 +152,6 @@ def _at_rate(written: Written, seen: Seen, form: VideoForm) -> F64:
     times = written.seconds - written.seconds[0]
     at = np.clip(np.searchsorted(seen.seconds, times + 1e-6, "right") - 1, 0, len(seen.seconds) - 1)
     near = [np.clip(at + k, 0, len(seen.seconds) - 1) for k in (-1, 0, 1)]
-    return np.asarray(np.min([distance(written.signatures, seen.signatures[i]) for i in near], axis=0))
+    mine, theirs = luma(written.signatures, written.full), luma(seen.signatures, seen.full)
+    return np.asarray(np.min([distance(mine, theirs[i]) for i in near], axis=0))
 

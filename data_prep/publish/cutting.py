@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.sources.counting import FrameIndex
-from data_prep.sources.display import deinterlaced, orientation_of, pixel_aspect, square_size
+from data_prep.sources.display import deinterlaced, orientation_of, pixel_aspect
 from data_prep.sources.reading import open_media
 from stages.core.errors import BadInput
 from stages.core.media import BadMedia
@@ -44,7 +44,7 @@ class VideoForm:
         """Whether clips are changed at all."""
         return bool(self.fps or self.size or self.frames)
 
-    def picture(self, width: int, height: int) -> tuple[int, int]:
+    def picture(self, width: float, height: float) -> tuple[int, int]:
         """The (width, height) of a picture that is shown as so many square pixels; both even."""
         scale = self.size / min(width, height) if self.size else 1.0
         return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
@@ -196,7 +196,7 @@ def _made_ready(frames: Iterable[tuple[Any, Shown]], stream: Any, form: VideoFor
     for frame, shown in deinterlaced(iter(frames)):
         turn = orientation_of(frame)
         if size is None:
-            size = form.picture(*turn.size(*square_size(frame.width, frame.height, aspect)))
+            size = form.picture(*shown_size(frame, turn, aspect))
         here = (frame.width, frame.height, frame.format.name, int(frame.color_range), int(frame.colorspace), turn)
         if graph is None or here != shape:
             graph, shape = _geometry(frame, turn, size, base), here
@@ -206,6 +206,12 @@ def _made_ready(frames: Iterable[tuple[Any, Shown]], stream: Any, form: VideoFor
         picture.pts, picture.time_base, picture.duration = shown.at, base, shown.duration
         picture.pict_type = PictureType.NONE
         yield picture
+
+
+def shown_size(frame: Any, turn: Any, aspect: Fraction) -> tuple[float, float]:
+    """(width, height) of a frame as it is shown with square pixels; not whole."""
+    wide, high = float(frame.width * aspect), float(frame.height)
+    return (high, wide) if turn.swapped else (wide, high)
 
 
 def _geometry(frame: Any, turn: Any, size: tuple[int, int], base: Fraction) -> Any:

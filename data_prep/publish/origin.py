@@ -13,7 +13,7 @@ import pyarrow as pa
 from data_prep.publish.check import Seen
 from data_prep.publish.cutting import Shown
 from data_prep.publish.sound import Sound, SoundReader, pieces_of
-from data_prep.sources.counting import INDEX_COLUMNS, FrameIndex, FrameReader
+from data_prep.sources.counting import INDEX_COLUMNS, FrameIndex, FrameReader, presented
 from data_prep.sources.reading import CHANGED, local_path_of, open_media, unchanged_file
 from stages.core.step import PermanentError, Row, Workspace
 
@@ -53,7 +53,7 @@ class Origin:
         self.in_one_pass = len(self.siblings) > 1 and self._seeking_costs() > len(self.index.pts)
         self._readers: dict[bool, FrameReader] = {}
         self._sounds = SoundReader(self.path, self.stream_index, bool(self.index.keys)) if row["has_audio"] else None
-        self._plain = self._is_plain()
+        self._plain, self._full = self._first_look()
 
     def close(self) -> None:
         """Let go of the file, and of its copy where it lies elsewhere."""
@@ -75,14 +75,18 @@ class Origin:
         """How many frames would be decoded to cut every clip by seeking."""
         return sum(end - self.index.before(first) for first, end in self.siblings)
 
-    def _is_plain(self) -> bool:
-        """Whether frames are shown as they are stored."""
+    def _first_look(self) -> tuple[bool, bool]:
+        """Whether frames are shown as they are stored, and whether the pass saw them in full range."""
+        from data_prep.signals.frames import signature_of
         from data_prep.sources.display import orientation_of, pixel_aspect
 
         with open_media(self.path) as container:
             stream = container.streams[self.stream_index]
-            frame = next(container.decode(stream))
-            return orientation_of(frame).is_plain and pixel_aspect(stream) == 1 and not frame.interlaced_frame
+            frame = next(presented(container, stream), None)
+            if frame is None:
+                raise PermanentError("no frame of the source can be decoded any more")
+            plain = orientation_of(frame).is_plain and pixel_aspect(stream) == 1 and not frame.interlaced_frame
+            return plain, signature_of(frame, stream)[1]
 
     def can_copy(self, first: int, end: int) -> bool:
         """Whether packets of these frames can be copied: from key frame to key frame, shown as they are stored."""
@@ -115,6 +119,7 @@ class Origin:
             float(after - times[first]),
             self._signatures(first - 1, first) if first else None,
             self._signatures(end, end + 1) if end < len(times) else None,
+            self._full,
         )
 
     def _signatures(self, first: int, end: int) -> Any:

@@ -26,6 +26,8 @@ from stages.core.measures.signature import SIZE, signature
 ANALYSIS_SIDE = 256
 """The longer side, in pixels, of the picture that the cheap signals are taken of."""
 
+FULL_RANGE = 2
+"""AVCOL_RANGE_JPEG."""
 _B_PICTURE, _PATIENCE_S = PictureType.B, 0.5
 """Details are taken of frames that are fully decoded: see `signals.DECODER`; after half a second, of any."""
 
@@ -125,7 +127,7 @@ class FrameMeter:
         now = (pts - self._first_pts) * self.time_base
         small = self._scaler.reformat(frame, *self.size, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
         y, u, v = (self.turn.apply(plane) for plane in planes(small))
-        luma, contrast, black = brightness(y, limited=small.color_range != 2)
+        luma, contrast, black = brightness(y, limited=small.color_range != FULL_RANGE)
         change = None if self._before is None else cv2.norm(y, self._before, cv2.NORM_L1) / y.size
         row = {
             "frame": self._frame,
@@ -179,12 +181,13 @@ class FrameMeter:
         self._next_picture = now + self._picture_gap - 1e-6
 
 
-def signature_of(frame: Any, stream: Any) -> np.ndarray:
-    """The signature of a frame, made as the pass makes it: uint8 [864]."""
+def signature_of(frame: Any, stream: Any) -> tuple[np.ndarray, bool]:
+    """The signature of a frame, made as the pass makes it: uint8 [864], and whether its values are of full range (0 to 255, not
+    16 to 235)."""
     turn = orientation_of(frame)
     size = size_at(*square_size(frame.width, frame.height, pixel_aspect(stream)), ANALYSIS_SIDE)
     small = frame.reformat(*size, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
-    return signature(*(turn.apply(plane) for plane in planes(small)))
+    return signature(*(turn.apply(plane) for plane in planes(small))), small.color_range == FULL_RANGE
 
 
 def planes(frame: Any) -> list[np.ndarray]:

@@ -196,7 +196,7 @@ class Packets:
     """What the packets of one stream say, in the stream's time base, and the first two frames that decode.
 
     times: presentation times as one sequence that rises, footage that was joined end to end laid out one part after the other. count:
-    frames to be shown; read: with those that are only decoded. end: the latest end that was said.
+    frames to be shown; read: with those that are only decoded.
     """
 
     frames: list[Any] = field(default_factory=list)
@@ -210,8 +210,8 @@ class Packets:
 
     @property
     def end(self) -> int:
-        """When the last frame ends, on a clock that starts with the first."""
-        return int(self.times[-1] - self.times[0]) + self.last_duration if len(self.times) else 0
+        """When the last frame ends, on a clock that starts with the first, or at 0 where that is later."""
+        return int(self.times[-1] - min(0, self.times[0])) + self.last_duration if len(self.times) else 0
 
 
 def read_packets(container: Any, stream: Any, check: Callable[[], None]) -> Packets:

@@ -15,7 +15,7 @@ SHARE, SECONDS = 0.02, 0.5
 def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path, time_limit_s: float) -> str:
     """A sentence that says how much of a file is there, "" where it is whole or its format promises nothing.
 
-    read: packets of the video stream that are there; end: when the last of them ends, in its ticks from the first.
+    read: packets of the video stream that are there; end: when the last of them ends, in its ticks.
     """
     kinds = set(container.format.name.split(","))
     if kinds & COUNTING and stream.frames:
@@ -64,11 +64,10 @@ def _end_of_all(path: Path, time_limit_s: float) -> float:
 
     latest = 0.0
     with open_media(path, time_limit_s) as container:
-        start = (container.start_time or 0) / 1e6
         try:
             for packet in container.demux():
                 if packet.pts is not None and packet.time_base:
-                    latest = max(latest, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start)
+                    latest = max(latest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         except (FFmpegError, OSError):
             pass
     return latest

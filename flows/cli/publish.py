@@ -21,6 +21,8 @@ def publish_command(
 ) -> int:
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
     from flows.publish.publication import as_plain, load_publication, published
+    from flows.publish.uncut import said, uncut
+    from stages.core.ledger.runs import find_run
 
     names, overrides = split_words(words)
     if len(names) != 1:
@@ -33,6 +35,8 @@ def publish_command(
     if dry_run:
         return say_plan(catalog, plan, publication.config, plain)
     outcome = run_and_say(catalog, plan, publication.config, plain, scope=names[0])
+    for line in said(uncut(find_run(catalog, plan.flow, outcome.run_id).survey(catalog))):
+        console.print(line, soft_wrap=True, markup=False)
     if outcome.exit_status == 0:
         row = published(catalog, plan, outcome.run_id)
         where = catalog.storage.local_path(row["folder"]) or f"{catalog.storage.url}/{row['folder']}"

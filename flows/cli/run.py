@@ -83,7 +83,9 @@ def curate_command(
 ) -> int:
     """Run a curation."""
     from flows.curate.curation import as_plain, load_curation
+    from flows.curate.notes import notes
     from flows.curate.throughput import throughput_table
+    from stages.core.ledger.runs import find_run
 
     sources, overrides = split_words(words)
     values = infra(executor, limit=limit, retry_errors=retry_errors, until=until)
@@ -98,6 +100,8 @@ def curate_command(
     outcome = run_and_say(catalog, plan, curation.config, plain, scope=", ".join(sources))
     if not outcome.did_nothing and (table := throughput_table(catalog, outcome.run_id)) is not None:
         console.print(table)
+    for line in notes(find_run(catalog, plan.flow, outcome.run_id).survey(catalog)):
+        console.print(line, soft_wrap=True, markup=False)
     return outcome.exit_status
 
 
