@@ -147,6 +147,8 @@ def _from_manifest(rows: Iterable[Row], folder: Path) -> Iterator[Row]:
             yield row if not uri.startswith("file://") else {**row, **local_row(local_path_of(uri) or Path(uri))}
             continue
         path = Path(os.path.normpath(folder / uri))
+        if uri != uri.strip() and not os.path.lexists(path):  # a name may begin with a space; more often one slipped in
+            path = Path(os.path.normpath(folder / uri.strip()))
         if not os.path.isabs(uri) and not path.is_relative_to(folder):
             yield {**row, "uri": local_uri(path), "size": 0, "problem": "the path leads out of the manifest's folder"}
         else:
