@@ -65,10 +65,11 @@ class Kept(Job):
         marks = " || '/' || ".join(["c.clip_id", "s.label", "s.caption", *(f"coalesce(t_{n}.id, '')" for n in scores)])
         joins = " ".join(f"LEFT JOIN t_{n} ON t_{n}.clip_id = c.clip_id" for n in scores)
         return sql.sql(
-            f"""SELECT c.clip_id AS id, c.clip_id, c.source_id, s.uri, s.bytes, s.sha256, s.version, s.label, s.caption AS source_caption, s.licence,
+            f"""SELECT c.clip_id AS id, c.clip_id, c.source_id, s.uri, s.bytes, s.sha256, s.version, s.label,
+            s.caption AS source_caption, s.licence,
             c.start_pts, c.end_pts, s.time_base_num, s.time_base_den, c.start_frame, c.end_frame, c.n_frames,
-            c.start_s, c.end_s, c.addressable, s.stream_index, s.rotation, s.display_width AS width, s.display_height AS height, s.fps,
-            json_object({pairs})::VARCHAR AS facts, left(sha256({marks}), 32) AS caption_key
+            c.start_s, c.end_s, c.addressable, s.stream_index, s.rotation, s.display_width AS width, s.display_height
+            AS height, s.fps, json_object({pairs})::VARCHAR AS facts, left(sha256({marks}), 32) AS caption_key
             FROM t_clips c JOIN t_{judge} v ON v.id = c.clip_id AND v.status = 'kept'
             JOIN t_sources s ON s.id = c.source_id {joins} ORDER BY s.position, c.start_pts"""
         ).to_arrow_table()

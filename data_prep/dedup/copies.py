@@ -44,7 +44,8 @@ class Copies(Job):
 
         hash_bits    the most bits of 63 that two frames' hashes may differ by, on average over a clip; below 0: off
         agreement    the least correlation of the changes within two clips, where there are changes
-        still        the largest change within a clip, in grey levels of a cell, below which it counts as still and hashes
+        still        the largest change within a clip, in grey levels of a cell, below which it counts as still and
+        hashes
                      decide; a small thing that moves before a still camera changes few cells, but those by much
         tint         the largest difference of two clips' mean chroma, 0-255: title cards differ by colour alone
         length_ratio the least ratio of the shorter clip's length to the longer one's
@@ -131,7 +132,7 @@ def same_course(cells: npt.NDArray[np.uint8], pairs: Pairs, agreement: float, st
 def _changes(cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """How far each cell is from its mean over the clip."""
     values = cells.astype(np.float32)
-    return values - values.mean(1, keepdims=True)
+    return np.asarray(values - values.mean(1, keepdims=True), np.float32)
 
 
 def _above_noise(changes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Whether a written clip shows what was scored: every frame of it is held against what the pass over its source saw.
 
-The pass decoded the source from its start, in order, and kept a signature and a time of each frame. Nothing of how a clip was cut, by
-seeking or by counting, enters here, and the source is not opened.
+The pass decoded the source from its start, in order, and kept a signature and a time of each frame. Nothing of how a
+clip was cut, by seeking or by counting, enters here, and the source is not opened.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Written:
 
 
 def read_written(path: Path) -> Written:
-    """Decode a written clip. Raises BadMedia where it has no frames, and where they are no whole pictures of one size."""
+    """Decode a written clip. Raises BadMedia where it has no frames, and where they are no whole pictures of one
+    size."""
     from data_prep.signals.frames import signature_of
 
     seconds, found, full = [], [], False
@@ -83,7 +84,7 @@ def distance(a: F32, b: F32) -> F64:
 
 
 def check_written(written: Written, seen: Seen, form: VideoForm, most: float) -> dict[str, float]:
-    """The differences of the first and last frame, and the largest. Raises BadMedia where a written clip is not what was seen.
+    """The differences of the first and last frame, and the largest. Raises BadMedia where it is not what was seen.
 
     most: grey levels that a frame may differ by. Raises Rejected where it has fewer frames than the form wants.
     """
@@ -143,7 +144,8 @@ def _slack(seconds: F64) -> float:
 
 
 def _at_rate(written: Written, seen: Seen, form: VideoForm) -> F64:
-    """Each frame against what shows at its time in the source: which of the neighbours a change of rate picks is rounding."""
+    """Each frame against what shows at its time in the source: which of the neighbours a change of rate picks is
+    rounding."""
     last, slack = float(seen.seconds[-1]), 1.5 / form.fps + _slack(seen.seconds)
     if not form.frames and abs(written.seconds[-1] - written.seconds[0] - last) > slack:
         raise BadMedia(
@@ -154,4 +156,3 @@ def _at_rate(written: Written, seen: Seen, form: VideoForm) -> F64:
     near = [np.clip(at + k, 0, len(seen.seconds) - 1) for k in (-1, 0, 1)]
     mine, theirs = luma(written.signatures, written.full), luma(seen.signatures, seen.full)
     return np.asarray(np.min([distance(mine, theirs[i]) for i in near], axis=0))
-

@@ -1,8 +1,11 @@
 """Write each kept clip as a file of its own: exactly its frames, copied where that can be, and checked.
 
-Frames are counted in presentation order, from a key frame whose time is an address, or from the start of the file. Where
-a clip begins on such a key frame, and ends at one or with the source, and is shown as it is stored, its packets are copied;
-otherwise its frames are decoded and encoded again. Either way the written file is decoded, and every frame of it is held
+Frames are counted in presentation order, from a key frame whose time is an address, or from the start of the file.
+Where
+a clip begins on such a key frame, and ends at one or with the source, and is shown as it is stored, its packets are
+copied;
+otherwise its frames are decoded and encoded again. Either way the written file is decoded, and every frame of it is
+held
 against what the pass over the source saw (`data_prep.publish.check`). A copy that does not hold is encoded, what was
 reached by seeking and does not hold is counted from the start, and what does not hold then is an error.
 
@@ -55,7 +58,7 @@ class CutClip(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """video: a common form. audio: keep the sound. crf 0 to 51 and preset are x264's. difference: the grey levels (root
+        """video: a common form. audio: keep the sound. crf 0 to 51 and preset are x264's. difference: the grey levels
         mean square of 18 x 32 cells) that a written frame may differ by from what was seen of it."""
 
         video: VideoForm = field(default_factory=VideoForm)
@@ -104,7 +107,8 @@ class CutClip(Step):
         return self._sources[key]
 
     def _pass(self, source: Any) -> None:
-        """Write all clips of a source that are wanted, in one decode of it. Those that are not asked for go with the worker."""
+        """Write all clips of a source that are wanted, in one decode of it. Those that are not asked for go with the
+        worker."""
         for first, end in source.siblings:
             target = Path(self._folder.name) / f"{source.key}-{first}-{end}.mp4"
             form = self.config.video
@@ -132,11 +136,23 @@ class CutClip(Step):
             reader, times = source.reader(index), source.shown(first, end)
             frames: Iterator[Any] = reader.frames(first, end)
             begin = next(frames)
-            encode(_paired(begin, frames, times), reader.stream, target, form, Quality(self.config.crf, self.config.preset), sound)
+            encode(
+                _paired(begin, frames, times),
+                reader.stream,
+                target,
+                form,
+                Quality(self.config.crf, self.config.preset),
+                sound,
+            )
 
         ways: list[tuple[str, Callable[[], None]]] = []
         if source.can_copy(first, end) and not form.changes:
-            ways.append(("copy", lambda: copy_packets(source.path, source.stream_index, source.index, first, end, target, sound)))
+            ways.append(
+                (
+                    "copy",
+                    lambda: copy_packets(source.path, source.stream_index, source.index, first, end, target, sound),
+                )
+            )
         ways.append(("encode", lambda: encoded(source.index)))
         if source.index.keys:
             ways.append(("encode", lambda: encoded(source.index.counted())))
@@ -158,8 +174,9 @@ class CutClip(Step):
         if not form.frames:
             return float(seen.length_s)
         if form.fps:
-            return min(float(seen.length_s), form.frames / form.fps)
-        return float(seen.seconds[form.frames]) if form.frames < len(seen.seconds) else float(seen.length_s)
+            return float(min(seen.length_s, form.frames / form.fps))
+        whole = float(seen.length_s)
+        return float(seen.seconds[form.frames]) if form.frames < len(seen.seconds) else whole
 
 
 def _paired(begin: Any, frames: Iterator[Any], times: Any) -> Iterator[tuple[Any, Any]]:

@@ -105,8 +105,8 @@ def _encoded(stream: Any, frames: Iterable[Any]) -> Iterator[Any]:
 def copy_packets(
     path: Path, stream_index: int, index: FrameIndex, first: int, end: int, target: Path, sound: Any | None
 ) -> None:
-    """Copy the packets of frames [first, end) into an mp4, without decoding. The first must be a key frame whose time is
-    an address."""
+    """Copy the packets of frames [first, end) into an mp4, without decoding. The first must be a key frame whose
+    time is an address."""
     import av
 
     start = int(index.pts[first])
@@ -148,7 +148,8 @@ def encode(
 ) -> None:
     """Write frames as H.264: whole, upright, with square pixels, in 8 bits of limited range, and in the common form.
 
-    Where the size of the frames changes on the way, all are brought to that of the first. Raises BadMedia where there are none.
+    Where the size of the frames changes on the way, all are brought to that of the first. Raises BadMedia where
+    there are none.
     """
     import av
 
@@ -159,7 +160,9 @@ def encode(
         raise BadMedia("there are no frames")
     base = Fraction(first.time_base)
     with av.open(str(target), "w", format="mp4", options=MUX) as out:
-        video = out.add_stream("libx264", rate=_rate(stream, form), options={"crf": str(quality.crf), "preset": quality.preset})
+        video = out.add_stream(
+            "libx264", rate=_rate(stream, form), options={"crf": str(quality.crf), "preset": quality.preset}
+        )
         context = video.codec_context
         context.width, context.height, context.pix_fmt = first.width, first.height, "yuv420p"
         context.time_base, context.thread_count = base, 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,8 @@ class Origin:
             reader.close()
         if self._sounds:
             self._sounds.close()
-        try:
+        with suppress(PermanentError):  # a change that concerns no clip that is still to be cut
             self._stack.close()
-        except PermanentError:  # a change that concerns no clip that is still to be cut
-            pass
 
     def check_unchanged(self) -> None:
         """Raises PermanentError where the file was touched since it was opened."""
@@ -106,7 +105,7 @@ class Origin:
         pts = self.index.pts
         stop = [pts[end]] if end < len(pts) else [2 * pts[end - 1] - pts[end - 2] if end > 1 else pts[end - 1] + 1]
         times = np.append(pts[first:end], stop) - pts[first]
-        return [Shown(int(a), int(b - a)) for a, b in zip(times[:-1], times[1:], strict=True)]
+        return [Shown(int(a), int(b - a)) for a, b in pairwise(times)]
 
     def seen(self, first: int, end: int) -> Seen:
         """What the pass saw of frames [first, end)."""

@@ -1,7 +1,7 @@
 """The sound of a clip, on its own clock: as long as the pictures, each sample at its time, silence where there is none.
 
-Sound is placed by what its container says of it, beside what it says of the pictures. Where footage was joined end to end its
-times jump; pictures and sound of one part go together (`epoch`).
+Sound is placed by what its container says of it, beside what it says of the pictures. Where footage was joined end
+to end its times jump; pictures and sound of one part go together (`epoch`).
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ class Piece:
     at_s: float
 
 
-def pieces_of(said: Sequence[int | None], epochs: Sequence[int], times: Sequence[float], length_s: float, base: Fraction) -> list[Piece]:
+def pieces_of(
+    said: Sequence[int | None], epochs: Sequence[int], times: Sequence[float], length_s: float, base: Fraction
+) -> list[Piece]:
     """The stretches of the container's clock that a clip's frames cover.
 
-    said: what the container said of each frame, in ticks of `base`; epochs: its part; times: when it is shown, in seconds from
-    the clip's start; length_s: how long the clip is.
+    said: what the container said of each frame, in ticks of `base`; epochs: its part; times: when it is shown, in
+    seconds from the clip's start; length_s: how long the clip is.
     """
     found: list[Piece] = []
     at = 0
@@ -174,6 +176,8 @@ class SoundReader:
 
         container = self._container("seek")
         stream = pick_audio(container)
+        if stream is None:
+            return
         try:
             container.seek(round((piece.start_s - PREROLL_S) / stream.time_base), stream=stream, backward=True)
             for packet in container.demux(stream):
@@ -208,12 +212,14 @@ class SoundReader:
         self._frames, self._served = self._sequence(), None
 
     def _sequence(self) -> Iterator[tuple[int, float, Any]]:
-        """(epoch, time, frame) of all the sound. Parts are told by jumps of its own times; which part it is, by where the
+        """(epoch, time, frame) of all the sound. Parts are told by jumps of its own times; which it is, by where the
         pictures are then."""
         import av
 
         container = self._container("sequence")
         audio = pick_audio(container)
+        if audio is None:
+            return
         breaks = knows_breaks(container)
         pictures, sounds = _Jumps(breaks), _Jumps(breaks)
         epoch = 0

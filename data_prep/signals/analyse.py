@@ -74,14 +74,17 @@ class Analyse(Step):
         from data_prep.signals.store import write_signals
         from data_prep.sources.reading import open_media, unchanged_file
 
-        with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:
-            with open_media(path, self.config.time_limit_s) as container:
-                signals = decode_signals(
-                    container,
-                    self.signal_config(self.config),
-                    stream_index=row["stream_index"],
-                    time_limit_s=self.config.time_limit_s,
-                )
+        limit_s = self.config.time_limit_s
+        with (
+            unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path,
+            open_media(path, limit_s) as container,
+        ):
+            signals = decode_signals(
+                container,
+                self.signal_config(self.config),
+                stream_index=row["stream_index"],
+                time_limit_s=limit_s,
+            )
         if signals.truncated and "time limit" in (signals.decode_error or ""):
             raise TimeoutError(signals.decode_error)
         pictures = self.workspace.put(pack_pictures(signals.thumbnails), PICTURES_SUFFIX)

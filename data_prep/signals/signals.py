@@ -134,8 +134,10 @@ class Clock:
     """Strictly increasing times for frames in presentation order, whatever their container says of them.
 
     A frame that comes with a later time than the one before keeps it. Frames that share a time, or go back by a little,
-    are spread evenly up to the next one that rises, so they are held back until then. A jump back by far, and in formats
-    that know breaks (`breaks`: MPEG streams) one forward too, is footage joined end to end: it goes on where it was. Where more pts
+    are spread evenly up to the next one that rises, so they are held back until then. A jump back by far, and in
+    formats
+    that know breaks (`breaks`: MPEG streams) one forward too, is footage joined end to end: it goes on where it was.
+    Where more pts
     than dts go backwards, dts count, as in FFmpeg's own guess; where nothing is said the stream's frame rate decides.
     """
 

@@ -78,8 +78,8 @@ def presented(
 ) -> Iterator[Any]:
     """The frames of a stream in presentation order; a packet that does not decode is passed over.
 
-    This loop is what gives frames their numbers, so everything that counts frames counts here. tolerates is told of each
-    error and says whether to go on; ended is asked before every packet.
+    This loop is what gives frames their numbers, so everything that counts frames counts here. tolerates is told of
+    each error and says whether to go on; ended is asked before every packet.
     """
     import av
 

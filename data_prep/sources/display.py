@@ -91,11 +91,13 @@ class Deinterlacer:
     """Makes whole pictures of interlaced frames, one for each; others pass as they are.
 
     Nothing is done until a frame is flagged interlaced. From then on frames go through bwdif, which is one frame late
-    and leaves those that are not flagged alone. `take` is called with each picture and what was handed in with it, in order.
+    and leaves those that are not flagged alone. `take` is called with each picture and what was handed in with it,
+    in order.
     """
 
     def __init__(self, take: Callable[[Any, Any], None]) -> None:
-        self._take, self._graph = take, None
+        self._take = take
+        self._graph: Any = None
         self._shape: tuple[Any, ...] = ()
         self._waiting: deque[tuple[Any, Any]] = deque()
 
@@ -154,9 +156,7 @@ def _bwdif(frame: Any) -> Any:
 
     graph = av.filter.Graph()
     graph.threads = 1
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
-    )
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
     bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
     sink = graph.add("buffersink")
     source.link_to(bwdif)

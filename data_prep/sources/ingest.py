@@ -195,8 +195,8 @@ def pick_video(container: Any) -> tuple[Any, int]:
 class Packets:
     """What the packets of one stream say, in the stream's time base, and the first two frames that decode.
 
-    times: presentation times as one sequence that rises, footage that was joined end to end laid out one part after the other. count:
-    frames to be shown; read: with those that are only decoded.
+    times: presentation times as one sequence that rises, footage that was joined end to end laid out one part after
+    the other. count: frames to be shown; read: with those that are only decoded.
     """
 
     frames: list[Any] = field(default_factory=list)
@@ -258,11 +258,11 @@ class Parts:
     def add(self, when: int, dts: int | None) -> None:
         """The next packet."""
         now = when if dts is None else dts
-        if self._latest is not None:
-            if now < self._latest - self._back or (self._far and now > self._latest + self._far):
-                self._parts.append(array("q"))
-                self._latest = None
-        self._latest = now if self._latest is None else max(now, self._latest)
+        latest = now if self._latest is None else self._latest
+        if now < latest - self._back or (self._far and now > latest + self._far):
+            self._parts.append(array("q"))
+            latest = now
+        self._latest = max(now, latest)
         self._parts[-1].append(when)
 
     def laid_out(self) -> npt.NDArray[np.int64]:
@@ -294,8 +294,7 @@ def decoded(packet: Any) -> list[Any]:
 
 
 def picture(stream: Any, first: Any) -> Row:
-    """The picture's size, shape and kind; display size is after rotation and pixel aspect. `mirrored`: across, after the
-    rotation."""
+    """The picture's size, shape and kind; display size is after rotation and aspect. `mirrored`: across, after it."""
     context = stream.codec_context
     aspect = pixel_aspect(stream)
     shown = orientation_of(first)
@@ -325,10 +324,8 @@ def timing(stream: Any, packets: Packets) -> Row:
     gaps = shared(gaps) if len(gaps) else gaps
     steps = np.sort(gaps[gaps > 0])
     step = int(steps[len(steps) // 2]) if len(steps) else stated
-    if len(times) > 1:
-        duration = int(times[-1] - times[0]) + (packets.last_duration or step)
-    else:
-        duration = step * packets.count
+    last = packets.last_duration or step
+    duration = int(times[-1] - times[0]) + last if len(times) > 1 else step * packets.count
     seconds = float(duration * base)
     return {
         "time_base_num": base.numerator,

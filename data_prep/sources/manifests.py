@@ -42,7 +42,8 @@ def _picked(name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], columns: M
 
 
 def as_text(value: Any) -> str:
-    """A cell as text: 0 is "0", what is missing (null, NaN) is "", a whole number that a table made a float of is whole."""
+    """A cell as text: 0 is "0", what is missing (null, NaN) is "", a whole number that a table made a float of is
+    whole."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():

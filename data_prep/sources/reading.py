@@ -57,7 +57,7 @@ def local_file(uri: str, check: Callable[[], None] = lambda: None) -> Iterator[P
 def unchanged_file(
     uri: str, size: int, sha256: str, version: str, check: Callable[[], None] = lambda: None
 ) -> Iterator[Path]:
-    """`local_file` of footage that was probed before: its length, SHA-256, and version (mtime or etag) as they were listed.
+    """`local_file` of footage that was probed before: its length, SHA-256, and version (mtime or etag).
 
     Where length and version are as they were the content counts as the same, and is not hashed; where only the version
     differs it is hashed once. Raises PermanentError where it is another file now, or becomes one while it is read.
@@ -147,7 +147,7 @@ def knows_breaks(container: Any) -> bool:
     """Whether a container's format may have breaks in its times: MPEG program and transport streams."""
     from av.format import Flags
 
-    return bool(int(container.format.flags) & Flags.ts_discont.value)
+    return bool(int(container.format.flags) & int(Flags.ts_discont.value))
 
 
 def copy_to(uri: str, target: Path) -> None:

@@ -41,7 +41,8 @@ class Sources(Job):
             sql.register(name, table)
         columns = ", ".join(f"i.{f.name}" for f in Ingest.writes)
         sql.execute(
-            f"""CREATE TEMP VIEW joined AS SELECT r.id AS root_id, r.position, r.uri, r.version, r.label, r.caption, r.licence,
+            f"""CREATE TEMP VIEW joined AS SELECT r.id AS root_id, r.position, r.uri, r.version, r.label, r.caption,
+            r.licence,
             i.status, i.reasons, i.error, {columns},
             left(sha256(i.sha256 || '/' || i.stream_index), 32) AS content_id,
             row_number() OVER (PARTITION BY i.status, i.sha256, i.stream_index ORDER BY r.position) AS nth,

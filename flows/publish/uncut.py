@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +24,8 @@ COLUMNS = pa.schema(
 
 
 def uncut(survey: Survey) -> pa.Table:
-    """One row per clip that is not in the dataset: status is error, or rejected where it does not fit the common form."""
+    """One row per clip that is not in the dataset: status is error, or rejected where it does not fit the common
+    form."""
     rows = survey.query(
         f"""SELECT r.clip_id, r.uri, r.start_s, r.end_s, c.status, c.error, c.reasons
         FROM v_cut c JOIN {ROOT_UNITS} r ON r.id = c.input_id WHERE c.status <> 'ok' ORDER BY r.position"""
@@ -31,7 +33,7 @@ def uncut(survey: Survey) -> pa.Table:
     return pa.Table.from_pylist([{**row, "reason": _sentence(row)} for row in rows], COLUMNS)
 
 
-def _sentence(row: dict) -> str:
+def _sentence(row: dict[str, Any]) -> str:
     """The reason in words: without the name of the exception, and where in the code it was raised."""
     if row["reasons"]:
         return "; ".join(f"{r['metric']} is {r['value']}, {r['op']} {r['threshold']} is needed" for r in row["reasons"])
@@ -46,6 +48,8 @@ def said(table: pa.Table) -> list[str]:
     count = "1 clip was" if table.num_rows == 1 else f"{table.num_rows} clips were"
     lines = [f"{count} not cut:"]
     lines += [f"  {r['uri'].rsplit('/', 1)[-1]} {r['start_s']:.2f}-{r['end_s']:.2f} s: {r['reason']}" for r in rows]
-    return lines + ([f"  and {table.num_rows - MOST} more"] if table.num_rows > MOST else []) + [
-        "`rushes table uncut` has all of them"
-    ]
+    return (
+        lines
+        + ([f"  and {table.num_rows - MOST} more"] if table.num_rows > MOST else [])
+        + ["`rushes table uncut` has all of them"]
+    )

@@ -1,7 +1,7 @@
-"""Footage whose frames carry their number, in the kinds that go wrong, and readers of it that owe nothing to the project's.
+"""Footage whose frames carry their number, in the kinds that go wrong, and readers of it that are not the project's.
 
-A frame's number stands on its bottom row as twelve dark and light blocks, the lowest bit on the left. What a file shows is read by
-ffmpeg, which turns and mirrors as players do; what it sounds by PyAV.
+A frame's number stands on its bottom row as twelve dark and light blocks, the lowest bit on the left. What a file
+shows is read by ffmpeg, which turns and mirrors as players do; what it sounds by PyAV.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def shown(path: Path) -> np.ndarray:
     """The frames of a file in grey as players show them: uint8 [n, h, w]. All must be of one size."""
     with av.open(str(path)) as container:
         first = next(container.decode(video=0))
-        size = (first.width, first.height) if round((first.rotation or 0) / 90) % 2 == 0 else (first.height, first.width)
+        size = (
+            (first.width, first.height) if round((first.rotation or 0) / 90) % 2 == 0 else (first.height, first.width)
+        )
     words = ["-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", f"scale={size[0]}:{size[1]}"]
     command = [ffmpeg_binary(), "-v", "error", *words, "-f", "rawvideo", "-pix_fmt", "gray", "-"]
     data = subprocess.run(command, check=True, capture_output=True).stdout
@@ -94,7 +96,11 @@ def heard(path: Path) -> tuple[float, float, float]:
             wave = np.abs(frame.to_ndarray()).max(axis=0)
             start = float(frame.pts * frame.time_base)
             end = start + frame.samples / frame.sample_rate
-            times += [start + k / frame.sample_rate for k in np.flatnonzero(wave > 0.05)[[0, -1]]] if (wave > 0.05).any() else []
+            times += (
+                [start + k / frame.sample_rate for k in np.flatnonzero(wave > 0.05)[[0, -1]]]
+                if (wave > 0.05).any()
+                else []
+            )
     return (times[0], times[-1], end) if times else (0.0, 0.0, end)
 
 
@@ -120,7 +126,9 @@ def make(folder: Path, tmp: Path) -> dict[str, int]:
     (folder / "joined.mpg").write_bytes(b"".join(p.read_bytes() for p in parts))
     options = ("-vf", "setfield=tff", "-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-q:v", "3")
     encoded(folder / "interlaced.mpg", frames((16, 17)), *options)
-    encoded(folder / "open_groups.ts", frames((18, 19)), *H264, "open-gop=1:keyint=20:min-keyint=20:bframes=3:scenecut=0")
+    encoded(
+        folder / "open_groups.ts", frames((18, 19)), *H264, "open-gop=1:keyint=20:min-keyint=20:bframes=3:scenecut=0"
+    )
     encoded(folder / "anamorphic.mp4", frames((20,)), "-vf", "setsar=4/3", *H264, KEYS)
     encoded(folder / "full_range.mov", frames((21, 22)), "-c:v", "mjpeg", "-q:v", "3")
     at_times(folder / "pairs.mkv", frames((23, 24)), [80 * (i // 2) for i in range(2 * SHOT)])
@@ -131,9 +139,41 @@ def make(folder: Path, tmp: Path) -> dict[str, int]:
     picture = encoded(tmp / "picture.mp4", frames((28, 29)), *H264, KEYS)
     sound, other = tone(tmp / "tone.wav", 2.4), encoded(tmp / "other.mp4", frames((30, 31)), *H264, KEYS)
     third = encoded(tmp / "third.mp4", frames((32, 33)), *H264, KEYS)
-    ffmpeg("-i", picture, "-i", sound, "-c:v", "copy", "-c:a", "aac", "-chunk_duration", "900000", folder / "chunks.mp4")
-    ffmpeg("-i", other, "-itsoffset", "0.6", "-i", sound, "-c:v", "copy", "-c:a", "libopus", "-t", "2.4", folder / "sound_late.mkv")
-    ffmpeg("-itsoffset", "0.5", "-i", third, "-i", sound, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "aac", folder / "pictures_late.mkv")
+    ffmpeg(
+        "-i", picture, "-i", sound, "-c:v", "copy", "-c:a", "aac", "-chunk_duration", "900000", folder / "chunks.mp4"
+    )
+    ffmpeg(
+        "-i",
+        other,
+        "-itsoffset",
+        "0.6",
+        "-i",
+        sound,
+        "-c:v",
+        "copy",
+        "-c:a",
+        "libopus",
+        "-t",
+        "2.4",
+        folder / "sound_late.mkv",
+    )
+    ffmpeg(
+        "-itsoffset",
+        "0.5",
+        "-i",
+        third,
+        "-i",
+        sound,
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "aac",
+        folder / "pictures_late.mkv",
+    )
     ones = {"anamorphic.mp4", "late.mkv"}
     threes = {"joined.ts", "joined.mpg"}
     return {p.name: 1 if p.name in ones else 3 if p.name in threes else 2 for p in folder.iterdir()}

@@ -1,11 +1,10 @@
-"""Footage that goes wrong, from files to a dataset by the command line: every published clip shows its own frames, upright,
-with its own sound, or is said not to be there."""
+"""Footage that goes wrong, from files to a dataset by the command line: each published clip shows its own frames,
+upright, with its own sound, or is said not to be there."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +78,9 @@ def test_every_clip_of_every_kind_is_there_with_its_own_frames(made):
             assert stored.shape[1:] == (source.shape[1], round(source.shape[2] * aspect / 2) * 2), row["name"]
             if aspect == 1:
                 off = np.abs(stored.astype(int) - source).mean(axis=(1, 2))
-                assert off.max() < 8, f"{row['name']} {row['start_frame']}: another picture, or turned, by {off.max():.1f}"
+                assert off.max() < 8, (
+                    f"{row['name']} {row['start_frame']}: another picture, or turned, by {off.max():.1f}"
+                )
         if not any(w in row["name"] for w in ("rotated", "mirrored", "upside")):
             assert [number_of(f) for f in stored] == list(range(row["start_frame"], row["end_frame"])), row["name"]
 
@@ -106,13 +107,13 @@ def test_lengths_and_rates_are_those_of_the_frames(made):
 
 
 def test_no_clip_at_all_ends_well_and_is_said(tmp_path):
-    write(tmp_path / "short" / "a.mp4", shot(1, 9)) if (tmp_path / "short").mkdir() is None else None
-    (tmp_path / "text").mkdir()
+    for name in ("short", "text"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "short" / "a.mp4", shot(1, 9))
     (tmp_path / "text" / "a.txt").write_text("no video")
-    for name, why in (("short", "as long as clips.min_s"), ("text", "no source can be read")):
-        for _ in range(2):
-            assert f"there are no clips: no {'shot' if name == 'short' else 'source'}" in curate(tmp_path / f"{name}.store", tmp_path / name).output
-        assert why in curate(tmp_path / f"{name}.store", tmp_path / name).output
+    for name, why in (("short", "no shot of any source is as long"), ("text", "no source can be read")):
+        for _ in range(2):  # also when there is nothing left to do
+            assert f"there are no clips: {why}" in curate(tmp_path / f"{name}.store", tmp_path / name).output
         done = publish(tmp_path / f"{name}.store")
         assert done.exit_code == 2
         assert "keeps no clip" in done.output
@@ -186,7 +187,9 @@ def test_a_mistake_in_cutting_is_seen_by_the_check(tmp_path, monkeypatch, joined
     (folder / "a.ts").write_bytes(b"".join(parts) if joined else parts[0])
     curate(store, folder)
     plain = counting.FrameReader.frames
-    monkeypatch.setattr(counting.FrameReader, "frames", lambda self, a, b: plain(self, max(0, a - 1), b - 1 if a else b))
+    monkeypatch.setattr(
+        counting.FrameReader, "frames", lambda self, a, b: plain(self, max(0, a - 1), b - 1 if a else b)
+    )
     done = publish(store, "publish.video.size=96")
     if joined:
         assert "1 clip was not cut:" in done.output
@@ -214,7 +217,10 @@ def test_a_still_camera_before_which_other_things_happen_gives_no_copies(tmp_pat
     assert done.exit_code == 0, done.output
     names = {c["clip_id"]: Path(c["uri"]).name for c in table(store, "clips")}
     verdicts = {names[v["clip_id"]]: names.get(v["duplicate_of"], "") for v in table(store, "verdicts")}
-    assert sorted(n for n, of in verdicts.items() if not of) in (["0.mp4", "1.mp4", "2.mp4", "3.mp4"], ["1.mp4", "2.mp4", "3.mp4", "copy.mp4"])
+    assert sorted(n for n, of in verdicts.items() if not of) in (
+        ["0.mp4", "1.mp4", "2.mp4", "3.mp4"],
+        ["1.mp4", "2.mp4", "3.mp4", "copy.mp4"],
+    )
     assert len(verdicts) == 5
 
 
