@@ -145,6 +145,8 @@ def _from_manifest(rows: Iterable[Row], folder: Path) -> Iterator[Row]:
             yield row if not uri.startswith("file://") else {**row, **local_row(local_path_of(uri) or Path(uri))}
             continue
         path = Path(os.path.normpath(folder / uri))
+        if uri != uri.strip() and not os.path.lexists(path):  # a name may begin with a space; more often one slipped in
+            path = Path(os.path.normpath(folder / uri.strip()))
         if not os.path.isabs(uri) and not path.is_relative_to(folder):
             yield {**row, "uri": local_uri(path), "size": 0, "problem": "the path leads out of the manifest's folder"}
         else:
@@ -190,10 +192,11 @@ def _with_versions(rows: list[Row]) -> Iterable[Row]:
     if all("size" in row for row in rows):
         return rows
     with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-        return list(pool.map(lambda row: row if "size" in row else {**row, **_remote_facts(row["uri"])}, rows))
+        return list(pool.map(lambda row: row if "size" in row else {**row, **remote_facts(row["uri"])}, rows))
 
 
-def _remote_facts(uri: str) -> Row:
+def remote_facts(uri: str) -> Row:
+    """Size and version (etag or time) of one file on an object store; a problem where it cannot be found."""
     import fsspec
 
     try:

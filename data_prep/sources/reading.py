@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -50,6 +53,55 @@ def local_file(uri: str, check: Callable[[], None] = lambda: None) -> Iterator[P
         yield copy
 
 
+@contextmanager
+def unchanged_file(
+    uri: str, size: int, sha256: str, version: str, check: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """`local_file` of footage that was probed before: its length, SHA-256, and version (mtime or etag).
+
+    Where length and version are as they were the content counts as the same, and is not hashed; where only the version
+    differs it is hashed once. Raises PermanentError where it is another file now, or becomes one while it is read.
+    """
+    with local_file(uri, check) as path:
+        before = path.stat()
+        if before.st_size != size:
+            raise PermanentError(CHANGED)
+        if _version_of(uri, before) != version:
+            _check_hash(uri, path, before, sha256, check)
+        yield path
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise PermanentError(CHANGED)
+
+
+CHANGED = "the source is another file now than the one that was curated; curate again"
+
+
+def _version_of(uri: str, found: os.stat_result) -> str:
+    """As `data_prep.sources.listing` notes it."""
+    if local_path_of(uri) is not None:
+        return str(found.st_mtime_ns)
+    from data_prep.sources.listing import remote_facts
+
+    return str(remote_facts(uri)["version"])
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of(uri: str, size: int, modified: int, path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(COPY_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_hash(uri: str, path: Path, found: os.stat_result, sha256: str, check: Callable[[], None]) -> None:
+    check()
+    if _hash_of(uri, found.st_size, found.st_mtime_ns, path) != sha256:
+        raise PermanentError(CHANGED)
+    check()
+
+
 def only_this_file(path: Path, name: str) -> Callable[..., Any]:
     """A libav open hook that opens one path, under this name: playlists cannot pull in other files or addresses."""
 
@@ -89,6 +141,13 @@ def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
             if stream.codec_context:
                 stream.codec_context.options = LIMITS
         yield container
+
+
+def knows_breaks(container: Any) -> bool:
+    """Whether a container's format may have breaks in its times: MPEG program and transport streams."""
+    from av.format import Flags
+
+    return bool(int(container.format.flags) & int(Flags.ts_discont.value))
 
 
 def copy_to(uri: str, target: Path) -> None:
