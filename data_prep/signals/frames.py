@@ -52,8 +52,8 @@ _DETAIL = [
     *[(f"bar_{side}", pa.float32()) for side in Bars._fields],
 ]
 FRAMES = pa.schema([*_PER_FRAME, *[pa.field(n, t) for n, t in [*_FLOW, *_DETAIL]]])
-"""One row a frame. pts rises strictly (see `signals.Clock`), said is what the container said, epoch how often its times had
-jumped before. time_s counts from the first frame. luma, contrast (0-255 scale) and black (share of black pixels)
+"""One row a frame. pts rises strictly (see `signals.Clock`), said is what the container said, epoch how often its times
+had jumped before. time_s counts from the first frame. luma, contrast (0-255 scale) and black (share of black pixels)
 are of this frame, change is the mean absolute luma difference to the frame before. Null where not sampled: flow against
 frame `flow_from` (units of `measures.motion.Motion`), and the details: sharpness at 512 pixels, blockiness at coded
 pixels, a 64-bit perceptual hash, and the share of each black bar."""
@@ -182,8 +182,8 @@ class FrameMeter:
 
 
 def signature_of(frame: Any, stream: Any) -> tuple[np.ndarray, bool]:
-    """The signature of a frame, made as the pass makes it: uint8 [864], and whether its values are of full range (0 to 255,
-    not 16 to 235)."""
+    """The signature of a frame, made as the pass makes it: uint8 [864], and whether its values are of full
+    range (0 to 255, not 16 to 235)."""
     turn = orientation_of(frame)
     size = size_at(*square_size(frame.width, frame.height, pixel_aspect(stream)), ANALYSIS_SIDE)
     small = frame.reformat(*size, "yuv420p", interpolation="FAST_BILINEAR", threads=1)

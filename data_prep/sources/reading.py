@@ -22,6 +22,8 @@ TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 """Demuxers that make a picture of any text file."""
 MAX_PIXELS = 1 << 26
 """The largest picture that is decoded, 8192 x 8192: a file of a few bytes may claim one that fills the memory."""
+TS_DISCONT = 0x0200
+"""AVFMT_TS_DISCONT."""
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """Options of every decoder."""
 
@@ -145,9 +147,7 @@ def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
 
 def knows_breaks(container: Any) -> bool:
     """Whether a container's format may have breaks in its times: MPEG program and transport streams."""
-    from av.format import Flags
-
-    return bool(int(container.format.flags) & int(Flags.ts_discont.value))
+    return bool(int(container.format.flags) & TS_DISCONT)
 
 
 def copy_to(uri: str, target: Path) -> None:
