@@ -54,7 +54,7 @@ CLIP_ROOTS = pa.schema(
         ("captions", pa.list_(CAPTION)),
     ]
 )
-"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need, and the scores of
+"""What a publication starts from: one kept clip with all that cutting, splitting and indexing need, and the scores of
 its curation as further columns. motion is null where it was not measured. siblings: the frame ranges of the clips of
 its source that are published with it (`data_prep.publish.origin.pack_spans`)."""
 

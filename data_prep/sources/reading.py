@@ -7,13 +7,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from stages.core.step import PermanentError
+from stages.core.step import PermanentError, Row
 
 COPY_BYTES = 1 << 20
 PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp", "vapoursynth", "avisynth", "lavfi"})
@@ -26,6 +26,8 @@ TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT."""
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """Options of every decoder."""
+VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
+"""What object stores call that by which a file tells that it has changed."""
 
 
 def local_path_of(uri: str) -> Path | None:
@@ -80,12 +82,27 @@ CHANGED = "the source is another file now than the one that was curated; curate 
 
 
 def _version_of(uri: str, found: os.stat_result) -> str:
-    """As `data_prep.sources.listing` notes it."""
+    """As the listing notes it."""
     if local_path_of(uri) is not None:
         return str(found.st_mtime_ns)
-    from data_prep.sources.listing import remote_facts
-
     return str(remote_facts(uri)["version"])
+
+
+def facts_of(info: Mapping[str, Any]) -> Row:
+    """Size and version of a file from what its file system says of it."""
+    version = next((str(info[k]) for k in VERSIONS if info.get(k)), "")
+    return {"size": int(info.get("size") or 0), "version": version, "problem": ""}
+
+
+def remote_facts(uri: str) -> Row:
+    """Size and version (etag or time) of one file on an object store; a problem where it cannot be found."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+        return facts_of(fs.info(path))
+    except Exception as error:  # a bad row of a manifest never stops the batch, whatever its file system raises
+        return {"size": 0, "version": "", "problem": f"cannot be found: {error}"}
 
 
 @functools.lru_cache(maxsize=4096)
