@@ -28,7 +28,7 @@ WATCH = (
     "who or what the subject is, what it does from the beginning to the end, the scene, how the camera moves, and the "
     "visual style. State only what can be seen. Do not speak of pictures, frames or a video."
 )
-READS = ("clip_id", "start_s", "end_s", "start_pts", "end_pts", "start_frame", "n_frames", "label", "caption")
+READS = ("clip_id", "start_s", "end_s", "start_pts", "addressable", "start_frame", "n_frames", "label", "caption")
 """What decides the captions of a clip, beside its frames."""
 REWRITE = (
     "Below are notes on one video clip, in order of time. Make one description of them. Keep the order of events, and "
@@ -158,13 +158,15 @@ def _hint(row: Row, config: AskConfig) -> str:
 def pictures_for(row: Row, asked: Iterable[Question], side: int) -> dict[int, Any]:
     """The pictures of all questions of a clip by frame number, decoded in one go."""
     from data_prep.signals.pictures import Fit, Moment, pictures_at
-    from data_prep.sources.reading import local_file
+    from data_prep.sources.reading import unchanged_file
 
-    numbers = sorted({n for q in asked for n in q.frames})
-    length, span = row["end_pts"] - row["start_pts"], max(1, row["n_frames"])
-    moments = [Moment(n, row["start_pts"] + (n - row["start_frame"]) * length // span) for n in numbers]
-    with local_file(row["uri"]) as path:
-        return {numbers[i]: p for i, p in pictures_at(path, row["stream_index"], moments, Fit(long=side))}
+    first = row["start_frame"]  # the others are reached by counting on from it
+    asked_for = {n for q in asked for n in q.frames}
+    numbers = sorted({first} | asked_for)
+    moments = [Moment(n, row["start_pts"] if n == first and row["addressable"] else None) for n in numbers]
+    with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:
+        found = pictures_at(path, row["stream_index"], moments, Fit(long=side))
+        return {numbers[i]: p for i, p in found if i or first in asked_for}
 
 
 def judged(question: Question, pictures: Sequence[Any], ask: Ask, again: int, model: str) -> Caption:

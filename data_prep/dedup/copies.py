@@ -28,7 +28,7 @@ class Copies(Job):
     """One row per pair of clips that are the same."""
 
     kind = "copies"
-    version = 2
+    version = 3
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -45,7 +45,9 @@ class Copies(Job):
 
         hash_bits    the most bits of 63 that two frames' hashes may differ by, on average over a clip; below 0: off
         agreement    the least correlation of the changes within two clips, where there are changes
-        still        mean change within a clip, in grey levels, below which it counts as still and hashes decide
+        still        the largest change within a clip, in grey levels of a cell, below which it counts as still and
+        hashes
+                     decide; a small thing that moves before a still camera changes few cells, but those by much
         tint         the largest difference of two clips' mean chroma, 0-255: title cards differ by colour alone
         length_ratio the least ratio of the shorter clip's length to the longer one's
         cosine       the least cosine of two embeddings that makes them the same; 0: off
@@ -54,7 +56,7 @@ class Copies(Job):
 
         hash_bits: float = 10.0
         agreement: float = 0.7
-        still: float = 0.7
+        still: float = 2.5
         tint: float = 12.0
         length_ratio: float = 0.8
         cosine: float = 0.0
@@ -81,6 +83,8 @@ class Copies(Job):
         seconds = {r: e - s for r, s, e in zip(*(tables["clips"].column(n).to_pylist() for n in SPAN), strict=True)}
         parts = [_nothing()]
         for table in tables.values():
+            if not table.num_rows:
+                continue
             if "hashes" in table.column_names and self.config.hash_bits >= 0:
                 parts.append(self._perceptual(table.sort_by("clip_id"), seconds))
             if "embedding" in table.column_names and self.config.cosine:
@@ -104,6 +108,8 @@ class Copies(Job):
 
 
 INDEXES = ("exact", "faiss")
+NOISE = 1.0
+"""Grey levels of a cell."""
 SPAN = ("clip_id", "start_s", "end_s")
 
 
@@ -125,13 +131,24 @@ def same_course(cells: npt.NDArray[np.uint8], pairs: Pairs, agreement: float, st
     """Whether the pictures of each pair of clips change alike: bool [n], from tiny frames [clips, FRAMES, cells]."""
     found = np.zeros(len(pairs), bool)
     for at in range(0, len(pairs), 4096):
-        a, b = (cells[pairs[at : at + 4096, i]].astype(np.float32) for i in (0, 1))
-        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+        a, b = (_changes(cells[pairs[at : at + 4096, i]]) for i in (0, 1))
+        peak = np.maximum(np.abs(a).max((1, 2)), np.abs(b).max((1, 2)))
+        a, b = _above_noise(a), _above_noise(b)
         power = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
         course = (a * b).sum((1, 2)) / np.maximum(power, 1e-6)
-        moves = np.maximum(np.abs(a).mean((1, 2)), np.abs(b).mean((1, 2)))
-        found[at : at + 4096] = (course >= agreement) | (moves < still)
+        found[at : at + 4096] = (course >= agreement) | (peak < still)
     return found
+
+
+def _changes(cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """How far each cell is from its mean over the clip."""
+    values = cells.astype(np.float32)
+    return np.asarray(values - values.mean(1, keepdims=True), np.float32)
+
+
+def _above_noise(changes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Changes without what coding and rounding do to every cell, a grey level or so."""
+    return np.asarray(np.sign(changes) * np.maximum(np.abs(changes) - NOISE, 0), np.float32)
 
 
 def same_tint(tints: npt.NDArray[np.uint8], pairs: Pairs, most: float) -> npt.NDArray[np.bool_]:

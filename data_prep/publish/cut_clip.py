@@ -1,60 +1,44 @@
-"""Write one kept clip as a file of its own: exactly its span, copied where that can be, and checked.
+"""Write each kept clip as a file of its own: exactly its frames, copied where that can be, and checked.
 
-Where the span begins on a key frame, and ends on one or at the end of the stream, its packets are copied as they are.
-Otherwise its frames are decoded and encoded again. Either way the file is decoded and held against the source: the
-number of frames, the first and the last one. A copy that does not hold is encoded; an encoding that does not, fails.
+Frames are counted in presentation order, from a key frame whose time is an address, or from the start of the file.
+Where
+a clip begins on such a key frame, and ends at one or with the source, and is shown as it is stored, its packets are
+copied;
+otherwise its frames are decoded and encoded again. Either way the written file is decoded, and every frame of it is
+held
+against what the pass over the source saw (`data_prep.publish.check`). A copy that does not hold is encoded, what was
+reached by seeking and does not hold is counted from the start, and what does not hold then is an error.
+
+All clips of a source cost at most one decode of it: where seeking to each would cost more, one pass writes them all.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from stages.core.errors import BadInput
-from stages.core.step import ARTIFACT, Inputs, PermanentError, Rejected, Resources, Row, Step
+from data_prep.publish.cutting import VideoForm
+from stages.core.step import ARTIFACT, Inputs, Rejected, Resources, Row, Step
 
-COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
+SOURCES_OPEN = 4
+"""Sources whose signals and files a worker keeps at hand."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class VideoForm:
-    """What every published clip is brought to; 0 leaves it as the source has it.
-
-    fps     frames a second
-    size    pixels of the shorter side, made even; the aspect stays
-    frames  the first so many frames; a clip that has fewer is rejected, and is not in the dataset
-    """
-
-    fps: float = 0.0
-    size: int = 0
-    frames: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.fps, self.size, self.frames) < 0 or self.size % 2:
-            raise BadInput("video: fps, size and frames are from 0, and size is even")
-
-    @property
-    def changes(self) -> bool:
-        """Whether clips are changed at all."""
-        return bool(self.fps or self.size or self.frames)
-
-
-SPAN = (
-    "source_id", "stream_index", "start_pts", "end_pts", "time_base_num", "time_base_den", "start_frame", "end_frame",
-)  # fmt: skip
-STREAM = ("codec", "container", "interlaced", "width", "height", "has_audio", "keyframe_start", "keyframe_end")
+DECIDES = ("clip_id", "source_id", "stream_index", "start_frame", "end_frame", "codec", "has_audio")
+CARRIED = ("uri", "bytes", "source_sha256", "source_version", "signals_uri", "siblings")
+"""siblings: they only make several clips in one pass."""
 
 
 class CutClip(Step):
     """One mp4 per kept clip."""
 
     kind = "cut"
-    version = 2
+    version = 3
     writes = pa.schema(
         [
             ("clip_id", pa.string()),
@@ -68,13 +52,15 @@ class CutClip(Step):
             ("has_audio", pa.bool_()),
             ("first_difference", pa.float64()),
             ("last_difference", pa.float64()),
+            ("largest_difference", pa.float64()),
         ]
     )
     resources = Resources(batch_rows=4)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """video: a common form. audio: keep the sound. crf 0 to 51 and preset are x264's. difference: see `_check`."""
+        """video: a common form. audio: keep the sound. crf 0 to 51 and preset are x264's. difference: the grey levels
+        mean square of 18 x 32 cells) that a written frame may differ by from what was seen of it."""
 
         video: VideoForm = field(default_factory=VideoForm)
         audio: bool = False
@@ -84,113 +70,130 @@ class CutClip(Step):
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
-        """The span of a source, and what its stream is like; where its file lies is carried."""
-        return Inputs(depends=("clip_id", *SPAN, *STREAM), carries=("uri", "bytes"))
+        """The span of a source, and what its stream is like; where its file lies, what the pass saw of it, and what
+        else is cut from it are carried."""
+        return Inputs(depends=DECIDES, carries=CARRIED)
+
+    def __init__(self, config: Any, workspace: Any, name: str = "") -> None:
+        super().__init__(config, workspace, name)
+        self._sources: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._folder = tempfile.TemporaryDirectory(prefix="rushes-")
+        self._made: dict[tuple[str, int, int], tuple[Path, Row] | Exception] = {}
 
     def process(self, row: Row) -> Row:
         """Cut, check and keep one clip. Raises BadMedia where no way of cutting gives its frames, PermanentError where
         the source is another file now, Rejected for a clip that has fewer frames than wanted."""
-        from data_prep.publish.cutting import source_ends, span_of
-        from data_prep.sources.reading import local_file
-
-        form = self.config.video
-        with local_file(row["uri"]) as path, tempfile.TemporaryDirectory(prefix="rushes-") as folder:
-            if path.stat().st_size != row["bytes"]:
-                raise PermanentError("the source changed after it was curated; curate again")
-            span, target = span_of(row), Path(folder) / "clip.mp4"
-            if form.frames and not form.fps and span.n_frames < form.frames:
-                raise Rejected("n_frames", span.n_frames, ">=", form.frames)
-            ends = source_ends(path, span, every=bool(form.fps or form.frames))
-            method, checked = self._write(row, path, span, ends, target)
+        form, first, end = self.config.video, row["start_frame"], row["end_frame"]
+        if form.frames and not form.fps and end - first < form.frames:
+            raise Rejected("n_frames", end - first, ">=", form.frames)
+        source = self._source(row)
+        key = (source.key, first, end)
+        if key not in self._made and source.in_one_pass:
+            self._pass(source)
+        with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
+            made = self._made.pop(key, None) or self._cut(source, first, end, Path(folder) / "clip.mp4")
+            if isinstance(made, Exception):
+                raise made
+            target, facts = made
+            source.check_unchanged()
             kept = self.workspace.put(target.read_bytes(), ".mp4")
-            return {"clip_id": row["clip_id"], **kept, **self._facts(target), "method": method, **checked}
+            if target.parent != Path(folder):
+                target.unlink()
+        return {"clip_id": row["clip_id"], **kept, **facts}
 
-    def _write(self, row: Row, path: Path, span: Any, ends: Any, target: Path) -> tuple[str, Row]:
+    def _source(self, row: Row) -> Any:
+        """The source of a row, from those at hand where it is there."""
+        from data_prep.publish.origin import Origin, stamp
+
+        key = (row["uri"], row["source_sha256"], row["stream_index"], row["siblings"], stamp(row["uri"]))
+        if key not in self._sources:
+            while len(self._sources) >= SOURCES_OPEN:
+                self._sources.popitem(last=False)[1].close()
+            self._sources[key] = Origin(row, self.workspace)
+        self._sources.move_to_end(key)
+        return self._sources[key]
+
+    def _pass(self, source: Any) -> None:
+        """Write all clips of a source that are wanted, in one decode of it. Those that are not asked for go with the
+        worker."""
+        for first, end in source.siblings:
+            target = Path(self._folder.name) / f"{source.key}-{first}-{end}.mp4"
+            form = self.config.video
+            if form.frames and not form.fps and end - first < form.frames:
+                continue
+            try:
+                self._made[source.key, first, end] = self._cut(source, first, end, target)
+            except Exception as error:  # it belongs to the row of that clip
+                self._made[source.key, first, end] = error
+        source.in_one_pass = False
+
+    def _cut(self, source: Any, first: int, end: int, target: Path) -> tuple[Path, Row]:
         """Try the ways of cutting in turn; the first whose result holds is taken."""
-        from data_prep.publish.cutting import copy_packets, encode
+        from av import FFmpegError
+
+        from data_prep.publish.check import check_written, read_written
+        from data_prep.publish.cutting import Quality, copy_packets, encode
+        from data_prep.publish.sound import check_sound
         from stages.core.media import BadMedia
 
-        audio = self.config.audio and bool(row["has_audio"])
-        options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": self.config.crf, "preset": self.config.preset}
-        options |= {"threads": 1, **({"acodec": "aac"} if audio else {})}
-        options |= {"shortest": None} if audio and self.config.video.frames else {}
-        ways: list[tuple[str, Callable[[], None]]] = [
-            ("encode", lambda: encode(path, row["container"], span, target, self._chain(row), audio, options)),
-            ("count", lambda: encode(path, row["container"], span, target, self._chain(row), audio, options, True)),
-        ]
-        if self._can_copy(row):
-            ways.insert(0, ("copy", lambda: copy_packets(path, span, target, audio)))
+        form, seen = self.config.video, source.seen(first, end)
+        sound = source.sound(first, end, self._length(seen)) if self.config.audio else None
+
+        def encoded(index: Any) -> None:
+            reader, times = source.reader(index), source.shown(first, end)
+            frames: Iterator[Any] = reader.frames(first, end)
+            begin = next(frames)
+            encode(
+                _paired(begin, frames, times),
+                reader.stream,
+                target,
+                form,
+                Quality(self.config.crf, self.config.preset),
+                sound,
+            )
+
+        ways: list[tuple[str, Callable[[], None]]] = []
+        if source.can_copy(first, end) and not form.changes:
+            ways.append(
+                (
+                    "copy",
+                    lambda: copy_packets(source.path, source.stream_index, source.index, first, end, target, sound),
+                )
+            )
+        ways.append(("encode", lambda: encoded(source.index)))
+        if source.index.keys:
+            ways.append(("encode", lambda: encoded(source.index.counted())))
         problem = ""
         for name, way in ways:
             try:
                 way()
-                loose = 1.5 if name == "count" else 0.5
-                return "copy" if name == "copy" else "encode", self._check(span, ends, target, loose)
-            except (BadMedia, OSError) as error:
+                checked = check_written(read_written(target), seen, form, self.config.difference)
+                if sound is not None:
+                    check_sound(target, self._length(seen))
+                return target, {**_facts(target), "method": name, **checked}
+            except (BadMedia, OSError, FFmpegError, StopIteration) as error:
                 problem = str(error)
         raise BadMedia(problem)
 
-    def _can_copy(self, row: Row) -> bool:
-        ends_well = row["keyframe_start"] and row["keyframe_end"]
-        return bool(ends_well and row["codec"] in COPYABLE and not self.config.video.changes)
-
-    def _chain(self, row: Row) -> list[tuple[str, dict[str, Any]]]:
-        """Fields made into frames, square pixels, even sizes, then the common form."""
+    def _length(self, seen: Any) -> float:
+        """How long the written clip is, in seconds."""
         form = self.config.video
-        width, height = row["width"], row["height"]
-        scale = form.size / min(width, height) if form.size else 1.0
-        even = {
-            "w": max(2, round(width * scale / 2) * 2),
-            "h": max(2, round(height * scale / 2) * 2),
-            "flags": "bicubic",
-        }
-        chain: list[tuple[str, dict[str, Any]]] = [("bwdif", {"mode": "send_frame"})] if row["interlaced"] else []
-        chain += [("scale", {**even, "flags": "bicubic"}), ("setsar", {"sar": "1"})]
-        chain += [("fps", {"fps": form.fps, "round": "up"})] if form.fps else []  # what shows at each moment
-        return chain + ([("trim", {"end_frame": form.frames})] if form.frames else [])
-
-    def _check(self, span: Any, ends: Any, target: Path, loose: float) -> Row:
-        """Hold a written clip against its span: as many frames, as long but for so many of them, and ends that differ
-        by less than `difference` grey levels (root mean square at 64 x 36). Where the form picks frames, its last one
-        is held against those of the source that show at its time."""
-        from data_prep.publish.cutting import difference, written_ends
-        from stages.core.media import BadMedia
-
-        found, form = written_ends(target), self.config.video
-        if form.fps and form.frames and found.n_frames < form.frames:
-            raise Rejected("n_frames", found.n_frames, ">=", form.frames)
-        expected = form.frames or (0 if form.fps else span.n_frames)
-        if expected and found.n_frames != expected:
-            raise BadMedia(f"the written clip has {found.n_frames} frames, its span {expected}")
-        if problem := self._times(span, ends, found, loose):
-            raise BadMedia(problem)
-        first = difference(ends.first, found.first)
-        last = min(difference(grey, found.last) for grey in self._last(ends, found.n_frames))
-        if max(first, last) > self.config.difference:
-            raise BadMedia(f"the written clip's ends differ from the source's by {first:.1f} and {last:.1f} levels")
-        return {"first_difference": first, "last_difference": last}
-
-    def _times(self, span: Any, ends: Any, found: Any, loose: float) -> str:
-        """What is wrong with a written clip's times, "" where it lasts as long as its span. Frames that were found by
-        counting come from streams without times, for which two readers make up different ones."""
-        form = self.config.video
-        if form.frames or min(ends.seconds, found.seconds) < 0:
-            return ""
-        slack = 1.5 / form.fps if form.fps else 0.0
-        if abs(found.seconds - ends.seconds) <= loose * (span.end_s - span.start_s) / span.n_frames + slack:
-            return ""
-        return f"the written clip's last frame comes after {found.seconds:.3f} s, its span's after {ends.seconds:.3f} s"
-
-    def _last(self, ends: Any, written: int) -> list[Any]:
-        """What the last frame of a clip of so many frames may show, in small grey."""
-        form = self.config.video
+        if not form.frames:
+            return float(seen.length_s)
         if form.fps:
-            return list(ends.near((written - 1) / form.fps))
-        return [ends.greys[form.frames - 1]] if form.frames else [ends.last]
+            return float(min(seen.length_s, form.frames / form.fps))
+        whole = float(seen.length_s)
+        return float(seen.seconds[form.frames]) if form.frames < len(seen.seconds) else whole
 
-    def _facts(self, target: Path) -> Row:
-        from data_prep.sources.ingest import probe
 
-        found = probe(target, lambda: None)
-        names = ("display_width", "display_height", "n_frames", "fps", "duration_s", "has_audio")
-        return dict(zip(("width", "height", *names[2:]), (found[n] for n in names), strict=True))
+def _paired(begin: Any, frames: Iterator[Any], times: Any) -> Iterator[tuple[Any, Any]]:
+    yield begin, times[0]
+    yield from zip(frames, times[1:], strict=True)
+
+
+def _facts(target: Path) -> Row:
+    from data_prep.sources.ingest import probe
+
+    found = probe(target, lambda: None)
+    names = ("display_width", "display_height", "n_frames", "fps", "duration_s", "has_audio")
+    return dict(zip(("width", "height", *names[2:]), (found[n] for n in names), strict=True))

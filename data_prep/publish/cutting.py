@@ -1,227 +1,278 @@
-"""One clip out of its source, exactly: every frame of the half-open span [start_pts, end_pts) and no other."""
+"""Writing one clip as an mp4: its packets copied as they are, or its frames made ready to be shown and encoded.
+
+Which frames are a clip's is not decided here: they come by number (see `data_prep.sources.counting`).
+"""
 
 from __future__ import annotations
 
-import subprocess
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from data_prep.sources.counting import FrameIndex
+from data_prep.sources.display import deinterlaced, orientation_of, pixel_aspect
 from data_prep.sources.reading import open_media
-from stages.core.media import BadMedia, ffmpeg_binary
+from stages.core.errors import BadInput
+from stages.core.media import BadMedia
 
-TIMEOUT_S = 1800
-SEEK_MARGIN_S = 1.0
-GREY_SIZE = (64, 36)
-COUNTED_SHARE = 0.6
-"""The least share of a span's length that frames found by counting must last: below it, other frames were counted."""
-Plane = npt.NDArray[np.uint8]
-Filter = tuple[str, dict[str, Any]]
+MUX = {"movflags": "+faststart", "fflags": "+bitexact"}
+BT601 = 6
+"""The matrix that pictures without one (RGB) are converted by, and marked with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoForm:
+    """What every published clip is brought to; 0 leaves it as the source has it.
+
+    fps     frames a second
+    size    pixels of the shorter side, made even; the aspect stays
+    frames  the first so many frames; a clip that has fewer is rejected, and is not in the dataset
+    """
+
+    fps: float = 0.0
+    size: int = 0
+    frames: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.fps, self.size, self.frames) < 0 or self.size % 2:
+            raise BadInput("video: fps, size and frames are from 0, and size is even")
+
+    @property
+    def changes(self) -> bool:
+        """Whether clips are changed at all."""
+        return bool(self.fps or self.size or self.frames)
+
+    def picture(self, width: float, height: float) -> tuple[int, int]:
+        """The (width, height) of a picture that is shown as so many square pixels; both even."""
+        scale = self.size / min(width, height) if self.size else 1.0
+        return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
 @dataclass(frozen=True)
-class Span:
-    """A span of one video stream in its own time base, and the source's frames in it: [first, first + n)."""
+class Quality:
+    """Settings of x264: crf 0 to 51, and a preset."""
 
-    start_pts: int
-    end_pts: int
-    time_base: Fraction
-    stream_index: int
-    first_frame: int
-    n_frames: int
-
-    @property
-    def start_s(self) -> float:
-        """Where it starts, in seconds of the stream's own clock."""
-        return float(self.start_pts * self.time_base)
-
-    @property
-    def end_s(self) -> float:
-        """Where it ends."""
-        return float(self.end_pts * self.time_base)
+    crf: int = 18
+    preset: str = "medium"
 
 
-@dataclass(frozen=True)
-class Ends:
-    """How many frames there are, the first and last of them in small grey, and the seconds between these two; -1 where
-    frames carry no times. Where frames will be picked by their times, all of them: `times` in seconds since the first,
-    and `greys`."""
-
-    n_frames: int
-    first: Plane
-    last: Plane
-    seconds: float = -1.0
-    times: tuple[float, ...] = ()
-    greys: tuple[Plane, ...] = ()
-
-    def near(self, seconds: float) -> list[Plane]:
-        """The frame that shows at this moment, and its neighbours: which of them a change of rate picks is rounding."""
-        at = max(0, bisect_right(self.times, seconds + 1e-6) - 1)
-        return list(self.greys[max(0, at - 1) : at + 2])
+# -- sound beside the pictures -----------------------------------------------------------------------------------------
 
 
-def span_of(row: dict[str, Any]) -> Span:
-    """The span of a row of kept clips."""
-    base = Fraction(row["time_base_num"], row["time_base_den"])
-    frames = row["start_frame"], row["end_frame"] - row["start_frame"]
-    return Span(row["start_pts"], row["end_pts"], base, row["stream_index"], *frames)
+class Interleaved:
+    """An mp4 that is being written: video packets as they come, and those of the sound up to where the pictures are."""
 
+    def __init__(self, out: Any, sound: Any | None) -> None:
+        self._out, self._packets, self._waiting = out, iter(()), None
+        if sound is not None:
+            stream = out.add_stream("aac", rate=sound.rate, layout=sound.layout)
+            stream.codec_context.bit_rate = sound.bit_rate
+            self._packets = _encoded(stream, sound.frames())
 
-# -- reading ---------------------------------------------------------------------------------------------------------
+    def mux(self, packet: Any) -> None:
+        """The next video packet."""
+        at = packet.dts * packet.time_base if packet.dts is not None else None
+        self._out.mux(packet)
+        self._sound_until(at)
 
+    def end(self) -> None:
+        """What is left of the sound."""
+        self._sound_until(None, True)
 
-def decode_span(path: Path, span: Span) -> Iterator[Any]:
-    """The frames of a span, decoded from the key frame before it. Ends early where what comes cannot be trusted:
-    frames marked corrupt (open groups of pictures, a wrong index), or a first frame that is not at the start."""
-    with open_media(path) as container:
-        stream = container.streams[span.stream_index]
-        container.seek(span.start_pts, stream=stream, backward=True)
-        started = False
-        for frame in container.decode(stream):
-            if frame.pts is None or frame.pts >= span.end_pts:
+    def _sound_until(self, at: Fraction | None, everything: bool = False) -> None:
+        while everything or at is not None:
+            packet = self._waiting or next(self._packets, None)
+            if packet is None:
                 return
-            if frame.pts < span.start_pts:
-                continue
-            if frame.is_corrupt or (not started and frame.pts != span.start_pts):
+            if not everything and at is not None and packet.pts * packet.time_base > at:
+                self._waiting = packet
                 return
-            started = True
-            yield frame
+            self._waiting = None
+            self._out.mux(packet)
 
 
-def count_to_span(path: Path, span: Span) -> Iterator[Any]:
-    """The frames of a span, decoded from the start of the file and found by counting."""
-    with open_media(path) as container:
-        for number, frame in enumerate(container.decode(container.streams[span.stream_index])):
-            if number >= span.first_frame + span.n_frames:
-                return
-            if number >= span.first_frame:
-                yield frame
-
-
-def small_grey(frame: Any) -> Plane:
-    """A frame's luma at 64 x 36, turned upright: enough to tell neighbouring frames apart, blind to coding noise."""
-    grey = frame.reformat(width=GREY_SIZE[0], height=GREY_SIZE[1], format="gray", interpolation="AREA").to_ndarray()
-    return np.ascontiguousarray(np.rot90(grey, round(frame.rotation / 90) % 4)) if frame.rotation else grey
-
-
-def ends_of(frames: Iterable[Any], every: bool = False) -> Ends:
-    """Count frames and keep the first and last, or every one. Raises BadMedia where there are none."""
-    count, first, last = 0, None, None
-    times: list[float] = []
-    greys: list[Plane] = []
+def _encoded(stream: Any, frames: Iterable[Any]) -> Iterator[Any]:
     for frame in frames:
-        first, last = (frame if first is None else first), frame
-        count += 1
-        if every:
-            times.append(_seconds_between(first, frame))
-            greys.append(small_grey(frame))
-    if first is None:
-        raise BadMedia("there are no frames")
-    seconds = _seconds_between(first, last)
-    return Ends(count, small_grey(first), small_grey(last), seconds, tuple(times), tuple(greys))
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
 
 
-def _seconds_between(first: Any, frame: Any) -> float:
-    if frame.pts is None or first.pts is None:
-        return -1.0
-    return float((frame.pts - first.pts) * frame.time_base)
+# -- copying -----------------------------------------------------------------------------------------------------------
 
 
-def source_ends(path: Path, span: Span, every: bool = False) -> Ends:
-    """The ends of a span in its source. Raises BadMedia where the source does not hold the span's frames."""
-    try:
-        found = ends_of(decode_span(path, span), every)
-        if found.n_frames == span.n_frames:
-            return found
-    except (BadMedia, OSError):  # the latter from files that cannot be sought in, such as Matroska without an index
-        pass
-    found = ends_of(count_to_span(path, span), every)
-    if found.n_frames != span.n_frames:
-        raise BadMedia(f"the source has {found.n_frames} of the span's {span.n_frames} frames")
-    length = span.end_s - span.start_s
-    if 0 <= found.seconds < COUNTED_SHARE * length and span.n_frames > 2:
-        raise BadMedia(f"the source's frames at the span's places last {found.seconds:.2f} s, the span {length:.2f} s")
-    return found
-
-
-def written_ends(path: Path) -> Ends:
-    """The ends of a written clip. Raises BadMedia where nothing was written."""
-    with open_media(path) as container:
-        if not container.streams.video:
-            raise BadMedia("the written clip has no frames")
-        return ends_of(container.decode(container.streams.video[0]))
-
-
-def difference(a: Plane, b: Plane) -> float:
-    """Root mean square difference of two small grey frames, in grey levels; 255 where their shapes differ."""
-    if a.shape != b.shape:
-        return 255.0
-    return float(np.sqrt(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)))
-
-
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def copy_packets(path: Path, span: Span, target: Path, audio: bool) -> None:
-    """Copy a span's packets into an mp4, without decoding. The span must begin on a key frame."""
+def copy_packets(
+    path: Path, stream_index: int, index: FrameIndex, first: int, end: int, target: Path, sound: Any | None
+) -> None:
+    """Copy the packets of frames [first, end) into an mp4, without decoding. The first must be a key frame whose
+    time is an address."""
     import av
 
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with open_media(path) as source, av.open(str(target), "w", format="mp4", options=options) as out:
-        video = source.streams[span.stream_index]
-        sound = next(iter(source.streams.audio), None) if audio else None
-        pairs = {s.index: out.add_stream_from_template(s) for s in (video, sound) if s is not None}
-        source.seek(span.start_pts, stream=video, backward=True)
-        for packet in source.demux([s for s in (video, sound) if s is not None]):
+    start = int(index.pts[first])
+    stop = int(index.pts[end]) if end < len(index.pts) else None
+    with open_media(path) as source, av.open(str(target), "w", format="mp4", options=MUX) as out:
+        video = source.streams[stream_index]
+        copied = out.add_stream_from_template(video)
+        both = Interleaved(out, sound)
+        source.seek(start, stream=video, backward=True)
+        for packet in source.demux(video):
             if packet.pts is None or packet.dts is None:
                 continue
-            base = packet.stream.time_base
-            start, end = (round(p * span.time_base / base) for p in (span.start_pts, span.end_pts))
-            if packet.stream is video and packet.dts >= end:
+            if stop is not None and packet.dts >= stop:
                 break
-            if start <= packet.pts < end:
-                packet.pts, packet.dts = packet.pts - start, packet.dts - start
-                packet.stream = pairs[packet.stream.index]
-                out.mux(packet)
+            if start <= packet.pts and (stop is None or packet.pts < stop):
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, copied
+                both.mux(packet)
+        both.end()
+
+
+# -- encoding ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame of a clip on its clock: when it is shown and for how long, in ticks."""
+
+    at: int
+    duration: int
 
 
 def encode(
-    path: Path, container: str, span: Span, target: Path, chain: Sequence[Filter], audio: bool, options: dict[str, Any],
-    by_count: bool = False,
-) -> None:  # fmt: skip
-    """Decode a span, filter and encode it with ffmpeg. Raises BadMedia with what ffmpeg said.
+    frames: Iterable[tuple[Any, Shown]],
+    stream: Any,
+    target: Path,
+    form: VideoForm,
+    quality: Quality,
+    sound: Any | None,
+) -> None:
+    """Write frames as H.264: whole, upright, with square pixels, in 8 bits of limited range, and in the common form.
 
-    by_count  find the frames by their number from the start of the file, for sources whose times cannot be trusted
+    Where the size of the frames changes on the way, all are brought to that of the first. Raises BadMedia where
+    there are none.
     """
-    import ffmpeg
+    import av
 
-    seek = {"ss": f"{max(0.0, span.start_s - SEEK_MARGIN_S):.6f}", "seek_timestamp": 1}
-    source = ffmpeg.input(
-        f"file:{path}", format=container.split(",")[0], protocol_whitelist="file", copyts=None, threads=1,
-        **({} if by_count else seek),
-    )  # fmt: skip
-    wanted = (
-        {"start_frame": span.first_frame, "end_frame": span.first_frame + span.n_frames}
-        if by_count
-        else {"start_pts": span.start_pts, "end_pts": span.end_pts}
-    )
-    video = source[str(span.stream_index)].filter("trim", **wanted).filter("setpts", "PTS-STARTPTS")
-    for name, values in chain:
-        video = video.filter(name, **values)
-    streams = [video]
-    if audio:
-        sound = source.audio.filter("atrim", start=span.start_s, end=span.end_s)
-        streams.append(sound.filter("asetpts", "PTS-STARTPTS"))
-    exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1, "movflags": "+faststart"}
-    timing = {"fps_mode": "passthrough", "enc_time_base:v": "filter"}
-    output = ffmpeg.output(*streams, f"file:{target}", format="mp4", **timing, **exact, **options)
-    command = output.global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-y").compile(cmd=ffmpeg_binary())
-    run = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
-    if run.returncode or not target.is_file():
-        raise BadMedia(f"ffmpeg failed ({run.returncode}): {run.stderr.decode(errors='replace').strip()[:500]}")
+    base = Fraction(stream.time_base)
+    pictures = _picked(_made_ready(frames, stream, form), base, form)
+    first = next(pictures, None)
+    if first is None:
+        raise BadMedia("there are no frames")
+    base = Fraction(first.time_base)
+    with av.open(str(target), "w", format="mp4", options=MUX) as out:
+        video = out.add_stream(
+            "libx264", rate=_rate(stream, form), options={"crf": str(quality.crf), "preset": quality.preset}
+        )
+        context = video.codec_context
+        context.width, context.height, context.pix_fmt = first.width, first.height, "yuv420p"
+        context.time_base, context.thread_count = base, 1
+        for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
+            setattr(context, name, int(getattr(first, name)))
+        both = Interleaved(out, sound)
+        for picture in _chain(first, pictures):
+            for packet in video.encode(picture):
+                both.mux(packet)
+        for packet in video.encode(None):
+            both.mux(packet)
+        both.end()
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _rate(stream: Any, form: VideoForm) -> Fraction:
+    """What x264 takes for the frame rate; times are given with each frame."""
+    rate = Fraction(form.fps).limit_denominator(1001) if form.fps else stream.guessed_rate or stream.average_rate or 25
+    return Fraction(min(max(rate, Fraction(1)), Fraction(240)))
+
+
+def _made_ready(frames: Iterable[tuple[Any, Shown]], stream: Any, form: VideoForm) -> Iterator[Any]:
+    """Frames as they are shown, each with its time."""
+    from av.video.frame import PictureType
+
+    aspect, base = pixel_aspect(stream), Fraction(stream.time_base)
+    size: tuple[int, int] | None = None
+    graph: Any = None
+    shape: tuple[Any, ...] = ()
+    for frame, shown in deinterlaced(iter(frames)):
+        turn = orientation_of(frame)
+        if size is None:
+            size = form.picture(*shown_size(frame, turn, aspect))
+        here = (frame.width, frame.height, frame.format.name, int(frame.color_range), int(frame.colorspace), turn)
+        if graph is None or here != shape:
+            graph, shape = _geometry(frame, turn, size, base), here
+        frame.pts, frame.time_base = shown.at, base
+        graph.vpush(frame)
+        picture = graph.vpull()
+        picture.pts, picture.time_base, picture.duration = shown.at, base, shown.duration
+        picture.pict_type = PictureType.NONE
+        yield picture
+
+
+def shown_size(frame: Any, turn: Any, aspect: Fraction) -> tuple[float, float]:
+    """(width, height) of a frame as it is shown with square pixels; not whole."""
+    wide, high = float(frame.width * aspect), float(frame.height)
+    return (high, wide) if turn.swapped else (wide, high)
+
+
+def _geometry(frame: Any, turn: Any, size: tuple[int, int], base: Fraction) -> Any:
+    """A graph that makes a whole frame upright, scales it, and brings it to 8 bits of limited range."""
+    scale = f"w={size[0]}:h={size[1]}:flags=bicubic+accurate_rnd:out_range=tv"
+    if frame.format.is_rgb:
+        scale += ":out_color_matrix=bt601"
+    filters = [*turn.filters(), ("scale", scale), ("format", "pix_fmts=yuv420p"), ("setsar", "sar=1")]
+    return graph_of(frame, base, filters)
+
+
+def graph_of(frame: Any, base: Fraction, filters: Sequence[tuple[str, str]]) -> Any:
+    """A filter graph for frames like this one."""
+    import av.filter
+
+    graph = av.filter.Graph()
+    graph.threads = 1
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+    for name, words in filters:
+        made = graph.add(name, words) if words else graph.add(name)
+        last.link_to(made)
+        last = made
+    sink = graph.add("buffersink")
+    last.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _picked(pictures: Iterator[Any], base: Fraction, form: VideoForm) -> Iterator[Any]:
+    """At the wanted rate, what shows at each moment; and no more than are wanted."""
+    rated = _at_rate(pictures, base, form) if form.fps else pictures
+    for number, picture in enumerate(rated):
+        if form.frames and number >= form.frames:
+            return
+        yield picture
+
+
+def _at_rate(pictures: Iterator[Any], base: Fraction, form: VideoForm) -> Iterator[Any]:
+    from av import FFmpegError
+    from av.video.frame import PictureType
+
+    rate = Fraction(form.fps).limit_denominator(1001)
+    graph: Any = None
+    for picture in _with_end(pictures):
+        if picture is not None and graph is None:
+            graph = graph_of(picture, base, [("fps", f"fps={rate}:round=up")])
+        if graph is None:
+            return
+        graph.vpush(picture)
+        while True:
+            try:
+                out = graph.vpull()
+            except (FFmpegError, OSError):
+                break
+            out.pict_type = PictureType.NONE
+            yield out
+
+
+def _with_end(pictures: Iterator[Any]) -> Iterator[Any]:
+    yield from pictures
+    yield None

@@ -30,14 +30,13 @@ CLIP_ROOTS = pa.schema(
         ("source_id", pa.string()),
         ("uri", pa.string()),
         ("bytes", pa.int64()),
-        ("container", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_version", pa.string()),
+        ("signals_uri", pa.string()),
+        ("siblings", pa.binary()),
         ("codec", pa.string()),
-        ("interlaced", pa.bool_()),
         ("has_audio", pa.bool_()),
         ("stream_index", pa.int64()),
-        ("rotation", pa.int64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
         ("time_base_num", pa.int64()),
         ("time_base_den", pa.int64()),
         ("start_pts", pa.int64()),
@@ -46,8 +45,6 @@ CLIP_ROOTS = pa.schema(
         ("end_frame", pa.int64()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
-        ("keyframe_start", pa.bool_()),
-        ("keyframe_end", pa.bool_()),
         ("label", pa.string()),
         ("licence", pa.string()),
         ("duplicate_group", pa.string()),
@@ -57,9 +54,12 @@ CLIP_ROOTS = pa.schema(
         ("captions", pa.list_(CAPTION)),
     ]
 )
-"""What a publication starts from: one kept clip with all that cutting, splitting and indexing it need, and the scores
-of its curation as further columns. motion is null where it was not measured."""
+"""What a publication starts from: one kept clip with all that cutting, splitting and indexing need, and the scores of
+its curation as further columns. motion is null where it was not measured. siblings: the frame ranges of the clips of
+its source that are published with it (`data_prep.publish.origin.pack_spans`)."""
 
+FOR_CUTTING = frozenset({"bytes", "source_sha256", "source_version", "signals_uri", "siblings", "codec", "has_audio"})
+"""Columns of these that no index is made of: a source that was only touched changes none."""
 SCORES = {
     "number": pa.float64(),
     "integer": pa.int64(),
@@ -149,7 +149,9 @@ class Index(Job):
     def inputs(cls, config: Config) -> Inputs:
         """What was cut, and all that is known of the clips."""
         known = dict.fromkeys((*CLIP_ROOTS.names, *config.scores))
-        return Inputs(ports={"cut": Port(kind="cut")}, units=tuple(n for n in known if n != "id"))
+        return Inputs(
+            ports={"cut": Port(kind="cut")}, units=tuple(n for n in known if n != "id" and n not in FOR_CUTTING)
+        )
 
     @classmethod
     def writes_of(cls, config: Config) -> pa.Schema:

@@ -5,15 +5,20 @@ Steps are found by what they make, so that a curation may call them as it likes.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 
 from data_prep.publish.index import CLIP_ROOTS, SCORES, Index
+from data_prep.publish.origin import pack_spans
 from stages.core.ledger.plan import Node, Phase
 from stages.core.ledger.survey import Survey
 from stages.core.step import ARTIFACT
 
+SIBLINGS = 512
+"""The most clips that are cut in one pass."""
+SPAN = ("source_id", "start_frame", "end_frame")
 CAPTION_SQL = """STRUCT(kind VARCHAR, text VARCHAR, model VARCHAR, status VARCHAR, "window" BIGINT, start_s DOUBLE,
     end_s DOUBLE)"""
 NOT_SCORES = frozenset({"unit_id", "parent_id", "id", "clip_id", *(name for name, _ in ARTIFACT)})
@@ -30,10 +35,10 @@ def _last(survey: Survey, kind: str) -> Node:
 
 def kept_clips(survey: Survey) -> pa.Table:
     """One row per kept clip in the order of the sources: `CLIP_ROOTS`, then the scores that were measured."""
-    clips = survey.plan.phase_of(_last(survey, "clips").name)
+    signals = _last(survey, "signals")
     scores = {name: node for name, (node, _) in score_columns(survey).items() if name not in CLIP_ROOTS.names}
     motion = score_columns(survey).get("motion")
-    columns = [f'"{f.name}"' for f in CLIP_ROOTS] + [f'"{name}"' for name in scores]
+    columns = [f'"{f.name}"' for f in CLIP_ROOTS if f.name != "siblings"] + [f'"{name}"' for name in scores]
     own = "".join(f', "t_{node}"."{name}"' for name, node in scores.items())
     joined = sorted({*scores.values(), *([motion[0]] if motion else [])})
     joins = " ".join(f'LEFT JOIN {survey.view(n)} "t_{n}" ON "t_{n}".clip_id = k.clip_id' for n in joined)
@@ -41,22 +46,36 @@ def kept_clips(survey: Survey) -> pa.Table:
     thumb = survey.view(thumbs[-1].name) if thumbs else _nothing(uri="VARCHAR")
     group = "k.duplicate_group" if survey.plan.of_kind("duplicates") else "''"
     table = survey.query(
-        f"""WITH clips AS (SELECT k.id, k.clip_id, k.source_id, k.uri, k.bytes, k.container, k.codec, k.interlaced,
-            k.has_audio, k.stream_index, k.rotation, k.display_width AS width, k.display_height AS height,
+        f"""WITH clips AS (SELECT k.id, k.clip_id, k.source_id, k.uri, k.bytes, k.sha256 AS source_sha256,
+            k.version AS source_version, a.uri AS signals_uri, k.codec, k.has_audio, k.stream_index,
             k.time_base_num, k.time_base_den, k.start_pts, k.end_pts, k.start_frame, k.end_frame, k.start_s, k.end_s,
-            list_contains(s.keyframes, k.start_pts) AS keyframe_start,
-            list_contains(s.keyframes, k.end_pts) OR k.end_frame >= s.n_frames AS keyframe_end,
             coalesce(k.label, '') AS label, coalesce(k.licence, '') AS licence, {group} AS duplicate_group,
             coalesce(g.copy_sources, [])::VARCHAR[] AS copy_sources, coalesce(t.uri, '') AS thumb_uri,
             {f'"t_{motion[0]}".motion' if motion else "NULL"}::DOUBLE AS motion,
             coalesce(c.captions, []) AS captions, k.position AS source_position{own}
-            FROM "u_{kept_phase(survey).name}" k JOIN "u_{clips.name}" s ON s.id = k.level_{clips.level}
+            FROM "u_{kept_phase(survey).name}" k
+            JOIN {survey.view(signals.name)} a ON a.unit_id = k.level_{survey.plan.phase_of(signals.name).level}
             LEFT JOIN {_groups(survey)} g ON g.duplicate_group = {group} LEFT JOIN {thumb} t ON t.clip_id = k.clip_id
             LEFT JOIN {_captions(survey)} c ON c.clip_id = k.clip_id {joins})
-        SELECT {", ".join(columns)} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_pts, id) - 1
+        SELECT {", ".join(columns)} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_frame, id) - 1
             AS position FROM clips) ORDER BY position"""
     )
+    table = table.add_column(CLIP_ROOTS.get_field_index("siblings"), "siblings", siblings(table))
     return table.cast(pa.schema([*CLIP_ROOTS, *(table.schema.field(name) for name in scores)]))
+
+
+def siblings(clips: pa.Table) -> pa.Array:
+    """For each clip the frame ranges of the clips of its source, in groups of SIBLINGS clips that follow each other."""
+    groups: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    seen: Counter[str] = Counter()
+    keys = []
+    for source, first, end in zip(*(clips.column(n).to_pylist() for n in SPAN), strict=True):
+        key = (source, seen[source] // SIBLINGS)
+        seen[source] += 1
+        groups.setdefault(key, []).append((first, end))
+        keys.append(key)
+    packed = {key: pack_spans(spans) for key, spans in groups.items()}
+    return pa.array([packed[key] for key in keys], pa.binary())
 
 
 def score_columns(survey: Survey) -> dict[str, tuple[str, str]]:

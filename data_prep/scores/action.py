@@ -95,11 +95,11 @@ class Action(Step):
 
     def process(self, row: Row) -> Row:
         """The actions of one source's clips."""
-        from data_prep.signals.pictures import Fit, clip_moments, pictures_of
+        from data_prep.signals.pictures import Fit, clip_moments, source_pictures
 
         clips = row["clips"]["rows"]
-        moments = clip_moments(self.workspace, row, self.places) if clips else []
-        pictures = pictures_of(row["uri"], row["stream_index"], moments, Fit(short=256))
+        wanted = clip_moments(self.workspace, row, self.places) if clips else []
+        pictures = source_pictures(row, wanted, Fit(short=256))
         return {"rows": [{"clip_id": c["clip_id"], **self.score(p)} for c, p in zip(clips, pictures, strict=True)]}
 
     def places(self, clip: Row) -> list[int]:

@@ -26,15 +26,19 @@ CLIPS = pa.schema(
         ("end_s", pa.float64()),
         ("boundary_in", pa.string()),
         ("boundary_out", pa.string()),
+        ("addressable", pa.bool_()),
     ]
 )
 
 
 class Clips(Step):
-    """A row per clip. Its id is made of the source and the span alone, so it outlives a change of any threshold."""
+    """A row per clip. Its id is made of the source and the span alone, so it outlives a change of any threshold.
+
+    `addressable`: whether the times of its source lead to its frames; see `data_prep.sources.counting`.
+    """
 
     kind = "clips"
-    version = 1
+    version = 2
     writes = CLIPS
     fan_out = True
     child_key = "clip_id"
@@ -68,14 +72,16 @@ class Clips(Step):
         """The clips of one source."""
         from data_prep.signals.aggregate import SpanConfig, clip_spans
         from data_prep.signals.store import read_signals
+        from data_prep.sources.counting import times_rise
 
-        table = read_signals(self.workspace, row["signals"], ("pts", "time_s"))
+        table = read_signals(self.workspace, row["signals"], ("pts", "time_s", "said"))
         config = SpanConfig(**{name: getattr(self.config, name) for name in ("min_s", "max_s", "trim_s")})
         if row["cuts"] is None:
             config = SpanConfig(min_s=0, max_s=0, trim_s=0)
         spans = clip_spans(shots_of(row["cuts"], table.num_rows), table, config)
         _, seconds = frame_times(table)
-        return {"rows": [_row(row["source_id"], span, seconds) for span in spans]}
+        rise = times_rise(table)
+        return {"rows": [{**_row(row["source_id"], span, seconds), "addressable": rise} for span in spans]}
 
 
 def shots_of(cuts: Row | None, n_frames: int) -> Any:

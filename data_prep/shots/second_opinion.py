@@ -77,12 +77,12 @@ class ConfirmedCuts(Step):
         """The transitions of one source."""
         from data_prep.shots.shots import find_shots
         from data_prep.signals.store import read_signals
-        from data_prep.sources.reading import local_file
+        from data_prep.sources.reading import unchanged_file
 
-        table = read_signals(self.workspace, row["signals"], ("pts", "time_s", "signature"))
+        table = read_signals(self.workspace, row["signals"], ("pts", "said", "time_s", "signature"))
         config = shot_config(self.config.preset, self.config.rules)
         shots = find_shots(table, config)
-        with local_file(row["uri"]) as path:
+        with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:
             kept = [t for t in shots.transitions if self._stays(t, path, row, table)]
             kept += [t for t in self._missed(shots, table, config) if self.odds(t, path, row, table) >= self.config.add]
         found = replace(shots, transitions=tuple(sorted(kept, key=lambda t: (t.first_frame, t.last_frame))))
@@ -109,11 +109,11 @@ class ConfirmedCuts(Step):
     def odds(self, transition: Any, path: Path, row: Row, table: Any) -> float:
         """How likely TransNetV2 finds a transition, 0 to 1; 1 where its frames cannot be decoded again."""
         from data_prep.models.transnet import WINDOW, odds, window_frames
-        from data_prep.signals.pictures import Fit, Moment, pictures_at
+        from data_prep.signals.pictures import Fit, moments_of, pictures_at
 
         frames = window_frames((transition.first_frame + transition.last_frame) // 2, table.num_rows)
-        numbers, pts = sorted(set(frames)), table.column("pts")
-        moments = [Moment(n, pts[n].as_py()) for n in numbers]
+        numbers = sorted(set(frames))
+        moments = moments_of(table, numbers)
         found = {numbers[i]: p for i, p in pictures_at(path, row["stream_index"], moments, Fit(long=96))}
         if len(found) < len(numbers):
             return 1.0

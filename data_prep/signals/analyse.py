@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 from data_prep.sources.carried import FILE
 from data_prep.sources.ingest import EVERY_CORE
 from stages.core.errors import BadInput
-from stages.core.step import ARTIFACT, Inputs, PermanentError, Resources, Row, Step
+from stages.core.step import ARTIFACT, Inputs, Resources, Row, Step
 
 PICTURES = pa.schema([("frame", pa.int64()), ("pts", pa.int64()), ("jpeg", pa.binary())])
+LOST_FROM = 0.98
+"""The share of a source's frames below which the number of those that decode is said."""
 PICTURES_SUFFIX = ".pictures.parquet"
 
 
@@ -22,7 +24,7 @@ class Analyse(Step):
     """The one pass over a source. All later measurements of it read the signals that are kept here."""
 
     kind = "signals"
-    version = 2
+    version = 3
     heft = "bytes"
     writes = pa.schema(
         [
@@ -70,24 +72,25 @@ class Analyse(Step):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """What a source is, and where its file lies."""
-        return Inputs(depends=("source_id",), carries=("bytes", *FILE))
+        return Inputs(depends=("source_id",), carries=(*FILE, "n_frames"))
 
     def process(self, row: Row) -> Row:
         """Decode, measure, keep. Raises ValueError where no frame can be decoded, TimeoutError at the time limit."""
         from data_prep.signals.signals import decode_signals
         from data_prep.signals.store import write_signals
-        from data_prep.sources.reading import local_file, open_media
+        from data_prep.sources.reading import open_media, unchanged_file
 
-        with local_file(row["uri"]) as path:
-            if path.stat().st_size != row["bytes"]:
-                raise PermanentError("the file changed after it was probed; curate again")
-            with open_media(path, self.config.time_limit_s) as container:
-                signals = decode_signals(
-                    container,
-                    self.signal_config(self.config),
-                    stream_index=row["stream_index"],
-                    time_limit_s=self.config.time_limit_s,
-                )
+        limit_s = self.config.time_limit_s
+        with (
+            unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path,
+            open_media(path, limit_s) as container,
+        ):
+            signals = decode_signals(
+                container,
+                self.signal_config(self.config),
+                stream_index=row["stream_index"],
+                time_limit_s=limit_s,
+            )
         if signals.truncated and "time limit" in (signals.decode_error or ""):
             raise TimeoutError(signals.decode_error)
         pictures = self.workspace.put(pack_pictures(signals.thumbnails), PICTURES_SUFFIX)
@@ -101,8 +104,16 @@ class Analyse(Step):
             **{f"bar_{side}": float(share) for side, share in (signals.bars._asdict() if signals.bars else {}).items()},
             "truncated": signals.truncated,
             "broken_packets": signals.broken,
-            "decode_note": signals.decode_error or "",
+            "decode_note": self._note(signals, row["n_frames"]),
         }
+
+    @staticmethod
+    def _note(signals: Any, packets: int) -> str:
+        """What went wrong on the way, and how much of a source was seen where that is not all of it."""
+        said = signals.decode_error or ""
+        if signals.broken and signals.table.num_rows < LOST_FROM * packets:
+            return f"only {signals.table.num_rows} of {packets} frames can be decoded: {said}"
+        return said
 
     @staticmethod
     def signal_config(config: Config) -> Any:

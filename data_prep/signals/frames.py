@@ -12,6 +12,7 @@ import pyarrow as pa
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
+from data_prep.sources.display import orientation_of, pixel_aspect, square_size
 from stages.core.measures.bars import Bars, bars
 from stages.core.measures.blockiness import blockiness
 from stages.core.measures.luma import brightness
@@ -25,12 +26,16 @@ from stages.core.measures.signature import SIZE, signature
 ANALYSIS_SIDE = 256
 """The longer side, in pixels, of the picture that the cheap signals are taken of."""
 
+FULL_RANGE = 2
+"""AVCOL_RANGE_JPEG."""
 _B_PICTURE, _PATIENCE_S = PictureType.B, 0.5
 """Details are taken of frames that are fully decoded: see `signals.DECODER`; after half a second, of any."""
 
 _PER_FRAME = [
     pa.field("frame", pa.int64(), nullable=False),
     pa.field("pts", pa.int64(), nullable=False),
+    pa.field("said", pa.int64()),
+    pa.field("epoch", pa.int32(), nullable=False),
     pa.field("time_s", pa.float64(), nullable=False),
     pa.field("keyframe", pa.bool_(), nullable=False),
     pa.field("luma", pa.float32(), nullable=False),
@@ -47,7 +52,8 @@ _DETAIL = [
     *[(f"bar_{side}", pa.float32()) for side in Bars._fields],
 ]
 FRAMES = pa.schema([*_PER_FRAME, *[pa.field(n, t) for n, t in [*_FLOW, *_DETAIL]]])
-"""One row a frame. time_s counts from the first frame. luma, contrast (0-255 scale) and black (share of black pixels)
+"""One row a frame. pts rises strictly (see `signals.Clock`), said is what the container said, epoch how often its times
+had jumped before. time_s counts from the first frame. luma, contrast (0-255 scale) and black (share of black pixels)
 are of this frame, change is the mean absolute luma difference to the frame before. Null where not sampled: flow against
 frame `flow_from` (units of `measures.motion.Motion`), and the details: sharpness at 512 pixels, blockiness at coded
 pixels, a 64-bit perceptual hash, and the share of each black bar."""
@@ -80,10 +86,9 @@ class FrameMeter:
     """Measures frames one after the other and hands their rows out in batches."""
 
     def __init__(self, first: Any, stream: Any, rates: Rates, most_thumbnails: int) -> None:
-        self.turn = round(first.rotation / 90) % 4
-        sar = stream.sample_aspect_ratio or 1
-        wide = (max(1, round(first.width * float(sar))), first.height)
-        self.display = wide if self.turn % 2 == 0 else wide[::-1]
+        self.turn = orientation_of(first)
+        wide = square_size(first.width, first.height, pixel_aspect(stream))
+        self.display = self.turn.size(*wide)
         self.size = size_at(*wide, ANALYSIS_SIDE)
         self.sharp_size = size_at(*wide, SHARP_SIDE)
         self.flow_size = size_at(*self.display, FLOW_SIDE)
@@ -115,18 +120,20 @@ class FrameMeter:
         self._rows = {name: [] for name in FRAMES.names}
         return pa.record_batch([columns[name] for name in FRAMES.names], schema=FRAMES)
 
-    def measure(self, frame: Any, pts: int) -> None:
-        """Add the row of the next frame."""
+    def measure(self, frame: Any, pts: int, said: int | None, epoch: int) -> None:
+        """Add the row of the next frame: its time, what its container said, and its epoch; see FRAMES."""
         if self._frame == 0:
             self._first_pts = pts
         now = (pts - self._first_pts) * self.time_base
         small = self._scaler.reformat(frame, *self.size, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
-        y, u, v = (upright(plane, self.turn) for plane in planes(small))
-        luma, contrast, black = brightness(y, limited=small.color_range != 2)
+        y, u, v = (self.turn.apply(plane) for plane in planes(small))
+        luma, contrast, black = brightness(y, limited=small.color_range != FULL_RANGE)
         change = None if self._before is None else cv2.norm(y, self._before, cv2.NORM_L1) / y.size
         row = {
             "frame": self._frame,
             "pts": pts,
+            "said": said,
+            "epoch": epoch,
             "time_s": now,
             "keyframe": bool(frame.key_frame),
             "luma": luma,
@@ -156,7 +163,7 @@ class FrameMeter:
 
     def _detail_row(self, frame: Any, y: np.ndarray) -> dict[str, Any]:
         grey = frame.reformat(*self.sharp_size, format="gray", interpolation="AREA", threads=1)
-        picture = upright(planes(grey)[0], self.turn)
+        picture = self.turn.apply(planes(grey)[0])
         row = {"sharpness": sharpness(picture), "blockiness": _coded(frame, blockiness), "phash": phash(y)}
         if (found := bars(picture)) is not None:
             self.bars.append(found)
@@ -174,14 +181,18 @@ class FrameMeter:
         self._next_picture = now + self._picture_gap - 1e-6
 
 
+def signature_of(frame: Any, stream: Any) -> tuple[np.ndarray, bool]:
+    """The signature of a frame, made as the pass makes it: uint8 [864], and whether its values are of full
+    range (0 to 255, not 16 to 235)."""
+    turn = orientation_of(frame)
+    size = size_at(*square_size(frame.width, frame.height, pixel_aspect(stream)), ANALYSIS_SIDE)
+    small = frame.reformat(*size, "yuv420p", interpolation="FAST_BILINEAR", threads=1)
+    return signature(*(turn.apply(plane) for plane in planes(small))), small.color_range == FULL_RANGE
+
+
 def planes(frame: Any) -> list[np.ndarray]:
     """The 8-bit planes of a frame as views [h, w], valid as long as the arrays are held."""
     return [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]
-
-
-def upright(plane: np.ndarray, quarter_turns: int) -> np.ndarray:
-    """A plane turned by quarter turns against the clock, as its display matrix asks."""
-    return plane if quarter_turns == 0 else np.ascontiguousarray(np.rot90(plane, quarter_turns))
 
 
 def _coded(frame: Any, measure: Callable[[np.ndarray], float | None]) -> float | None:

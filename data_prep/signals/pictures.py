@@ -12,25 +12,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from data_prep.sources.reading import local_file, open_media
+from data_prep.sources.counting import presented, times_rise
+from data_prep.sources.display import deinterlaced, orientation_of, pixel_aspect, square_size
+from data_prep.sources.reading import open_media, unchanged_file
 from stages.core.step import Row, Workspace
 
 Picture = npt.NDArray[np.uint8]
 """RGB [h, w, 3], 0 to 255."""
 
-MOST_BROKEN = 100
-"""Broken packets after which a source is given up, as in the pass that found its frames."""
 NEAR_S = 2.0
 """A place this close behind the last one is reached by decoding on, not by seeking."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame of a source: its number in presentation order from 0, and its pts."""
+    """A frame of a source: its number in presentation order from 0, and its pts where that leads to it and to no other
+    frame. Without pts it is reached by counting: on from the moment before, or from the start of the file."""
 
     frame: int
-    pts: int
+    pts: int | None
 
 
 @dataclass(frozen=True)
@@ -59,40 +61,56 @@ def even_places(n: int, count: int) -> list[int]:
 
 
 def clip_pictures(workspace: Workspace, row: Row, count: int, fit: Fit) -> Iterator[tuple[Row, list[Picture]]]:
-    """Each clip of a source's row (`clips`, `signals`, `uri`, `stream_index`) with `count` pictures of it.
+    """Each clip of a source's row (`clips`, `signals`, and what `source_pictures` reads) with `count` pictures of it.
 
     A clip has fewer where it is shorter, and none where its frames cannot be decoded any more.
     """
     clips = row["clips"]["rows"]
     wanted = clip_moments(workspace, row, lambda clip: even_places(clip["n_frames"], count)) if clips else []
-    yield from zip(clips, pictures_of(row["uri"], row["stream_index"], wanted, fit), strict=True)
+    yield from zip(clips, source_pictures(row, wanted, fit), strict=True)
 
 
 def clip_moments(workspace: Workspace, row: Row, places: Callable[[Row], Sequence[int]]) -> list[list[Moment]]:
     """The moments of each clip of a source's row, from the places within the clip that `places` gives."""
     from data_prep.signals.store import read_signals
 
-    pts = read_signals(workspace, row["signals"], ("pts",)).column("pts")
-    starts = [(clip["start_frame"], places(clip)) for clip in row["clips"]["rows"]]
-    return [[Moment(start + p, pts[start + p].as_py()) for p in chosen] for start, chosen in starts]
+    table = read_signals(workspace, row["signals"], ("pts", "said"))
+    return [moments_of(table, [c["start_frame"] + p for p in places(c)]) for c in row["clips"]["rows"]]
 
 
-def pictures_of(uri: str, stream_index: int, wanted: Sequence[Sequence[Moment]], fit: Fit) -> Iterator[list[Picture]]:
-    """The pictures of each list of moments of one source; both lists ascend."""
+def moments_of(table: pa.Table, frames: Sequence[int]) -> list[Moment]:
+    """The moments of these frames of a source, from its signals (`pts`, `said`)."""
+    pts = table.column("pts") if times_rise(table) else None
+    return [Moment(f, None if pts is None else pts[f].as_py()) for f in frames]
+
+
+def source_pictures(row: Row, wanted: Sequence[Sequence[Moment]], fit: Fit) -> Iterator[list[Picture]]:
+    """The pictures of each list of moments of a source's row: `uri`, `bytes`, `sha256`, `version`, `stream_index`.
+
+    Raises PermanentError where the source is another file now.
+    """
+    if any(wanted):
+        with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:
+            yield from pictures_of(path, row["stream_index"], wanted, fit)
+    else:
+        yield from ([] for _ in wanted)
+
+
+def pictures_of(path: Path, stream_index: int, wanted: Sequence[Sequence[Moment]], fit: Fit) -> Iterator[list[Picture]]:
+    """The pictures of each list of moments of one file; both lists ascend."""
     moments = [m for group in wanted for m in group]
-    with local_file(uri) as path:
-        found = pictures_at(path, stream_index, moments, fit)
-        held, place, ended = dict[int, Picture](), -1, False
-        start = 0
-        for group in wanted:
-            stop = start + len(group)
-            while not ended and place < stop - 1:
-                place, picture = next(found, (len(moments), None))
-                ended = picture is None
-                if picture is not None:
-                    held[place] = picture
-            yield [held.pop(i) for i in range(start, stop) if i in held]
-            start = stop
+    found = pictures_at(path, stream_index, moments, fit)
+    held, place, ended = dict[int, Picture](), -1, False
+    start = 0
+    for group in wanted:
+        stop = start + len(group)
+        while not ended and place < stop - 1:
+            place, picture = next(found, (len(moments), None))
+            ended = picture is None
+            if picture is not None:
+                held[place] = picture
+        yield [held.pop(i) for i in range(start, stop) if i in held]
+        start = stop
 
 
 def pictures_at(path: Path, stream_index: int, moments: Sequence[Moment], fit: Fit) -> Iterator[tuple[int, Picture]]:
@@ -117,43 +135,50 @@ def pictures_at(path: Path, stream_index: int, moments: Sequence[Moment], fit: F
 
 
 def _sought(container: Any, stream: Any, moments: Sequence[Moment]) -> Iterator[Any]:
-    near, frame = round(NEAR_S / stream.time_base), None
+    """Frames reached by their time, or by counting on from one that was. Raises _Lost where another frame comes."""
+    near, at = round(NEAR_S / stream.time_base), 0
+    frame: Any = None
     frames: Iterator[Any] = iter(())
     for moment in moments:
-        if frame is None or not 0 <= moment.pts - frame.pts <= near:
-            container.seek(moment.pts, stream=stream, backward=True)
-            frames, frame = container.decode(stream), None
-        while frame is None or frame.pts < moment.pts:
-            first, frame = frame is None, next(frames, None)
-            if frame is None or frame.pts is None or frame.is_corrupt or (first and frame.pts > moment.pts):
+        if moment.pts is None:
+            if frame is None:
                 raise _Lost
+            while at < moment.frame:
+                frame, at = _next(frames), at + 1
+        else:
+            if frame is None or not 0 <= moment.pts - frame.pts <= near:
+                container.seek(moment.pts, stream=stream, backward=True)
+                frames = container.decode(stream)
+                frame = _next(frames)
+            while frame.pts < moment.pts:
+                frame = _next(frames)
+            if frame.pts != moment.pts or frame.is_corrupt:
+                raise _Lost
+            at = moment.frame
         yield frame
 
 
-def _counted(container: Any, stream: Any, moments: Sequence[Moment], done: int) -> Iterator[tuple[int, Any]]:
-    import av
+def _next(frames: Iterator[Any]) -> Any:
+    frame = next(frames, None)
+    if frame is None or frame.pts is None or frame.is_corrupt:
+        raise _Lost
+    return frame
 
-    number, broken, packets = 0, 0, container.demux(stream)
-    while done < len(moments) and broken <= MOST_BROKEN:
-        try:
-            packet = next(packets, None)
-            frames = packet.decode() if packet is not None else None
-        except (av.FFmpegError, OSError):
-            broken += 1
-            continue
-        if frames is None:
+
+def _counted(container: Any, stream: Any, moments: Sequence[Moment], done: int) -> Iterator[tuple[int, Any]]:
+    for number, frame in enumerate(presented(container, stream)):
+        while done < len(moments) and moments[done].frame <= number:
+            yield done, frame
+            done += 1
+        if done == len(moments):
             return
-        for frame in frames:
-            while done < len(moments) and moments[done].frame <= number:
-                yield done, frame
-                done += 1
-            number += 1
 
 
 def as_picture(frame: Any, stream: Any, fit: Fit) -> Picture:
-    """A decoded frame as RGB, turned upright, with square pixels."""
-    sar = stream.sample_aspect_ratio or 1
-    width, height = fit.size(max(1, round(frame.width * float(sar))), frame.height)
+    """A decoded frame as RGB as it is shown: whole, turned and mirrored as it asks, with square pixels."""
+    if frame.interlaced_frame:
+        frame, _ = next(deinterlaced(iter([(frame, None)])))
+    turn = orientation_of(frame)
+    width, height = fit.size(*square_size(frame.width, frame.height, pixel_aspect(stream)))
     rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+    return turn.apply(rgb)

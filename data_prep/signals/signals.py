@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,13 +26,18 @@ import pyarrow as pa
 from av.stream import Disposition
 
 from data_prep.signals.frames import FRAMES, FrameMeter, Rates, Thumbnail
-from data_prep.sources.reading import LIMITS
+from data_prep.sources.counting import presented
+from data_prep.sources.display import deinterlaced
+from data_prep.sources.reading import LIMITS, knows_breaks
 from stages.core.measures.bars import Bars, lasting
 
 __all__ = ["FRAMES", "Rates", "SignalConfig", "Signals", "Thumbnail", "decode_signals"]
 
 _BATCH = 1024
 _REORDERED = 16  # frames by which times may go back without being another beginning
+_HELD = 8  # the most frames that are held back until a later time comes
+BREAK_S = 10.0
+"""In formats that know breaks, times that jump forward by more than this start anew, as in FFmpeg's own tools."""
 DECODER = {**LIMITS, "skip_loop_filter": "bidir"}
 """Bidirectional frames are not deblocked: no other kind of frame refers to them, at 256 pixels it does not show, and it
 saves a tenth of the decoding. What needs detail is measured on the other frames."""
@@ -113,33 +119,78 @@ def _stream(container: Any, index: int | None) -> Any:
     return next((s for s in videos if s.disposition & Disposition.default), videos[0])
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A frame with its time in ticks, what its container said (None: nothing), and how many times the times of its
+    source had jumped before it."""
+
+    frame: Any
+    pts: int
+    said: int | None
+    epoch: int
+
+
 class Clock:
     """Strictly increasing times for frames in presentation order, whatever their container says of them.
 
-    A sound frame keeps its pts. Where more pts than dts go backwards, dts count, as in FFmpeg's own guess. A jump back
-    by far (footage joined end to end) goes on where it was; where nothing is said the stream's frame rate decides.
+    A frame that comes with a later time than the one before keeps it. Frames that share a time, or go back by a little,
+    are spread evenly up to the next one that rises, so they are held back until then. A jump back by far, and in
+    formats
+    that know breaks (`breaks`: MPEG streams) one forward too, is footage joined end to end: it goes on where it was.
+    Where more pts
+    than dts go backwards, dts count, as in FFmpeg's own guess; where nothing is said the stream's frame rate decides.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, breaks: bool = False) -> None:
         rate = stream.guessed_rate or stream.average_rate or 25
-        self._step = max(1, round(1 / (rate * stream.time_base)))
+        self._stated = max(1, round(1 / (rate * stream.time_base)))
+        self._far = round(BREAK_S / stream.time_base) if breaks else None
+        self._gaps: deque[int] = deque(maxlen=31)
         self._last: int | None = None
         self._before: list[int | None] = [None, None]
-        self._faults, self._offset = [0, 0], 0
+        self._faults, self._offset, self._epoch = [0, 0], 0, 0
+        self._held: list[tuple[Any, int | None]] = []
 
-    def time_of(self, pts: int | None, dts: int | None) -> int:
-        """The time of the next frame, in ticks of the stream's time base."""
+    def put(self, frame: Any, pts: int | None, dts: int | None) -> list[Timed]:
+        """The next frame and what its container says of it. Returns the frames whose times are known now, in order."""
         said = self._said(pts, dts)
         if self._last is None:
-            self._last = 0 if said is None else said
-            return self._last
-        now = self._last + self._step if said is None else said + self._offset
-        if now <= self._last - _REORDERED * self._step:
-            self._offset += self._last + self._step - now
-            now = self._last + self._step
-        now = max(now, self._last + 1)
-        self._step, self._last = (now - self._last if said is not None else self._step), now
-        return now
+            return [self._timed(frame, 0 if said is None else said, pts)]
+        if said is None:
+            return [*self.flush(), self._timed(frame, self._last + self._step(), pts)]
+        now = said + self._offset
+        if now > self._last and (self._far is None or now <= self._last + self._far):
+            return [*self._spread(now), self._timed(frame, now, pts, good=True)]
+        if now <= self._last - _REORDERED * self._step() or now > self._last:
+            ready = self.flush()
+            self._offset += self._last + self._step() - now
+            self._epoch += 1
+            return [*ready, self._timed(frame, self._last + self._step(), pts)]
+        self._held.append((frame, pts))
+        return self.flush() if len(self._held) >= _HELD else []
+
+    def flush(self) -> list[Timed]:
+        """The frames that are held back, by the usual step."""
+        held, self._held = self._held, []
+        return [self._timed(frame, (self._last or 0) + self._step(), pts) for frame, pts in held]
+
+    def _spread(self, now: int) -> list[Timed]:
+        """The frames that are held back, evenly between the last one and `now`."""
+        held, self._held, last = self._held, [], self._last or 0
+        parts = len(held) + 1
+        return [self._timed(f, last + (now - last) * i // parts, pts) for i, (f, pts) in enumerate(held, 1)]
+
+    def _timed(self, frame: Any, now: int, pts: int | None, good: bool = False) -> Timed:
+        if self._last is not None:
+            now = max(now, self._last + 1)
+            if good:
+                self._gaps.append(now - self._last)
+        self._last = now
+        return Timed(frame, now, pts, self._epoch)
+
+    def _step(self) -> int:
+        """The usual step between frames: the median of the last ones, else what the stream states."""
+        return sorted(self._gaps)[len(self._gaps) // 2] if self._gaps else self._stated
 
     def _said(self, pts: int | None, dts: int | None) -> int | None:
         for i, value in enumerate((pts, dts)):
@@ -163,10 +214,10 @@ class _Pass:
         with tempfile.NamedTemporaryFile(prefix="rushes-signals-", dir=spool) as file:
             meter: FrameMeter | None = None
             with pa.OSFile(file.name, "wb") as sink, pa.ipc.new_file(sink, FRAMES) as writer:
-                for frame, pts in self._timed():
+                for frame, timed in deinterlaced(self._timed()):
                     if meter is None:
                         meter = FrameMeter(frame, self.stream, self.config.rates, self.config.thumbnails)
-                    meter.measure(frame, pts)
+                    meter.measure(frame, timed.pts, timed.said, timed.epoch)
                     if meter.pending >= _BATCH:
                         writer.write_batch(meter.flush())
                 if meter is not None and meter.pending:
@@ -185,29 +236,21 @@ class _Pass:
             self.broken,
         )
 
-    def _timed(self) -> Iterator[tuple[Any, int]]:
+    def _timed(self) -> Iterator[tuple[Any, Timed]]:
         """Frames with strictly increasing integer pts."""
-        clock = Clock(self.stream)
+        clock = Clock(self.stream, knows_breaks(self.container))
         for frame in self._frames():
-            yield frame, clock.time_of(frame.pts, frame.dts)
+            for timed in clock.put(frame, frame.pts, frame.dts):
+                yield timed.frame, timed
+        for timed in clock.flush():
+            yield timed.frame, timed
 
     def _frames(self) -> Iterator[Any]:
         context = self.stream.codec_context
         context.thread_count, self.stream.thread_type = 1, "NONE"
         if not context.is_open:
             context.options = DECODER
-        packets = self.container.demux(self.stream)
-        while not self._overdue():
-            try:
-                packet = next(packets, None)
-                frames = packet.decode() if packet is not None else None
-            except (av.FFmpegError, OSError) as error:
-                if not self._tolerates(error):
-                    return
-                continue
-            if frames is None:
-                return
-            yield from frames
+        return presented(self.container, self.stream, self._tolerates, self._overdue)
 
     def _overdue(self) -> bool:
         """Looked at before every packet, also those that give no frame."""

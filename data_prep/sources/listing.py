@@ -12,13 +12,12 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
 
 from data_prep.sources.manifests import MANIFESTS, read_manifest
-from data_prep.sources.reading import local_path_of
+from data_prep.sources.reading import facts_of, local_path_of, remote_facts
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.step import Row
@@ -40,7 +39,6 @@ ROOTS = pa.schema(
 manifest says of it. Only the former decides whether it is read again, so that a new label costs no new read."""
 
 REMOTE_THREADS = 16
-_VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 def list_sources(
@@ -145,6 +143,8 @@ def _from_manifest(rows: Iterable[Row], folder: Path) -> Iterator[Row]:
             yield row if not uri.startswith("file://") else {**row, **local_row(local_path_of(uri) or Path(uri))}
             continue
         path = Path(os.path.normpath(folder / uri))
+        if uri != uri.strip() and not os.path.lexists(path):  # a name may begin with a space; more often one slipped in
+            path = Path(os.path.normpath(folder / uri.strip()))
         if not os.path.isabs(uri) and not path.is_relative_to(folder):
             yield {**row, "uri": local_uri(path), "size": 0, "problem": "the path leads out of the manifest's folder"}
         else:
@@ -177,12 +177,7 @@ def _expand_remote(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
         raise BadInput(f"{word!r} cannot be listed: {error}") from None
     for info in sorted(found, key=lambda i: str(i["name"])):
         if not str(info["name"]).rsplit("/", 1)[-1].startswith("."):
-            yield {"uri": fs.unstrip_protocol(info["name"]), **_facts(info)}
-
-
-def _facts(info: Mapping[str, Any]) -> Row:
-    version = next((str(info[k]) for k in _VERSIONS if info.get(k)), "")
-    return {"size": int(info.get("size") or 0), "version": version, "problem": ""}
+            yield {"uri": fs.unstrip_protocol(info["name"]), **facts_of(info)}
 
 
 def _with_versions(rows: list[Row]) -> Iterable[Row]:
@@ -190,14 +185,4 @@ def _with_versions(rows: list[Row]) -> Iterable[Row]:
     if all("size" in row for row in rows):
         return rows
     with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-        return list(pool.map(lambda row: row if "size" in row else {**row, **_remote_facts(row["uri"])}, rows))
-
-
-def _remote_facts(uri: str) -> Row:
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(uri)
-        return _facts(fs.info(path))
-    except Exception as error:  # a bad row of a manifest never stops the batch, whatever its file system raises
-        return {"size": 0, "version": "", "problem": f"cannot be found: {error}"}
+        return list(pool.map(lambda row: row if "size" in row else {**row, **remote_facts(row["uri"])}, rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -33,11 +34,21 @@ def _picked(name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], columns: M
         if columns["uri"] not in row:
             hint = nearest(columns["uri"], [str(k) for k in row])
             raise BadInput(f"{name} has no column {columns['uri']!r}; set manifest.uri=COLUMN ({hint})")
-        uri = str(row[columns["uri"]] or "").strip()
-        if not uri or "\0" in uri:
+        uri = as_text(row[columns["uri"]])
+        if not uri.strip() or "\0" in uri:
             raise BadInput(f"{name}, row {number}: the uri is empty or holds a NUL character")
-        rest = {k: str(row.get(columns[k]) or "").strip() for k in WANTED if k != "uri"}
+        rest = {k: as_text(row.get(columns[k])).strip() for k in WANTED if k != "uri"}
         yield {"uri": uri, **rest}
+
+
+def as_text(value: Any) -> str:
+    """A cell as text: 0 is "0", what is missing (null, NaN) is "", a whole number that a table made a float of is
+    whole."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def _text(name: str, suffix: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from stages.core.step import PermanentError
+from stages.core.step import PermanentError, Row
 
 COPY_BYTES = 1 << 20
 PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp", "vapoursynth", "avisynth", "lavfi"})
@@ -19,8 +22,12 @@ TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 """Demuxers that make a picture of any text file."""
 MAX_PIXELS = 1 << 26
 """The largest picture that is decoded, 8192 x 8192: a file of a few bytes may claim one that fills the memory."""
+TS_DISCONT = 0x0200
+"""AVFMT_TS_DISCONT."""
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """Options of every decoder."""
+VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
+"""What object stores call that by which a file tells that it has changed."""
 
 
 def local_path_of(uri: str) -> Path | None:
@@ -48,6 +55,70 @@ def local_file(uri: str, check: Callable[[], None] = lambda: None) -> Iterator[P
                 file.write(part)
                 check()
         yield copy
+
+
+@contextmanager
+def unchanged_file(
+    uri: str, size: int, sha256: str, version: str, check: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """`local_file` of footage that was probed before: its length, SHA-256, and version (mtime or etag).
+
+    Where length and version are as they were the content counts as the same, and is not hashed; where only the version
+    differs it is hashed once. Raises PermanentError where it is another file now, or becomes one while it is read.
+    """
+    with local_file(uri, check) as path:
+        before = path.stat()
+        if before.st_size != size:
+            raise PermanentError(CHANGED)
+        if _version_of(uri, before) != version:
+            _check_hash(uri, path, before, sha256, check)
+        yield path
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise PermanentError(CHANGED)
+
+
+CHANGED = "the source is another file now than the one that was curated; curate again"
+
+
+def _version_of(uri: str, found: os.stat_result) -> str:
+    """As the listing notes it."""
+    if local_path_of(uri) is not None:
+        return str(found.st_mtime_ns)
+    return str(remote_facts(uri)["version"])
+
+
+def facts_of(info: Mapping[str, Any]) -> Row:
+    """Size and version of a file from what its file system says of it."""
+    version = next((str(info[k]) for k in VERSIONS if info.get(k)), "")
+    return {"size": int(info.get("size") or 0), "version": version, "problem": ""}
+
+
+def remote_facts(uri: str) -> Row:
+    """Size and version (etag or time) of one file on an object store; a problem where it cannot be found."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+        return facts_of(fs.info(path))
+    except Exception as error:  # a bad row of a manifest never stops the batch, whatever its file system raises
+        return {"size": 0, "version": "", "problem": f"cannot be found: {error}"}
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of(uri: str, size: int, modified: int, path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(COPY_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_hash(uri: str, path: Path, found: os.stat_result, sha256: str, check: Callable[[], None]) -> None:
+    check()
+    if _hash_of(uri, found.st_size, found.st_mtime_ns, path) != sha256:
+        raise PermanentError(CHANGED)
+    check()
 
 
 def only_this_file(path: Path, name: str) -> Callable[..., Any]:
@@ -89,6 +160,11 @@ def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
             if stream.codec_context:
                 stream.codec_context.options = LIMITS
         yield container
+
+
+def knows_breaks(container: Any) -> bool:
+    """Whether a container's format may have breaks in its times: MPEG program and transport streams."""
+    return bool(int(container.format.flags) & TS_DISCONT)
 
 
 def copy_to(uri: str, target: Path) -> None:

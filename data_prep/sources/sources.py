@@ -19,7 +19,7 @@ class Sources(Job):
     """
 
     kind = "sources"
-    version = 1
+    version = 2
     passes = True
     writes = pa.schema(
         [

@@ -20,7 +20,9 @@ def publish_command(
     **options: Any,
 ) -> int:
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
-    from flows.publish.publication import load_publication, published
+    from flows.publish.publication import FLOW, load_publication, published
+    from flows.publish.uncut import said, uncut
+    from stages.core.ledger.runs import find_run
 
     names, overrides = split_words(words)
     if len(names) != 1:
@@ -32,6 +34,8 @@ def publish_command(
         return print_plan(prepared)
     outcome = run_and_report(prepared)
     catalog = prepared.catalog
+    for line in said(uncut(find_run(catalog, FLOW, outcome.run_id).survey(catalog))):
+        console.print(line, soft_wrap=True, markup=False)
     if outcome.exit_status == 0:
         row = published(catalog, prepared.plan, outcome.run_id)
         where = catalog.storage.local_path(row["folder"]) or f"{catalog.storage.url}/{row['folder']}"

@@ -70,8 +70,10 @@ def render_command(
 
 def curate_command(words: Sequence[str], store: str, config: str, dry_run: bool, **options: Any) -> int:
     """Run a curation."""
-    from flows.curate.curation import load_curation
+    from flows.curate.curation import FLOW, load_curation
+    from flows.curate.notes import notes
     from flows.curate.throughput import throughput_table
+    from stages.core.ledger.runs import find_run
 
     sources, overrides = split_words(words)
     prepared = prepare(load_curation(sources, config, common_settings(**options), overrides), store)
@@ -80,6 +82,8 @@ def curate_command(words: Sequence[str], store: str, config: str, dry_run: bool,
     outcome = run_and_report(prepared)
     if not outcome.did_nothing and (table := throughput_table(prepared.catalog, outcome.run_id)) is not None:
         console.print(table)
+    for line in notes(find_run(prepared.catalog, FLOW, outcome.run_id).survey(prepared.catalog)):
+        console.print(line, soft_wrap=True, markup=False)
     return outcome.exit_status
 
 

@@ -57,7 +57,8 @@ def is_known(survey: Survey, node: Node) -> bool:
 
 
 def sources(survey: Survey) -> pa.Table:
-    """One row per uri: what it is, or why it is no source. A source that could not be decoded says so too."""
+    """One row per uri: what it is, or why it is no source. A source that could not be decoded says so too; `note` says
+    what is odd about a readable one: that the file is not whole, or packets of it do not decode."""
     return survey.query(
         f"""SELECT source_id, uri, status, error, reasons, coalesce(display_width, 0) AS width,
         coalesce(display_height, 0) AS height, coalesce(duration_s, 0) AS duration_s, coalesce(is_vfr, false) AS is_vfr,
@@ -68,14 +69,15 @@ def sources(survey: Survey) -> pa.Table:
         coalesce(time_base_den, 0) AS time_base_den, coalesce(start_pts, 0) AS start_pts,
         coalesce(duration_pts, 0) AS duration_pts, coalesce(bitrate, 0) AS bitrate, keyframes,
         coalesce(n_keyframes, 0) AS n_keyframes, coalesce(has_audio, false) AS has_audio, audio_codec,
-        coalesce(n_video_streams, 0) AS n_video_streams, label, caption, licence
+        coalesce(n_video_streams, 0) AS n_video_streams, coalesce(mirrored, false) AS mirrored, label, caption,
+        licence, note
         FROM {sources_sql(survey)} ORDER BY position"""
     )
 
 
 def sources_sql(survey: Survey) -> str:
     """SQL for a row per uri: the listing, the probe, `source_id` (of what is no source the id of its listing), and the
-    last word on it: `status`, `reasons`, `error`."""
+    last word on it: `status`, `reasons`, `error`; `note` is what the probe and the pass over it found odd."""
     plan = survey.plan
     probe = one_of(survey, "probe", "sources")
     job = next((n for n in plan.of_kind("sources") if is_known(survey, n)), None)
@@ -84,13 +86,21 @@ def sources_sql(survey: Survey) -> str:
     later = [n for kind in ("signals", "cuts", "clips") for n in plan.of_kind(kind) if is_known(survey, n)]
     each = [f"SELECT unit_id, '{n.name}: ' || error AS error FROM \"v_{n.name}\" WHERE status = 'error'" for n in later]
     failed = " UNION ALL ".join(each) or "SELECT NULL AS unit_id, NULL AS error WHERE false"
+    passes = [n for n in later if n.kind == "signals"]
+    each = [
+        f"SELECT unit_id, decode_note FROM \"v_{n.name}\" WHERE status = 'ok' AND decode_note <> ''" for n in passes
+    ]
+    decoded = " UNION ALL ".join(each) or "SELECT NULL AS unit_id, NULL AS decode_note WHERE false"
     return f"""(SELECT r.*, {source_id} AS source_id,
         CASE WHEN f.error IS NULL THEN coalesce(s.status, p.status, 'pending') ELSE 'error' END AS status,
         coalesce(s.reasons, p.reasons, []) AS reasons, coalesce(f.error, p.error, '') AS error,
-        p.* EXCLUDE (retry, {", ".join(LEDGER.names)})
+        concat_ws('; ', nullif(p.note, ''), d.decode_note) AS note,
+        p.* EXCLUDE (retry, note, {", ".join(LEDGER.names)})
         FROM {ROOT_UNITS} r JOIN "s_{ROOT_UNITS}" t ON t.unit_id = r.id
         LEFT JOIN "l_{probe.name}" p ON p.id = t."id_{probe.name}" LEFT JOIN {judged} s ON s.id = r.id
-        LEFT JOIN (SELECT unit_id, first(error) AS error FROM ({failed}) GROUP BY unit_id) f ON f.unit_id = r.id)"""
+        LEFT JOIN (SELECT unit_id, first(error) AS error FROM ({failed}) GROUP BY unit_id) f ON f.unit_id = r.id
+        LEFT JOIN (SELECT unit_id, first(decode_note) AS decode_note FROM ({decoded}) GROUP BY unit_id) d
+        ON d.unit_id = r.id)"""
 
 
 def _with_source(survey: Survey, kind: str, columns: str, order: str, where: str = "true") -> pa.Table:

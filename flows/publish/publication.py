@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.publish.buckets import BucketConfig
-from data_prep.publish.cut_clip import VideoForm
+from data_prep.publish.cutting import VideoForm
 from data_prep.publish.folder import check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import index_scores, kept_clips, kept_phase, yields_of

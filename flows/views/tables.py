@@ -111,10 +111,17 @@ def _judgements(survey: Survey) -> pa.Table:
     return judgements(survey)
 
 
+def _uncut(survey: Survey) -> pa.Table:
+    from flows.publish.uncut import uncut
+
+    return uncut(survey)
+
+
 RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos}
 TABLES: dict[str, tuple[str, View]] = {
     **{name: ("render", view) for name, view in RENDER_TABLES.items()},
     **{name: ("curate", view) for name, view in curation_tables.items()},
+    "uncut": ("publish", _uncut),
     "judgements": ("evaluate", _judgements),
 }
 

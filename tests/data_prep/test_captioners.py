@@ -30,7 +30,10 @@ GOOD = "A grey texture slides to the left while the camera pans."
 def kept_row(uri: str, seconds: float, start: int = 0, **more: object) -> dict:
     """A kept clip as a captioner is given it, of a source at FPS frames a second in a time base of 1/(100 FPS) s."""
     n = round(seconds * FPS)
+    found = Path(uri).stat() if Path(uri).exists() else None
+    about = {"bytes": found.st_size, "version": str(found.st_mtime_ns)} if found else {"bytes": 0, "version": ""}
     return {
+        **about, "sha256": "", "addressable": True,
         "clip_id": "c1", "uri": uri, "stream_index": 0, "label": "", "caption": "",
         "start_frame": start, "end_frame": start + n, "n_frames": n, "start_s": start / FPS,
         "end_s": start / FPS + seconds, "start_pts": start * 100, "end_pts": (start + n) * 100, **more,

@@ -9,8 +9,11 @@ from pathlib import Path
 import av
 import pytest
 
+from data_prep.publish.check import read_written
 from data_prep.publish.cut_clip import CutClip
-from data_prep.publish.cutting import written_ends
+from data_prep.publish.origin import pack_spans
+from data_prep.signals.signals import decode_signals
+from data_prep.signals.store import write_signals
 from stages.core.ledger.storage import Storage
 from stages.core.media import BadMedia, ffmpeg_binary
 from stages.core.step import Workspace
@@ -37,12 +40,15 @@ def without_key_frames(path: Path) -> Path:
     return target
 
 
-def row_of(path: Path, end_pts: int, base: int, codec: str, container: str) -> dict[str, object]:
-    span = {"start_pts": 0, "end_pts": end_pts, "time_base_num": 1, "time_base_den": base, "stream_index": 0}
-    span |= {"start_frame": 0, "end_frame": FRAMES, "keyframe_start": True, "keyframe_end": True}
-    about = {"width": 128, "height": 96, "interlaced": False, "has_audio": False, "codec": codec}
-    where = {"clip_id": "c", "uri": str(path), "bytes": path.stat().st_size, "container": container}
-    return {**where, **about, **span}
+def row_of(path: Path, workspace: Workspace, codec: str) -> dict[str, object]:
+    """The row of a clip that is the whole source, after the pass over it."""
+    found = decode_signals(path)
+    signals = write_signals(workspace, found.table)
+    n = found.table.num_rows
+    about = {"stream_index": 0, "has_audio": False, "codec": codec, "start_frame": 0, "end_frame": n}
+    where = {"uri": str(path), "bytes": path.stat().st_size, "source_version": str(path.stat().st_mtime_ns)}
+    seen = {"signals_uri": signals["uri"], "siblings": pack_spans([(0, n)]), "source_sha256": "0" * 64}
+    return {"clip_id": "c", **where, **about, **seen}
 
 
 @pytest.fixture
@@ -54,18 +60,17 @@ def test_a_source_that_cannot_be_sought_in_is_cut_by_counting(cut: CutClip, tmp_
     path = without_key_frames(made(tmp_path / "clip.mp4", "-c:v", "mpeg4"))
     with av.open(str(path)) as container, pytest.raises(OSError, match="not permitted"):
         container.seek(0, stream=container.streams.video[0])
-    done = cut.process(row_of(path, 2000, 1000, "mpeg4", "matroska,webm"))
+    done = cut.process(row_of(path, cut.workspace, "mpeg4"))
     assert (done["n_frames"], done["method"]) == (FRAMES, "encode")
 
 
 @pytest.mark.skipif(not RAW.is_file(), reason=f"no real videos at {RAW.parent}; RUSHES_DATA names the folder")
 def test_a_stream_without_times_is_cut_although_two_readers_time_it_differently(cut: CutClip) -> None:
-    row = row_of(RAW, 3_840_000, 1_200_000, "mpeg1video", "mpegvideo")
-    done = cut.process({**row, "width": 384, "height": 288, "end_frame": 79})
+    done = cut.process(row_of(RAW, cut.workspace, "mpeg1video"))
     assert done["n_frames"] == 79
 
 
 def test_a_clip_without_video_is_bad_media(tmp_path: Path) -> None:
     path = made(tmp_path / "sound.mp4", "-c:a", "aac", source="sine=duration=1")
     with pytest.raises(BadMedia, match="no frames"):
-        written_ends(path)
+        read_written(path)

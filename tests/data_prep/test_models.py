@@ -62,7 +62,7 @@ def middle(path: Path, count: int, fit: Fit, spacing_s: float = 0.0) -> list[np.
     places = even_places(len(pts), count)
     if step:
         places = [len(pts) // 2 + (i - count // 2) * step for i in range(count)]
-    return next(pictures_of(str(path), index, [[Moment(p, pts[p]) for p in places]], fit))
+    return next(pictures_of(path, index, [[Moment(p, pts[p]) for p in places]], fit))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_pictures_of_several_clips_stay_apart(tmp_path):
     with av.open(str(path)) as container:
         pts = [frame.pts for frame in container.decode(video=0)]
     wanted = [[Moment(i, pts[i]) for i in group] for group in ((2, 4), (), (10,), (28, 29))]
-    found = [[round(float(p.mean())) for p in group] for group in pictures_of(str(path), 0, wanted, Fit(long=64))]
+    found = [[round(float(p.mean())) for p in group] for group in pictures_of(path, 0, wanted, Fit(long=64))]
     assert [len(g) for g in found] == [2, 0, 1, 2]
     assert [level for group in found for level in group] == pytest.approx([50, 60, 90, 180, 185], abs=2)
 

@@ -30,7 +30,9 @@ def reel(tmp_path_factory) -> tuple[Workspace, dict]:
     """The row that the step is given for the reel: cut at 72, dissolve 150-168, fade 223-246, cut at 343."""
     workspace = Workspace(Storage(str(tmp_path_factory.mktemp("store"))))
     kept = write_signals(workspace, decode_signals(REEL).table)
-    return workspace, {"source_id": "reel", "uri": str(REEL), "stream_index": 0, "signals": kept}
+    there = REEL.stat()
+    file = {"uri": str(REEL), "bytes": there.st_size, "sha256": "", "version": str(there.st_mtime_ns)}
+    return workspace, {"source_id": "reel", **file, "stream_index": 0, "signals": kept}
 
 
 @NEEDS
@@ -99,7 +101,8 @@ def test_a_cut_that_was_missed_is_added_where_it_is_sure(reel):
 @NEEDS
 def test_frames_that_cannot_be_decoded_again_drop_nothing(reel):
     """The table knows of frames that the file has no more."""
-    longer = pa.table({"pts": range(0, 830 * 10**7, 10**7)})
+    times = range(0, 830 * 10**7, 10**7)
+    longer = pa.table({"pts": times, "said": times})
     assert ConfirmedCuts.odds(told(reel, {}), Transition("cut", 600, 600, 0.6), REEL, reel[1], longer) == 1.0
 
 

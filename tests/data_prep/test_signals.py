@@ -163,7 +163,10 @@ class TestClock:
 
     def times(self, said: list[tuple[int | None, int | None]]) -> list[int]:
         clock = self.clock()
-        return [clock.time_of(*s) for s in said]
+        timed = [t for i, s in enumerate(said) for t in clock.put(i, *s)] + clock.flush()
+        assert [t.frame for t in timed] == list(range(len(said)))
+        assert [t.said for t in timed] == [pts for pts, _ in said]
+        return [t.pts for t in timed]
 
     def test_sound_times_stay_as_they_are(self) -> None:
         assert self.times([(t, t - 80) for t in (5, 45, 300, 301, 2**40)]) == [5, 45, 300, 301, 2**40]
@@ -180,6 +183,20 @@ class TestClock:
     def test_footage_joined_end_to_end_goes_on(self) -> None:
         again = [(t, t) for t in range(0, 2000, 40)] * 2
         assert self.times(again) == list(range(0, 4000, 40))
+
+    def test_frames_that_share_a_time_are_spread_evenly(self) -> None:
+        said = [(t, t) for t in range(0, 800, 80) for _ in range(2)]
+        assert self.times(said) == list(range(0, 800, 40))
+
+    def test_several_joints_are_counted_also_forward_ones_where_formats_know_breaks(self) -> None:
+        stream = SimpleNamespace(guessed_rate=Fraction(25), average_rate=None, time_base=Fraction(1, 1000))
+        for breaks, epochs in ((True, 3), (False, 2)):
+            clock, timed = Clock(stream, breaks), []
+            for start in (1400, 1400, 60_000, 0):
+                timed += [t for i in range(50) for t in clock.put(None, start + 40 * i, start + 40 * i)]
+            assert timed[-1].epoch == epochs
+            if breaks:
+                assert [t.pts for t in timed] == list(range(1400, 1400 + 200 * 40, 40))
 
     @given(st.lists(st.tuples(*[st.none() | st.integers(-(2**62), 2**62)] * 2), max_size=60))
     def test_times_always_grow(self, said: list[tuple[int | None, int | None]]) -> None:

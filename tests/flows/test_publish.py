@@ -20,7 +20,6 @@ import pytest
 from data_prep.publish import folder as publish_folder
 from data_prep.publish.buckets import BucketConfig, bucket_columns, split_of
 from data_prep.publish.card import cell
-from data_prep.publish.cutting import difference, small_grey
 from data_prep.publish.folder import new_folder, versions
 from flows.cli.store import verify_store
 from flows.publish.publication import load_publication
@@ -63,6 +62,14 @@ def index_of(catalog: Catalog, row: dict) -> list[dict]:
 def greys(path: Path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [small_grey(f) for f in container.decode(video=0)]
+
+
+def small_grey(frame: av.VideoFrame) -> np.ndarray:
+    return frame.reformat(64, 36, "gray", interpolation="AREA").to_ndarray().astype(np.float32)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
 def test_a_version_holds_exactly_the_kept_clips(done):

@@ -1,0 +1,73 @@
+"""Whether a file is whole: what its header promises against what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COUNTING = frozenset({"mov", "mp4"})
+"""Formats whose index counts frames, each of which has its place in the file."""
+TIMING = frozenset({"matroska", "webm", "asf", "flv", "ogg"})
+"""Formats whose header, or last page, says how long they are."""
+SHARE, SECONDS = 0.02, 0.5
+
+
+def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path, time_limit_s: float) -> str:
+    """A sentence that says how much of a file is there, "" where it is whole or its format promises nothing.
+
+    read: packets of the video stream that are there; end: when the last of them ends, in its ticks.
+    """
+    kinds = set(container.format.name.split(","))
+    if kinds & COUNTING and stream.frames:
+        missing = stream.frames - read
+        if missing > max(1, SHARE * stream.frames):
+            return f"the file is not whole: {read} of the {stream.frames} frames that its index names are there"
+        return _cut_in_a_box(path)
+    if kinds & COUNTING or "avi" in kinds:
+        return _cut_in_a_box(path)
+    if not kinds & TIMING or not container.duration:
+        return ""
+    promised, there = container.duration / 1e6, float(end * stream.time_base)
+    if promised - there <= max(SECONDS, SHARE * promised):
+        return ""
+    there = max(there, _end_of_all(path, time_limit_s))  # sound may go on behind the last picture
+    if promised - there <= max(SECONDS, SHARE * promised):
+        return ""
+    return f"the file is not whole: its header says {promised:.1f} s, {there:.1f} s are there"
+
+
+def _cut_in_a_box(path: Path) -> str:
+    """Whether an mp4 or AVI file ends within one of the boxes (chunks) that it is made of, by their sizes."""
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(16)
+            if head[:4] == b"RIFF":
+                length = 8 + int.from_bytes(head[4:8], "little")
+            else:
+                length = int.from_bytes(head[:4], "big")
+                length = int.from_bytes(head[8:16], "big") if length == 1 else length
+            if length < 8 or not (head[:4] == b"RIFF" or head[4:8].isalnum()):
+                return ""  # to the end of the file, or no box
+            if at + length > size:
+                return f"the file is not whole: {at + length - size:,} bytes are missing at its end"
+            at += length + (length % 2 if head[:4] == b"RIFF" else 0)
+    return ""
+
+
+def _end_of_all(path: Path, time_limit_s: float) -> float:
+    """When the last packet of any stream ends, in seconds from the start."""
+    from av import FFmpegError
+
+    from data_prep.sources.reading import open_media
+
+    latest = 0.0
+    with open_media(path, time_limit_s) as container:
+        try:
+            for packet in container.demux():
+                if packet.pts is not None and packet.time_base:
+                    latest = max(latest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        except (FFmpegError, OSError):
+            pass
+    return latest

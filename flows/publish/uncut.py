@@ -1,0 +1,56 @@
+"""The kept clips that a publication could not cut, each with the reason."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from stages.core.ledger.plan import ROOT_UNITS
+from stages.core.ledger.survey import Survey
+
+MOST = 10
+COLUMNS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def uncut(survey: Survey) -> pa.Table:
+    """One row per clip that is not in the dataset: status is error, or rejected where it does not fit the common
+    form."""
+    node = survey.plan.of_kind("cut")[-1]
+    rows = survey.query(
+        f"""SELECT r.clip_id, r.uri, r.start_s, r.end_s, c.status, c.error, c.reasons
+        FROM "v_{node.name}" c JOIN {ROOT_UNITS} r ON r.id = c.unit_id WHERE c.status <> 'ok' ORDER BY r.position"""
+    ).to_pylist()
+    return pa.Table.from_pylist([{**row, "reason": _sentence(row)} for row in rows], COLUMNS)
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    """The reason in words: without the name of the exception, and where in the code it was raised."""
+    if row["reasons"]:
+        return "; ".join(f"{r['metric']} is {r['value']}, {r['op']} {r['threshold']} is needed" for r in row["reasons"])
+    return re.sub(r"^\w+(Error|Media|Lost|Input): | \(\w+\.py:\d+\)$", "", row["error"] or "")
+
+
+def said(table: pa.Table) -> list[str]:
+    """The same for a terminal: how many, and the first of them by name."""
+    if not table.num_rows:
+        return []
+    rows = table.slice(0, MOST).to_pylist()
+    count = "1 clip was" if table.num_rows == 1 else f"{table.num_rows} clips were"
+    lines = [f"{count} not cut:"]
+    lines += [f"  {r['uri'].rsplit('/', 1)[-1]} {r['start_s']:.2f}-{r['end_s']:.2f} s: {r['reason']}" for r in rows]
+    return (
+        lines
+        + ([f"  and {table.num_rows - MOST} more"] if table.num_rows > MOST else [])
+        + ["`rushes table uncut` has all of them"]
+    )

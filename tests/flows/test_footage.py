@@ -1,0 +1,236 @@
+"""Footage that goes wrong, from files to a dataset by the command line: each published clip shows its own frames,
+upright, with its own sound, or is said not to be there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from data_prep.sources import counting, reading
+from flows.cli.main import main
+from flows.views.tables import read_table
+from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.storage import Storage
+from tests.data_prep.little import shot, texture, write
+from tests.data_prep.numbered import H264, KEYS, ONE_KEY, SHOT, SOUND, encoded, frames, heard, make, number_of, shown
+
+EVERYTHING = [
+    "copies.hash_bits=-1", "select.motion=null", "select.static_ratio=null", "select.sharpness=null",
+    "select.short_side.min=null",
+]  # fmt: skip
+
+
+def rushes(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+def curate(store: Path, footage: Path, *words: str) -> Result:
+    done = rushes("curate", footage, "--store", store, *EVERYTHING, *words)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def publish(store: Path, *words: str) -> Result:
+    return rushes("publish", "set", "--store", store, *words)
+
+
+def table(store: Path, name: str) -> list[dict]:
+    return read_table(Catalog(Storage(str(store))), name).to_pylist()
+
+
+def index(store: Path) -> list[dict]:
+    """The rows of the newest version, with the path of each clip's file."""
+    version = max((store / "datasets" / "set").iterdir(), key=lambda p: int(p.name[1:]))
+    rows = pq.read_table(version / "index.parquet").to_pylist()
+    return [{**r, "file": version / r["uri"], "name": Path(r["source_uri"]).name} for r in rows]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path, dict[str, int]]:
+    """Footage of every kind, the store of its publication with sound, and how many clips each source must give."""
+    folder = tmp_path_factory.mktemp("footage") / "in"
+    wanted = make(folder, tmp_path_factory.mktemp("parts"))
+    store = tmp_path_factory.mktemp("store") / "store"
+    curate(store, folder)
+    done = publish(store, "publish.audio=true")
+    assert done.exit_code == 0, done.output
+    assert "not cut" not in done.output
+    return folder, store, wanted
+
+
+def test_every_clip_of_every_kind_is_there_with_its_own_frames(made):
+    folder, store, wanted = made
+    rows = index(store)
+    assert {name: sum(r["name"] == name for r in rows) for name in wanted} == wanted
+    for row in rows:
+        stored = shown(row["file"])
+        assert len(stored) == row["n_frames"] == row["end_frame"] - row["start_frame"]
+        assert (row["width"], row["height"]) == stored.shape[:0:-1]
+        if row["name"] != "size_changes.ts":
+            source = shown(folder / row["name"])[row["start_frame"] : row["end_frame"]]
+            aspect = 4 / 3 if row["name"] == "anamorphic.mp4" else 1
+            assert stored.shape[1:] == (source.shape[1], round(source.shape[2] * aspect / 2) * 2), row["name"]
+            if aspect == 1:
+                off = np.abs(stored.astype(int) - source).mean(axis=(1, 2))
+                assert off.max() < 8, (
+                    f"{row['name']} {row['start_frame']}: another picture, or turned, by {off.max():.1f}"
+                )
+        if not any(w in row["name"] for w in ("rotated", "mirrored", "upside")):
+            assert [number_of(f) for f in stored] == list(range(row["start_frame"], row["end_frame"])), row["name"]
+
+
+def test_sound_is_at_its_time_and_as_long_as_the_pictures(made):
+    rows = [r for r in index(made[1]) if r["name"] in SOUND]
+    assert len(rows) == 2 * len(SOUND)
+    for row in rows:
+        begin, length = row["start_frame"] / 25, row["n_frames"] / 25
+        start, stop = (min(max(t - begin, 0.0), length) for t in SOUND[row["name"]])
+        assert heard(row["file"]) == pytest.approx((start, stop, length), abs=0.07), row["name"]
+
+
+def test_lengths_and_rates_are_those_of_the_frames(made):
+    rows = {Path(r["uri"]).name: r for r in table(made[1], "sources")}
+    for name, seconds in (("joined.ts", 3.6), ("joined.mpg", 3.6), ("pairs.mkv", 2.4), ("late.mkv", 1.2)):
+        assert rows[name]["duration_s"] == pytest.approx(seconds, abs=0.05), name
+        assert rows[name]["fps"] == pytest.approx(25, rel=0.01), name
+        assert not rows[name]["is_vfr"]
+    assert all(r["note"] == "" for r in rows.values())
+    assert (rows["mirrored.mp4"]["rotation"], rows["mirrored.mp4"]["mirrored"]) == (0, True)
+    cuts = [(c["kind"], c["first_frame"]) for c in table(made[1], "cuts") if c["uri"].endswith("pairs.mkv")]
+    assert cuts == [("cut", SHOT)]
+
+
+def test_no_clip_at_all_ends_well_and_is_said(tmp_path):
+    for name in ("short", "text"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "short" / "a.mp4", shot(1, 9))
+    (tmp_path / "text" / "a.txt").write_text("no video")
+    for name, why in (("short", "no shot of any source is as long"), ("text", "no source can be read")):
+        for _ in range(2):  # also when there is nothing left to do
+            assert f"there are no clips: {why}" in curate(tmp_path / f"{name}.store", tmp_path / name).output
+        done = publish(tmp_path / f"{name}.store")
+        assert done.exit_code == 2
+        assert "keeps no clip" in done.output
+
+
+def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = encoded(tmp_path / "whole.mp4", frames((1, 2)), *H264, KEYS, "-movflags", "+faststart").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: int(len(whole) * 0.75)])
+    loose = encoded(tmp_path / "w.mkv", frames((3, 4)), *H264, KEYS).read_bytes()
+    (folder / "cut.mkv").write_bytes(loose[: int(len(loose) * 0.6)])
+    encoded(folder / "whole.mkv", frames((5, 6)), *H264, KEYS)
+    said = curate(tmp_path / "store", folder).output
+    assert "cut.mp4: the file is not whole:" in said
+    assert f"of the {2 * SHOT} frames that its index names are there" in said
+    assert "cut.mkv: the file is not whole: its header says 2.4 s" in said
+    assert "whole.mkv" not in said
+    done = publish(tmp_path / "store")
+    assert done.exit_code == 0, done.output
+    assert "not cut" not in done.output
+    for row in index(tmp_path / "store"):
+        assert [number_of(f) for f in shown(row["file"])] == list(range(row["start_frame"], row["end_frame"]))
+
+
+def test_a_source_that_was_replaced_is_not_published_under_the_old_scores(tmp_path):
+    folder, store = tmp_path / "in", tmp_path / "store"
+    folder.mkdir()
+    for i, name in enumerate(("a.mp4", "b.mp4")):
+        encoded(folder / name, frames((2 * i + 1,)), *H264, KEYS)
+    curate(store, folder)
+    data = encoded(tmp_path / "other.mp4", frames((9,)), *H264, KEYS).read_bytes()
+    size = (folder / "a.mp4").stat().st_size
+    (folder / "a.mp4").write_bytes((data + bytes(size))[:size])
+    os.utime(folder / "b.mp4", (1, 1))  # touched, the same content
+    done = publish(store)
+    assert done.exit_code == 0
+    assert "1 clip was not cut:" in done.output
+    assert "a.mp4 0.00-1.20 s: the source is another file now" in done.output
+    assert [r["name"] for r in index(store)] == ["b.mp4"]
+    assert [(Path(r["uri"]).name, r["status"]) for r in table(store, "uncut")] == [("a.mp4", "error")]
+
+
+@pytest.mark.parametrize("options", [ONE_KEY, KEYS])
+def test_all_clips_of_a_source_cost_one_decode_of_it_and_no_hash(tmp_path, monkeypatch, options):
+    folder, store = tmp_path / "in", tmp_path / "store"
+    folder.mkdir()
+    encoded(folder / "a.mp4", frames(range(1, 9)), *H264, options)
+    curate(store, folder)
+    decoded, plain = [0], counting.presented
+
+    def counted(container: object, stream: object, *rest: object):
+        for frame in plain(container, stream, *rest):
+            decoded[0] += 1
+            yield frame
+
+    monkeypatch.setattr(counting, "presented", counted)
+    monkeypatch.setattr(reading, "_hash_of", lambda *words: pytest.fail("what has not changed is hashed again"))
+    done = publish(store, "publish.video.size=96")
+    assert done.exit_code == 0, done.output
+    assert len(index(store)) == 8
+    assert SHOT <= decoded[0] <= 8 * SHOT
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mistake_in_cutting_is_seen_by_the_check(tmp_path, monkeypatch, joined):
+    """Frames that are one off, as a reader that miscounts gives them."""
+    folder, store = tmp_path / "in", tmp_path / "store"
+    folder.mkdir()
+    parts = [encoded(tmp_path / f"{i}.ts", frames((i,), SHOT * i), *H264, KEYS).read_bytes() for i in (0, 1)]
+    (folder / "a.ts").write_bytes(b"".join(parts) if joined else parts[0])
+    curate(store, folder)
+    plain = counting.FrameReader.frames
+    monkeypatch.setattr(
+        counting.FrameReader, "frames", lambda self, a, b: plain(self, max(0, a - 1), b - 1 if a else b)
+    )
+    done = publish(store, "publish.video.size=96")
+    if joined:
+        assert "1 clip was not cut:" in done.output
+        assert "frames" in table(store, "uncut")[0]["reason"] or "differs" in table(store, "uncut")[0]["reason"]
+        assert [r["start_frame"] for r in index(store)] == [0]
+    else:
+        assert done.exit_code == 0, done.output
+
+
+def test_a_still_camera_before_which_other_things_happen_gives_no_copies(tmp_path):
+    folder, store = tmp_path / "in", tmp_path / "store"
+    folder.mkdir()
+    scene = texture(5, 320, 180)
+    paths = [((20, 40), (260, 40)), ((260, 130), (20, 130)), ((40, 10), (40, 150)), ((280, 150), (150, 20))]
+    for k, (a, b) in enumerate(paths):
+        pictures = []
+        for i in range(40):
+            picture, (x, y) = scene.copy(), (round(p + (q - p) * i / 39) for p, q in zip(a, b, strict=True))
+            picture[y : y + 22, x : x + 22] = (240, 60, 40)
+            pictures.append(picture)
+        write(folder / f"{k}.mp4", pictures, crf=20)
+        if not k:
+            write(folder / "copy.mp4", pictures, crf=36)
+    done = rushes("curate", folder, "--store", store, *EVERYTHING[1:])
+    assert done.exit_code == 0, done.output
+    names = {c["clip_id"]: Path(c["uri"]).name for c in table(store, "clips")}
+    verdicts = {names[v["clip_id"]]: names.get(v["duplicate_of"], "") for v in table(store, "verdicts")}
+    assert sorted(n for n, of in verdicts.items() if not of) in (
+        ["0.mp4", "1.mp4", "2.mp4", "3.mp4"],
+        ["1.mp4", "2.mp4", "3.mp4", "copy.mp4"],
+    )
+    assert len(verdicts) == 5
+
+
+def test_what_a_manifest_says_is_kept_as_it_is(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (" lead.mp4", "b.mp4"):
+        write(folder / name, shot(1 if name == "b.mp4" else 2, 16))
+    rows = [{"uri": " lead.mp4", "label": 0, "caption": float("nan")}, {"uri": "b.mp4", "label": 3.0, "caption": None}]
+    (folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    curate(tmp_path / "store", folder / "m.jsonl", "until=ingest")
+    found = [(Path(r["uri"]).name, r["status"], r["label"], r["caption"]) for r in table(tmp_path / "store", "sources")]
+    assert found == [(" lead.mp4", "ok", "0", ""), ("b.mp4", "ok", "3", "")]
