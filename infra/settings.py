@@ -9,8 +9,8 @@ from infra.logs import LogRecord, OnLog
 from infra.ray.settings import RaySettings
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.core.ledger.executor import Executor, LocalExecutor
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import Executor, LocalExecutor
 
 __all__ = ["InfraConfig", "LogRecord", "OnLog", "PrefectSettings", "RaySettings", "make_executor"]
 

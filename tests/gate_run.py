@@ -6,12 +6,12 @@ from __future__ import annotations
 import sys
 
 from stages.core import config
-from stages.core.ledger import run as run_module
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.plan import Plan
-from stages.core.ledger.run import Run
 from stages.core.ledger.storage import Storage
+from stages.core.planning.plan import Plan
+from stages.core.running import run as run_module
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.run import Run
 from tests import toys
 from tests.toy_plans import ROOTS, ref, shots
 

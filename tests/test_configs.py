@@ -17,8 +17,8 @@ from flows.curate.curation import load_curation
 from flows.render.campaign import load_campaign
 from flows.render.takes import TAKES
 from stages.core.config import find_config, load_class, make_ref, read_yaml
-from stages.core.ledger.binding import make_plan
 from stages.core.ledger.catalog import LEDGER
+from stages.core.planning.binding import make_plan
 from stages.core.step import Job, Step
 from stages.training.settings import load_settings
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from stages.core import config
-from stages.core.ledger import run as run_module
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.plan import Plan
-from stages.core.ledger.run import Budget, Run
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import Plan
+from stages.core.planning.survey import Survey
+from stages.core.running import run as run_module
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.run import Budget, Run
 from tests import toys
 
 TAKES = [(text, seed) for text in ("red ball", "blue box", "green cone", "grey disc") for seed in (0, 1)]

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from stages.core.config import make_ref
 from stages.core.identity import digest
-from stages.core.ledger.binding import make_plan
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Plan
+from stages.core.planning.binding import make_plan
+from stages.core.planning.plan import Plan
 from stages.core.step import (
     ARTIFACT,
     Inputs,

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from data_prep.publish.index import CLIP_ROOTS, SCORES, Index
 from data_prep.publish.origin import pack_spans
-from stages.core.ledger.plan import Node, Phase
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import Node, Phase
+from stages.core.planning.survey import Survey
 from stages.core.step import ARTIFACT
 
 SIBLINGS = 512

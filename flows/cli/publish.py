@@ -22,7 +22,7 @@ def publish_command(
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
     from flows.publish.publication import FLOW, load_publication, published
     from flows.publish.uncut import said, uncut
-    from stages.core.ledger.runs import find_run
+    from stages.core.running.runs import find_run
 
     names, overrides = split_words(words)
     if len(names) != 1:

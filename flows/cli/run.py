@@ -73,7 +73,7 @@ def curate_command(words: Sequence[str], store: str, config: str, dry_run: bool,
     from flows.curate.curation import FLOW, load_curation
     from flows.curate.notes import notes
     from flows.curate.throughput import throughput_table
-    from stages.core.ledger.runs import find_run
+    from stages.core.running.runs import find_run
 
     sources, overrides = split_words(words)
     prepared = prepare(load_curation(sources, config, common_settings(**options), overrides), store)

@@ -15,9 +15,9 @@ from flows.views.tables import read_table
 from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.runs import RunRecord, find_run, runs_table
 from stages.core.ledger.upkeep import Report
 from stages.core.ledger.upkeep import repair as repair_store
+from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
 SHOWN_ROWS, SHOWN_WIDTH = 40, 48
@@ -138,8 +138,8 @@ def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
 
 def show_lineage(what: str, store: str) -> int:
     """Where a row came from: from a video back to its prompt, from a clip back to its source."""
-    from stages.core.ledger.lineage import lineage
-    from stages.core.ledger.lineage_text import as_text
+    from stages.core.running.lineage import lineage
+    from stages.core.running.lineage_text import as_text
 
     catalog = existing_catalog(store)
     first = row_id = _id_of_file(catalog, Path(what).expanduser()) if _is_file(what) else what

@@ -17,9 +17,9 @@ from flows.run.settings import FlowConfig, plain_config
 from stages.core.config import ENTRY_KEYS, find_config, load_class, merge, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Node, Plan
+from stages.core.planning.binding import make_plan, until
+from stages.core.planning.plan import Node, Plan
 from stages.core.step import StepRef
 
 FLOW = "curate"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.curate.tables import clips, sources
 from stages.core.errors import BadInput
-from stages.core.ledger.survey import Survey
+from stages.core.planning.survey import Survey
 
 MOST = 5
 

@@ -26,8 +26,8 @@ from flows.run.session import existing_catalog
 from flows.views.page import data_uri, page_environment, reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.runs import find_run
-from stages.core.ledger.survey import Survey
+from stages.core.planning.survey import Survey
+from stages.core.running.runs import find_run
 from stages.core.step import Row
 
 NAME = "report.html"

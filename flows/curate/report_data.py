@@ -28,7 +28,7 @@ from flows.curate.tables import (
 )
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import connect
-from stages.core.ledger.survey import Survey
+from stages.core.planning.survey import Survey
 from stages.core.step import Row
 
 BINS = 100

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import LEDGER
-from stages.core.ledger.plan import ROOT_UNITS, Node, Plan
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import ROOT_UNITS, Node, Plan
+from stages.core.planning.survey import Survey
 from stages.core.step import ARTIFACT
 
 View = Callable[[Survey], pa.Table]

@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Node, Phase
-from stages.core.ledger.runs import find_run
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import Node, Phase
+from stages.core.planning.survey import Survey
+from stages.core.running.runs import find_run
 from stages.core.step import Row
 
 

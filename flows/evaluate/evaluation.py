@@ -18,9 +18,9 @@ from flows.run.settings import plain_config
 from stages.core.config import find_config, load_class, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Plan
+from stages.core.planning.binding import make_plan, until
+from stages.core.planning.plan import Plan
 from stages.core.step import Row, StepRef
 from stages.core.weights.digests import cache_folder
 from stages.judge import ATTRIBUTES, WORLD, load_vocabulary

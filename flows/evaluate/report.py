@@ -12,7 +12,7 @@ import pyarrow as pa
 from flows.evaluate.evaluation import FLOW, Evaluation
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.runs import find_run
+from stages.core.running.runs import find_run
 
 
 def check_out(out: str) -> Path:

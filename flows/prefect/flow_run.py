@@ -26,7 +26,7 @@ from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
 from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
 from flows.views.words import counted
-from stages.core.ledger.run import Listener
+from stages.core.running.run import Listener
 from stages.core.step import Row
 
 FLOW_OPTIONS: dict[str, Any] = {"persist_result": False, "validate_parameters": True, "retries": 0}

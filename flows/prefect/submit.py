@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Completed
 
 from flows.views.words import counted
 from stages.core.errors import TRANSIENT, BadInput, Stopped, kind_of
-from stages.core.ledger.plan import Node
+from stages.core.planning.plan import Node
 
 RETRIES, RETRY_DELAYS = 2, [2.0, 10.0]
 

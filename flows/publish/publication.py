@@ -22,11 +22,11 @@ from flows.run.settings import FlowConfig, fill_in, plain_config
 from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Node, Plan
-from stages.core.ledger.runs import find_run
-from stages.core.ledger.survey import Survey
+from stages.core.planning.binding import make_plan, until
+from stages.core.planning.plan import Node, Plan
+from stages.core.planning.survey import Survey
+from stages.core.running.runs import find_run
 from stages.core.step import Job, StepRef, Workspace
 
 FLOW = "publish"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.core.ledger.plan import ROOT_UNITS
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import ROOT_UNITS
+from stages.core.planning.survey import Survey
 
 MOST = 10
 COLUMNS = pa.schema(

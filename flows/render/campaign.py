@@ -15,9 +15,9 @@ from flows.run.promoted import resolve_promoted
 from flows.run.settings import plain_config
 from stages.core.config import find_config, merge, parse_overrides, read_yaml, shielded
 from stages.core.identity import digest
-from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Plan
+from stages.core.planning.binding import make_plan, until
+from stages.core.planning.plan import Plan
 from stages.core.step import Row, StepRef
 
 FLOW = "render"

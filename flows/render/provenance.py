@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import BadInput
-from stages.core.ledger.plan import Plan
 from stages.core.ledger.storage import MEDIA, Storage
 from stages.core.media import BadMedia, read_tags
+from stages.core.planning.plan import Plan
 from stages.core.step import Row
 
 METADATA = ("full", "id", "none")

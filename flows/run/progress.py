@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stages.core.ledger.survey import Count
+from stages.core.planning.survey import Count
 from stages.core.step import Row
 
 LINE_SECONDS = 5.0

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
-from stages.core.ledger.runs import runs_table
+from stages.core.running.runs import runs_table
 from stages.core.step import Row
 
 PREFIX, SHORTEST = "promoted:", 6

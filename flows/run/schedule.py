@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from stages.core.errors import Stopped
-from stages.core.ledger.plan import Node, Phase, Plan
-from stages.core.ledger.run import Run
-from stages.core.ledger.survey import Item, Survey
+from stages.core.planning.plan import Node, Phase, Plan
+from stages.core.planning.survey import Item, Survey
+from stages.core.running.run import Run
 
 MAX_SHARD_ROWS, SHARDS_WANTED, TASKS_AT_ONCE = 32, 6, 48
 LOOK_SHARE = 10

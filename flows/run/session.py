@@ -16,11 +16,11 @@ from infra.settings import LogRecord, make_executor
 from stages.core.config import nearest
 from stages.core.errors import BadInput, Stopped
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.plan import Plan
-from stages.core.ledger.run import Budget, Listener, Run
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Count, Survey
+from stages.core.planning.plan import Plan
+from stages.core.planning.survey import Count, Survey
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.run import Budget, Listener, Run
 from stages.core.step import StepRef
 
 log = logging.getLogger("rushes")

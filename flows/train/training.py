@@ -17,9 +17,9 @@ from flows.run.settings import FlowConfig, fill_in, plain_config
 from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.ledger.binding import make_plan, until
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.plan import Plan
+from stages.core.planning.binding import make_plan, until
+from stages.core.planning.plan import Plan
 from stages.core.step import StepRef
 from stages.core.weights.digests import cache_folder, weights_digest
 from stages.train import REQUEST, WORK, dataset_identity, plain_settings
@@ -167,7 +167,7 @@ def find_checkpoint(catalog: Catalog, content: str) -> str:
 
 def checkpoint_lines(catalog: Catalog, run_id: str) -> list[str]:
     """Lines about a finished run's checkpoint: what was trained, how good it is, and how to use it."""
-    from stages.core.ledger.runs import find_run
+    from stages.core.running.runs import find_run
 
     survey = find_run(catalog, "train", run_id).survey(catalog)
 

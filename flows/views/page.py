@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.runs import RunRecord, find_run
-from stages.core.ledger.survey import Survey
+from stages.core.planning.survey import Survey
+from stages.core.running.runs import RunRecord, find_run
 from stages.core.step import Row
 
 Rows = dict[str, Row]

@@ -10,9 +10,9 @@ from flows.curate.tables import curation_tables
 from stages.core.config import load_class, nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
-from stages.core.ledger.plan import ROOT_UNITS, Phase
-from stages.core.ledger.runs import RunRecord, find_run, runs_table
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import ROOT_UNITS, Phase
+from stages.core.planning.survey import Survey
+from stages.core.running.runs import RunRecord, find_run, runs_table
 
 View = Callable[[Survey], pa.Table]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from infra.logs import LogRecord
 from stages.core import config
-from stages.core.ledger.executor import Work, Worker, describe
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import Work, Worker, describe
 from stages.core.step import Row, StepRef
 
 SEND_EVERY_S = 0.2

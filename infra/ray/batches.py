@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stages.core.ledger.executor import Work
+from stages.core.running.executor import Work
 
 
 class Cause(enum.Enum):

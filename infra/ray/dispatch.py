@@ -18,7 +18,7 @@ from infra.logs import LogRecord, OnLog
 from infra.ray.actor import SEND_EVERY_S
 from infra.ray.batches import Backlog, Batch, Cause, FailedRow, WorkerLoss, plan_retries
 from infra.ray.pool import WorkerActor, WorkerPool, WorkerPools
-from stages.core.ledger.executor import Work, error_row
+from stages.core.running.executor import Work, error_row
 from stages.core.step import Row
 
 POLL_S = 0.1

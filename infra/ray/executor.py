@@ -20,8 +20,8 @@ from infra.ray.pool import PoolStats, WorkerPools
 from infra.ray.settings import RaySettings
 from stages.core.config import load_class
 from stages.core.errors import BadInput
-from stages.core.ledger.executor import Work
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import Work
 from stages.core.step import Row, Step, StepRef
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from infra.ray.capacity import Need, Node
 from stages.core import config
 from stages.core.errors import BadInput
-from stages.core.ledger.launch import load_function
+from stages.core.running.launch import load_function
 from stages.core.step import Row
 
 STOP_FILE, PROGRESS_FILE, RESULT_FILE = "stop", "progress.txt", "result.json"

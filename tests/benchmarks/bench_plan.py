@@ -18,9 +18,9 @@ from pathlib import Path
 
 from stages.core.identity import depends_key
 from stages.core.ledger.catalog import LEDGER, Catalog, connect
-from stages.core.ledger.plan import Binding, Node, Plan
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import Binding, Node, Plan
+from stages.core.planning.survey import Survey
 
 NAMES = ("text", "base", "decode")
 DEPENDS = {"text": ("prompt",), "base": ("seed", "width"), "decode": ()}

@@ -24,7 +24,7 @@ from flows.run.session import open_catalog
 from infra.settings import make_executor
 from stages.core.config import ROOT
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.run import Run
+from stages.core.running.run import Run
 from stages.core.step import Workspace
 from tests.benchmarks.plain_script import PROMPTS
 
@@ -96,7 +96,7 @@ class Stopwatch:
 def overhead(folder: Path, takes: int) -> dict[str, float]:
     """Shares of the wall time of a warm in-process run, by what it went to."""
     import flows.run.schedule
-    from stages.core.ledger.executor import Worker
+    from stages.core.running.executor import Worker
 
     catalog = open_catalog(str(folder))
     second = campaign("bench", list(range(takes // 2)), "local")

@@ -30,9 +30,9 @@ from stages.core.config import load_class
 from stages.core.identity import depends_key
 from stages.core.ledger.catalog import ROOTS as ROOTS_FOLDER
 from stages.core.ledger.catalog import Catalog, connect, ledger_schema, with_depends
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.plan import Node, Plan
-from stages.core.ledger.run import Run
+from stages.core.planning.plan import Node, Plan
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.run import Run
 
 PER_SOURCE, SECONDS = 100, 4
 BEFORE = ["select.motion.min=0.001"]

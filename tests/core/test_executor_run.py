@@ -5,10 +5,11 @@ import pytest
 from stages.core.config import make_ref
 from stages.core.errors import PERMANENT, TRANSIENT, BadInput, Stopped, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
-from stages.core.ledger.executor import LocalExecutor, Work
-from stages.core.ledger.run import COMMIT_ROWS, RUN_SCHEMA, RUNS, RUNS_FINGERPRINT, Budget, Run
-from stages.core.ledger.runs import find_run, runs_table
-from stages.core.ledger.survey import Survey
+from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
+from stages.core.planning.survey import Survey
+from stages.core.running.executor import LocalExecutor, Work
+from stages.core.running.run import COMMIT_ROWS, Budget, Run
+from stages.core.running.runs import find_run, runs_table
 from stages.core.weights.digests import fingerprint
 from tests import toys
 from tests.toy_run import TAKES, run_all

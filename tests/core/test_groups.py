@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from stages.core.ledger.compaction import compact
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.run import Run
-from stages.core.ledger.survey import STORE_TABLE, Count, Survey
+from stages.core.ledger.records import STORE_TABLE
 from stages.core.ledger.upkeep import verify
+from stages.core.planning.survey import Count, Survey
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.run import Run
 from tests import toys
 from tests.gate_run import TEXTS, go_on, plan_of, run_by_text
 from tests.toy_plans import CALLS, REFUSED, ROOTS, ref, shots

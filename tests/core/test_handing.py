@@ -7,12 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.handing import applies, handed
-from stages.core.ledger.run import Run
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Survey
 from stages.core.ledger.upkeep import verify
+from stages.core.planning.survey import Survey
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.handing import applies, handed
+from stages.core.running.run import Run
 from tests import toys
 from tests.toy_plans import ROOTS, ref, takes
 from tests.toy_run import run_all

@@ -16,9 +16,9 @@ from stages.core.identity import (
     text_digest,
     value_digest,
 )
-from stages.core.ledger.binding import make_plan
 from stages.core.ledger.catalog import with_depends
-from stages.core.ledger.survey import Survey
+from stages.core.planning.binding import make_plan
+from stages.core.planning.survey import Survey
 from stages.core.step import InputRow, Inputs, Port, UndeclaredRead
 from tests import toys
 from tests.toy_plans import CALLS, ROOTS, ref, takes

@@ -13,8 +13,8 @@ import pytest
 from stages.core.crash import POINTS
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Count, Survey
 from stages.core.ledger.upkeep import verify
+from stages.core.planning.survey import Count, Survey
 from tests import toys
 from tests.core.test_survey import tables
 from tests.toy_run import TAKES, run_all

@@ -5,9 +5,9 @@ import pytest
 
 from stages.core.errors import BadInput
 from stages.core.identity import depends_digest
-from stages.core.ledger.lineage import lineage
-from stages.core.ledger.lineage_text import as_text
-from stages.core.ledger.survey import Survey
+from stages.core.planning.survey import Survey
+from stages.core.running.lineage import lineage
+from stages.core.running.lineage_text import as_text
 from tests import toys
 from tests.toy_run import TAKES, run_all
 from tests.toys import toy_plan
@@ -150,9 +150,9 @@ import sys
 from stages.core import config
 config.PACKAGES = (*config.PACKAGES, "tests.")
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.lineage import lineage
-from stages.core.ledger.lineage_text import as_text
-from stages.core.ledger.runs import find_run
+from stages.core.running.lineage import lineage
+from stages.core.running.lineage_text import as_text
+from stages.core.running.runs import find_run
 from stages.core.ledger.storage import Storage
 catalog = Catalog(Storage(sys.argv[1]))
 find_run(catalog).survey(catalog).counts()

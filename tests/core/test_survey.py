@@ -14,12 +14,12 @@ from stages.core.errors import BadInput, Stopped
 from stages.core.identity import depends_digest
 from stages.core.ledger.catalog import Catalog, ledger_schema
 from stages.core.ledger.compaction import compact
-from stages.core.ledger.executor import LocalExecutor
-from stages.core.ledger.plan import Node, Plan
-from stages.core.ledger.run import Run
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Count, Survey
 from stages.core.ledger.upkeep import verify
+from stages.core.planning.plan import Node, Plan
+from stages.core.planning.survey import Count, Survey
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.run import Run
 from tests import toys
 from tests.toy_run import TAKES, run_all
 from tests.toys import Words, toy_plan

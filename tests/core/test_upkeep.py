@@ -14,8 +14,8 @@ from stages.core.identity import row_id
 from stages.core.ledger.catalog import ledger_schema
 from stages.core.ledger.compaction import LOCK, compact
 from stages.core.ledger.storage import Storage
-from stages.core.ledger.survey import Survey
 from stages.core.ledger.upkeep import repair, verify
+from stages.core.planning.survey import Survey
 from stages.core.step import ARTIFACT
 from tests import toys
 from tests.core.test_survey import tables

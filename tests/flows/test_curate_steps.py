@@ -14,8 +14,8 @@ from flows.run.session import execute, prepare
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import LEDGER, VOLATILE, Catalog
-from stages.core.ledger.plan import Plan
-from stages.core.ledger.survey import Survey
+from stages.core.planning.plan import Plan
+from stages.core.planning.survey import Survey
 from tests.data_prep.little import video
 
 KEEP_ALL = ["select.motion=null", "select.static_ratio=null", "select.sharpness=null", "select.short_side.min=null"]

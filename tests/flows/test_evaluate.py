@@ -18,8 +18,8 @@ from flows.cli.main import main
 from flows.evaluate.evaluation import load_evaluation
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
-from stages.core.ledger.runs import runs_table
 from stages.core.media import write_video
+from stages.core.running.runs import runs_table
 
 ATTRIBUTES = {"colour", "shape", "motion", "background"}
 

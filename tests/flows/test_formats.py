@@ -15,7 +15,7 @@ from flows.run.promoted import find_promoted
 from flows.run.session import existing_catalog, open_catalog
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.run import RUN_SCHEMA
+from stages.core.ledger.records import RUN_SCHEMA
 from stages.core.ledger.storage import Storage
 from stages.core.weights.store import keep
 from stages.train import CHECKPOINT, Measure, Promote

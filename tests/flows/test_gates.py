@@ -17,9 +17,9 @@ from flows.render.campaign import Campaign, load_campaign
 from flows.run.schedule import ThreadSubmit, run_plan
 from flows.run.session import execute, existing_catalog, prepare
 from flows.views.tables import read_table
-from stages.core.ledger.executor import LocalExecutor, Work, Worker
-from stages.core.ledger.run import Run
 from stages.core.ledger.upkeep import verify
+from stages.core.running.executor import LocalExecutor, Work, Worker
+from stages.core.running.run import Run
 from stages.core.step import Row, StepRef
 from tests.flows.test_faults import ROOM, finish, kill, random_kills, render
 

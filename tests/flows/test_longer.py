@@ -14,8 +14,8 @@ from flows.cli.main import main
 from flows.render.campaign import load_campaign
 from flows.run.session import prepare
 from stages.core.errors import BadInput
-from stages.core.ledger.survey import Count
 from stages.core.media import BadMedia, read_picture
+from stages.core.planning.survey import Count
 
 
 @pytest.fixture(scope="module")

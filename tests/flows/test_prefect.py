@@ -20,7 +20,7 @@ from flows.prefect.serve import read_deployments
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from stages.core.config import ROOT
-from stages.core.ledger.runs import runs_table
+from stages.core.running.runs import runs_table
 from tests.flows.prefect_api import Api
 
 RUSHES = [sys.executable, "-m", "flows.cli.main"]

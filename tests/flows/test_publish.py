@@ -27,9 +27,9 @@ from flows.views.tables import read_table
 from stages.core.crash import POINTS
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
-from stages.core.ledger.lineage import lineage
 from stages.core.ledger.storage import Storage
 from stages.core.ledger.upkeep import verify
+from stages.core.running.lineage import lineage
 from tests.flows.curated import curate, make_footage, publish
 
 

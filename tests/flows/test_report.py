@@ -18,7 +18,7 @@ from flows.run.session import open_catalog
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.runs import find_run
+from stages.core.running.runs import find_run
 from tests.data_prep.little import video
 from tests.flows.curated import curate
 

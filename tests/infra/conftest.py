@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stages.core.config import make_ref
-from stages.core.ledger.executor import Work
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import Work
 from stages.core.step import StepRef
 from stages.core.weights.digests import fingerprint
 

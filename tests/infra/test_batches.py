@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.ray.batches import Backlog, Cause, WorkerLoss, plan_retries
-from stages.core.ledger.executor import Work
+from stages.core.running.executor import Work
 
 LOST, MEMORY, TIME = (WorkerLoss(cause, "why") for cause in Cause)
 

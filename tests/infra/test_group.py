@@ -11,8 +11,8 @@ import pytest
 from infra.ray.capacity import Node
 from infra.ray.train_group import check_capacity
 from stages.core.errors import BadInput
-from stages.core.ledger.executor import LocalExecutor
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import LocalExecutor
 
 TWO = {"workers": 2, "cpus": 1.0, "gpus": 0.0}
 

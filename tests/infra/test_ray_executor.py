@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stages.core.errors import BadInput
-from stages.core.ledger.executor import LocalExecutor, Work
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import LocalExecutor, Work
 from tests.infra.conftest import by_number, ref, works
 
 pytestmark = pytest.mark.ray

@@ -12,8 +12,8 @@ import pytest
 from infra.settings import InfraConfig, make_executor
 from stages.core.config import ROOT, merge
 from stages.core.errors import BadInput
-from stages.core.ledger.executor import LocalExecutor
 from stages.core.ledger.storage import Storage
+from stages.core.running.executor import LocalExecutor
 
 
 @dataclass

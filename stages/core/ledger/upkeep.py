@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from stages.core.errors import BadInput
 from stages.core.identity import row_id
 from stages.core.ledger.catalog import LEDGER, LISTINGS, RESULTS, ROOTS, Catalog
-from stages.core.ledger.run import RUN_SCHEMA, RUNS
+from stages.core.ledger.records import RUN_SCHEMA, RUNS
 from stages.core.ledger.storage import MEDIA, TEMPORARY, FileInfo
 from stages.core.step import Row
 

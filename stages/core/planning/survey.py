@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from stages.core.identity import depends_key
-from stages.core.ledger import survey_sql
 from stages.core.ledger.catalog import Catalog
-from stages.core.ledger.groups import Group, Groups
-from stages.core.ledger.plan import ROOT_UNITS, Phase, Plan
-from stages.core.ledger.survey_jobs import STORE_TABLE, SurveyJobs
-from stages.core.ledger.survey_views import Count, Jobs
+from stages.core.planning import survey_sql
+from stages.core.planning.groups import Group, Groups
+from stages.core.planning.plan import ROOT_UNITS, Phase, Plan
+from stages.core.planning.survey_jobs import SurveyJobs
+from stages.core.planning.survey_views import Count, Jobs
 
 Item = dict[str, Any]
 """One unit on its way through a phase: {"unit": {...}, "<node>": its ledger row or None, ...}; with the rows of earlier
@@ -110,4 +110,4 @@ def _row_or_none(row: Any) -> Any:
     return row if row and (row.get("id") is not None or row.get("of_applies")) else None
 
 
-__all__ = ["STORE_TABLE", "Count", "Group", "Groups", "Item", "Survey"]
+__all__ = ["Count", "Group", "Groups", "Item", "Survey"]

@@ -21,35 +21,14 @@ from stages.core.config import load_class
 from stages.core.errors import Stopped
 from stages.core.identity import digest
 from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
-from stages.core.ledger.executor import Executor, Work
-from stages.core.ledger.handing import handed
-from stages.core.ledger.plan import Node, Plan
-from stages.core.ledger.survey import STORE_TABLE, Item, Survey
+from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
+from stages.core.planning.plan import Node, Plan
+from stages.core.planning.survey import Item, Survey
+from stages.core.running.executor import Executor, Work
+from stages.core.running.handing import handed
 from stages.core.step import Job, Row, Step, StepRef, Workspace
 
 COMMIT_ROWS, COMMIT_SECONDS = 32, 5.0
-RUNS, RUNS_FINGERPRINT = "runs", STORE_TABLE
-
-RUN_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("flow", pa.string()),
-        ("status", pa.string()),
-        ("started", pa.timestamp("us", tz="UTC")),
-        ("ended", pa.timestamp("us", tz="UTC")),
-        ("config", pa.string()),
-        ("core_seconds", pa.float64()),
-        ("gpu_seconds", pa.float64()),
-        ("scope", pa.string()),
-        ("plan", pa.string()),
-        ("jobs", pa.string()),
-        ("counts", pa.string()),
-        ("error", pa.string()),
-        ("host", pa.string()),
-        ("pid", pa.int64()),
-        ("versions", pa.string()),
-    ]
-)
 
 Listener = Callable[[str, Row], None]
 """Told (node name, ledger row) for every row that is committed: progress, logs."""

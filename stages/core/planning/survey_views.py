@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from stages.core.config import load_class
 from stages.core.identity import depends_key
-from stages.core.ledger import survey_sql
 from stages.core.ledger.catalog import LISTINGS, NO_ROWS, Catalog, connect, has_vanished, ledger_schema, with_depends
-from stages.core.ledger.groups import Groups
-from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Node, Phase, Plan
+from stages.core.planning import survey_sql
+from stages.core.planning.groups import Groups
+from stages.core.planning.plan import OWN_UNITS, ROOT_UNITS, Node, Phase, Plan
 
 T = TypeVar("T")
 Jobs = Mapping[str, str]
@@ -31,7 +31,7 @@ class Count:
 
 
 class SurveyViews:
-    """The state of a survey, its DuckDB, and the views over what is there; see `stages.core.ledger.survey.Survey`."""
+    """The state of a survey, its DuckDB, and the views over what is there; see `stages.core.planning.survey.Survey`."""
 
     def __init__(self, catalog: Catalog, plan: Plan, retry: str, jobs: Jobs, run_id: str) -> None:
         self.catalog, self.plan, self.retry, self.run_id = catalog, plan, retry, run_id

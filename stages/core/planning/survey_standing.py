@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from stages.core.ledger import survey_sql
-from stages.core.ledger.groups import Groups
-from stages.core.ledger.plan import ROOT_UNITS, Phase
-from stages.core.ledger.survey_views import Count, SurveyViews
+from stages.core.planning import survey_sql
+from stages.core.planning.groups import Groups
+from stages.core.planning.plan import ROOT_UNITS, Phase
+from stages.core.planning.survey_views import Count, SurveyViews
 
 
 class SurveyStanding(SurveyViews):
-    """Questions about nodes and phases; see `stages.core.ledger.survey.Survey`."""
+    """Questions about nodes and phases; see `stages.core.planning.survey.Survey`."""
 
     def _known(self, name: str) -> bool:
         """Whether there is something to read of a node; of a job that decides by group, what it has decided so far."""

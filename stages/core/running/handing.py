@@ -1,6 +1,6 @@
 """What a step is handed for one unit: the declared columns, and the rows that fill its ports.
 
-The same rules stand as SQL in `stages.core.ledger.survey_sql.Standing`, which plans millions of units at once; tests
+The same rules stand as SQL in `stages.core.planning.survey_sql.Standing`, which plans millions of units at once; tests
 hold one against the other.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from stages.core.identity import depends_key, join_parents
-from stages.core.ledger.executor import Work
-from stages.core.ledger.plan import Binding, Node, Plan
+from stages.core.planning.plan import Binding, Node, Plan
+from stages.core.running.executor import Work
 from stages.core.step import Row
 
 Item = dict[str, Any]

@@ -21,8 +21,8 @@ from stages.core.config import load_class
 from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
-from stages.core.ledger.launch import load_function
 from stages.core.ledger.storage import Storage
+from stages.core.running.launch import load_function
 from stages.core.step import InputRow, PermanentError, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import NO_ROWS, Catalog, connect
-from stages.core.ledger.plan import Plan
-from stages.core.ledger.run import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
-from stages.core.ledger.survey import Survey
+from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
+from stages.core.planning.plan import Plan
+from stages.core.planning.survey import Survey
 from stages.core.step import Row
 
 

@@ -9,18 +9,16 @@ import pyarrow as pa
 
 from stages.core.config import load_class
 from stages.core.identity import digest
-from stages.core.ledger import survey_sql
 from stages.core.ledger.catalog import NO_ROWS
-from stages.core.ledger.groups import Group, Groups, ended_sql, key_sql, within_groups_before
-from stages.core.ledger.plan import OWN_UNITS, Binding, Node, Phase
-from stages.core.ledger.survey_standing import SurveyStanding
-
-STORE_TABLE = "all"
-"""The fingerprint of tables that no node makes, `runs` among them."""
+from stages.core.ledger.records import STORE_TABLE
+from stages.core.planning import survey_sql
+from stages.core.planning.groups import Group, Groups, ended_sql, key_sql, within_groups_before
+from stages.core.planning.plan import OWN_UNITS, Binding, Node, Phase
+from stages.core.planning.survey_standing import SurveyStanding
 
 
 class SurveyJobs(SurveyStanding):
-    """What jobs have decided, and what they read; see `stages.core.ledger.survey.Survey`."""
+    """What jobs have decided, and what they read; see `stages.core.planning.survey.Survey`."""
 
     def _add_job(self, node: Node) -> None:
         if node.per:

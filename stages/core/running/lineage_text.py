@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from stages.core.ledger.catalog import BOOKKEEPING, LEDGER
-from stages.core.ledger.lineage import Lineage, Link
+from stages.core.running.lineage import Lineage, Link
 
 
 def as_text(found: Lineage) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from stages.core.ledger import survey_sql
-from stages.core.ledger.plan import Node, Phase
+from stages.core.planning import survey_sql
+from stages.core.planning.plan import Node, Phase
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from stages.core.config import load_class, nearest
 from stages.core.errors import BadInput
-from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Plan
+from stages.core.planning.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Plan
 from stages.core.step import Inputs, Job, Port, Step, StepRef
 from stages.core.weights.digests import fingerprint, weights_identity
 

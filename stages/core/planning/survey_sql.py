@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stages.core.identity import depends_key
 from stages.core.ledger.catalog import BOOKKEEPING
-from stages.core.ledger.plan import Binding, Node, Phase, Plan
+from stages.core.planning.plan import Binding, Node, Phase, Plan
 
 STATUSES = ("ok", "rejected", "skipped", "error", "error")
 OK, ERROR = 0, 3

@@ -12,10 +12,10 @@ from functools import partial
 
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import NO_ROWS, RESULTS, ROOTS, Catalog, connect
-from stages.core.ledger.plan import OWN_UNITS, ROOT_UNITS, Node, Phase, Plan
-from stages.core.ledger.run import RUNS
-from stages.core.ledger.runs import runs_table
-from stages.core.ledger.survey import Survey
+from stages.core.ledger.records import RUNS
+from stages.core.planning.plan import OWN_UNITS, ROOT_UNITS, Node, Phase, Plan
+from stages.core.planning.survey import Survey
+from stages.core.running.runs import runs_table
 from stages.core.step import Row
 
 SHORTEST, MANY = 6, 50
