@@ -20,11 +20,12 @@ def test_a_benchmark_can_be_started(name):
 def test_the_plain_script_makes_the_calls_that_the_cascade_makes():
     from tests.benchmarks import plain_script
 
-    steps = load_campaign([], {"prompts": list(plain_script.PROMPTS)}, []).steps
+    campaign = load_campaign([], {"prompts": list(plain_script.PROMPTS)}, [])
+    steps = campaign.steps
     base, refine = steps["base"].config, steps["refine"].config
     assert pytest.approx(base.sampling.levels()) == plain_script.BASE_TIMESTEPS
     assert pytest.approx(refine.sampling.levels()) == plain_script.REFINE_TIMESTEPS
-    assert (base.sampling.guidance, refine.strength) == (plain_script.GUIDANCE, plain_script.STRENGTH)
+    assert (campaign.takes[0]["guidance"], refine.strength) == (plain_script.GUIDANCE, plain_script.STRENGTH)
 
 
 @pytest.mark.parametrize("stage", ["vae", "base"])

@@ -43,7 +43,11 @@ def models(path: Path) -> None:
 
 
 def train(path: Path) -> None:
-    assert load_settings(path).stage
+    """The plan of a training stands beside what is trained."""
+    if path.parent == ROOT / "configs":
+        assert [load_class(e["use"]).kind for e in read_yaml(path)["steps"].values()]
+    else:
+        assert load_settings(path).stage
 
 
 def curate(path: Path) -> None:

@@ -33,7 +33,10 @@ def config_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     """Two held-out prompts x two seeds of 64x64x9 through the tiny cascade, untrained."""
     config = {
         "name": "small", "heldout": 2, "seeds": 2, "model": {"checkpoint": str(small_checkpoint)},
-        "base": {"width": 64, "height": 64, "frames": 9, "sampling": {"steps": 1}},
+        "width": 64,
+        "height": 64,
+        "frames": 9,
+        "base": {"sampling": {"steps": 1}},
         "refine": {"sampling": {"steps": 4}},
     }  # fmt: skip
     path = tmp_path_factory.mktemp("evaluate") / "small.yaml"
@@ -119,7 +122,7 @@ def test_given_prompts_keep_the_configs_seeds_and_cascade(config_file, tmp_path)
     assert [(c["prompt"], c["seed"]) for c in evaluation.clips] == [
         ("a red circle moving left", 0), ("a red circle moving left", 1), ("a green star", 0), ("a green star", 1),
     ]  # fmt: skip
-    assert evaluation.steps["base"].config.width == 64
+    assert {c["width"] for c in evaluation.clips} == {64}
 
 
 def test_the_config_that_comes_along_is_the_whole_world_held_out():
@@ -136,19 +139,21 @@ def test_a_part_of_the_held_out_prompts_has_every_colour():
 
 def test_first_frames_are_given_and_measured(config_file, tmp_path):
     from stages.core.ledger.storage import Storage
-    from stages.core.step import Workspace
+    from stages.core.step import InputRow, Workspace
     from stages.judge import Judge, report
 
     clips = load_evaluation(config_file, {"first_frames": True}, ["seeds=1"]).clips
-    assert [Path(c["image"]).read_bytes()[1:4] for c in clips] == [b"PNG"] * 2
+    assert [Path(c["media"][0]["uri"]).read_bytes()[1:4] for c in clips] == [b"PNG"] * 2
     storage = Storage(str(tmp_path / "store"))
     judge = Judge(Judge.Config(), Workspace(storage))
     judge.setup()
     rows = []
     for i, clip in enumerate(clips):  # the clips that the first frames are from
         video = storage.put_media(write_video(render(scene_from_prompt(clip["prompt"], i), 256, 256, 17, 8), 8), ".mp4")
-        image = storage.put_media(Path(clip["image"]).read_bytes(), ".png")
-        rows.append(judge.process({"prompt": clip["prompt"], "decode": video, "image_uri": image["uri"]}))
+        image = storage.put_media(Path(clip["media"][0]["uri"]).read_bytes(), ".png")
+        media = [{"sha256": clip["media"][0]["sha256"], "uri": image["uri"]}]
+        asked = {"prompt": clip["prompt"], "conditions": clip["conditions"], "sha256": None, "path": None}
+        rows.append(judge.process(InputRow({**asked, "media": media, "video": video})))
     found = report(rows)
     assert found["first_frame"]["n"] == 2
     assert found["first_frame"]["least"] > 30

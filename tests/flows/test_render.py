@@ -261,7 +261,7 @@ def test_a_delivered_video_says_what_it_shows(rendered, small_checkpoint, tmp_pa
     assert (said["prompt"], said["seed"]) == (video["prompt"], video["seed"])
     assert said["settings"]["base"]["sampling"]["steps"] == 2
     assert said["settings"]["text"]["max_tokens"] == 64
-    assert set(said["models"]) == set(STAGES)
+    assert set(said["models"]) == {*STAGES, "see", "extend"}
     assert len(said["models"]["base"]["model.checkpoint"]) == 32
     for place in (store, out, small_checkpoint):
         assert str(place).encode() not in path.read_bytes()

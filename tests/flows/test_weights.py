@@ -22,7 +22,10 @@ def render(checkpoint: Path, folder: Path, *more: str, **campaign: object) -> Re
         "prompts": ["a red circle moving left"],
         "seeds": 1,
         "model": {"checkpoint": str(checkpoint)},
-        "base": {"width": 64, "height": 64, "frames": 9, "sampling": {"steps": 2}},
+        "width": 64,
+        "height": 64,
+        "frames": 9,
+        "base": {"sampling": {"steps": 2}},
         "refine": {"sampling": {"steps": 4}},
         **campaign,
     }
@@ -111,8 +114,6 @@ def test_half_an_adapter_is_refused_before_any_row(small_checkpoint, tmp_path):
         },
         path,
     )
-    result = render(small_checkpoint, tmp_path, base={
-        "width": 64, "height": 64, "frames": 9, "sampling": {"steps": 2}, "lora": {"path": str(path)},
-    })  # fmt: skip
+    result = render(small_checkpoint, tmp_path, base={"sampling": {"steps": 2}, "lora": {"path": str(path)}})
     assert result.exit_code == 2, result.output
     assert "transformer.no_such_layer.lora_A.weight" in result.output.replace("\n", "")

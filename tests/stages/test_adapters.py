@@ -211,7 +211,7 @@ REFUSED = {
 def plan(checkpoint: Path, path: Path) -> str:
     """What is asked of a step before any row; nothing is loaded."""
     model = ModelConfig(checkpoint=str(checkpoint), device="cpu")
-    config = Base.Config(model=model, width=64, height=64, frames=9, lora=LoraConfig(path=str(path)))
+    config = Base.Config(model=model, lora=LoraConfig(path=str(path)))
     return fingerprint(StepRef("base", "stages.base:Base", config, None))
 
 
