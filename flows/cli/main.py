@@ -157,7 +157,7 @@ def report(store: str, run_id: str, out: str | None) -> int:
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
     """Show a table: runs, takes, artifacts, videos, sources, signals, cuts, clips, scores, verdicts, captions,
-    datasets, judgements, checkpoints."""
+    datasets, uncut, judgements, checkpoints."""
     from flows.cli.store import show_table
 
     return show_table(name, store, run_id, everything, Path(out) if out else None)

@@ -74,3 +74,24 @@ def test_a_clip_without_video_is_bad_media(tmp_path: Path) -> None:
     path = made(tmp_path / "sound.mp4", "-c:a", "aac", source="sine=duration=1")
     with pytest.raises(BadMedia, match="no frames"):
         read_written(path)
+
+
+def test_what_is_cut_in_the_same_pass_changes_no_clip(tmp_path: Path) -> None:
+    options = ("-c:v", "libx264", "-x264-params", "keyint=250:scenecut=0")
+    path = made(tmp_path / "clip.mp4", *options)
+    spans, found = [(0, 12), (12, 30), (36, FRAMES)], []
+    for together in (False, True):
+        cut = CutClip(CutClip.Config(), Workspace(Storage(str(tmp_path / f"store{together}"))))
+        row = row_of(path, cut.workspace, "h264")
+        for first, end in reversed(spans) if together else spans:
+            siblings = pack_spans(spans if together else [(first, end)])
+            clip = {**row, "start_frame": first, "end_frame": end, "siblings": siblings}
+            assert cut._source(clip).in_one_pass == (together and first == spans[-1][0])
+            found.append((first, end, cut.process(clip)))
+    assert sorted(found[:3], key=lambda f: f[0]) == sorted(found[3:], key=lambda f: f[0])
+
+
+def test_where_a_file_lies_and_what_else_is_cut_from_it_is_no_part_of_what_a_clip_is() -> None:
+    declared = CutClip.inputs(CutClip.Config())
+    assert not set(declared.depends) & {"uri", "source_version", "siblings"}
+    assert {"source_id", "start_frame", "end_frame"} <= set(declared.depends)
