@@ -14,7 +14,9 @@ from flows.cli.telemetry import be_quiet
 
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
-LIMIT = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N.")
+LIMIT = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N sources, takes or clips."
+)
 EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help="Where steps run; default: the config.")
 UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
 ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Run only these steps.")
@@ -56,7 +58,7 @@ def main() -> None:
 @STORE
 @UNTIL
 @ONLY
-@click.option("--export", "export_to", metavar="DIR", help="Copy one mp4 per finished take there; what is there stays.")
+@click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there; other files stay.")
 @DRY_RUN
 @LIMIT
 @EXECUTOR
@@ -168,7 +170,7 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
-    """Show the progress of the latest runs; with an ID or a delivered video, where it came from."""
+    """Show the progress of the latest runs; with an ID or an exported video, where it came from."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)

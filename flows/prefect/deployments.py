@@ -30,7 +30,7 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str = "
     Args:
         campaign: A name below configs/campaigns, or the path of a campaign file.
         store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
-        overrides: Settings to change, each like seeds=2, base.steps=8 or infra.executor=local.
+        overrides: Settings to change, each like seeds=2, base.sampling.steps=8 or infra.executor=local.
         export: A folder that gets one mp4 per finished take, beside what is there. Empty for none.
     """
     from flows.render.campaign import load_campaign
@@ -69,7 +69,7 @@ def curate(sources: list[str], store: str, config: str = "curate", overrides: li
         sources: Files, folders, globs or manifests of footage, on disk or on any URL that fsspec opens.
         store: The folder or URL (s3://, gs://, az://) where results are kept. What it holds already is not made again.
         config: A name below configs, or the path of a config file.
-        overrides: Settings to change, each like limit=10 or motion.sample_fps=4.
+        overrides: Settings to change, each like limit=10 or select.motion.min=0.002.
     """
     from flows.curate.curation import load_curation
 
@@ -103,7 +103,7 @@ def evaluate(
         videos: A folder of videos to judge in place of rendering.
         captions: A CSV file with the columns file and caption, which says what those videos show.
         reference: A folder of videos to compare with, as two sets.
-        overrides: Settings to change, each like seeds=1 or base.steps=8.
+        overrides: Settings to change, each like seeds=1 or base.sampling.steps=8.
     """
     from flows.evaluate.evaluation import load_evaluation, settings_of_options
     from flows.evaluate.report import check_out, write_report

@@ -2,9 +2,9 @@
 
     schema (dataclass)  <  configs/x.yaml  <  configs/on/<where>.yaml  <  key=value overrides
 
-A step entry is `{use: data_prep.scores.motion:Motion, sample_fps: 2, resources: {cpus: 1}}`. `use` is an import path
+A step entry is `{use: data_prep.scores.nsfw:Nsfw, frames: 3, resources: {cpus: 1}}`. `use` is an import path
 inside our own packages; the other keys are checked against that class's `Config`. Below `steps`, the name may be left
-out: `base.steps=8` means `steps.base.steps=8` where `base` is a step.
+out: `nsfw.frames=8` means `steps.nsfw.frames=8` where `base` is a step.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def _undotted(layer: DictConfig) -> DictConfig:
-    """`base.steps: 8` in a file means what `base.steps=8` means on the command line."""
+    """`nsfw.frames: 8` in a file means what `nsfw.frames=8` means on the command line."""
     for key in [k for k in layer if isinstance(k, str) and "." in k]:
         nested: Any = layer._get_node(key)
         for part in reversed(key.split(".")):

@@ -76,10 +76,18 @@ def value_digest(name: str, value: Any) -> str:
 
 
 def depends_digest(values: Mapping[str, Any]) -> str:
-    """The identity of the values that decide a result, whatever their order; "" where there are none."""
-    if not values:
-        return ""
-    return text_digest("".join(value_digest(name, values[name]) for name in sorted(values)))
+    """The identity of the values that decide a result, whatever their order; "" where there are none.
+
+    A value that is null counts as one that is not there, so that a step may come to read a further column and changes
+    nothing for units that do not set it; "" and 0 are values.
+    """
+    return joined_digest(value_digest(name, values[name]) for name in sorted(values) if values[name] is not None)
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """The hash of digests in their order, "" where there are none."""
+    text = "".join(digests)
+    return text_digest(text) if text else ""
 
 
 def text_digest(text: str) -> str:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from stages.core.crash import crash_point
 from stages.core.errors import BadInput
-from stages.core.identity import depends_key, is_safe_name, text_digest, value_digest
+from stages.core.identity import depends_key, is_safe_name, joined_digest, value_digest
 from stages.core.identity import digest as digest_of
 from stages.core.ledger.storage import Storage
 from stages.core.step import REASON, Row
@@ -160,13 +160,13 @@ def with_depends(table: pa.Table, sets: Sequence[tuple[str, ...]]) -> pa.Table:
         flat = not pa.types.is_nested(column.type)
         coded = column.dictionary_encode(null_encoding="encode") if flat else None
         if coded is not None:
-            words = [value_digest(name, v) for v in coded.dictionary.to_pylist()]
+            words = ["" if v is None else value_digest(name, v) for v in coded.dictionary.to_pylist()]
             digests[name] = [words[i] for i in coded.indices.to_pylist()]
         else:
-            digests[name] = [value_digest(name, v) for v in column.to_pylist()]
+            digests[name] = ["" if v is None else value_digest(name, v) for v in column.to_pylist()]
     for columns in sets:
         joined = ["".join(parts) for parts in zip(*(digests[c] for c in sorted(columns)), strict=True)]
-        marks = {text: text_digest(text) for text in set(joined)}
+        marks = {text: joined_digest([text]) for text in set(joined)}
         table = table.append_column(depends_key(columns), pa.array([marks[t] for t in joined], pa.string()))
     return table
 

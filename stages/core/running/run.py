@@ -25,7 +25,7 @@ from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Item, Survey
 from stages.core.running.executor import Executor, Work
-from stages.core.running.handing import handed
+from stages.core.running.step_inputs import work_for
 from stages.core.step import Job, Row, Step, StepRef, Workspace
 
 COMMIT_ROWS, COMMIT_SECONDS = 32, 5.0
@@ -181,7 +181,7 @@ class Run:
 
     def _work(self, node: Node, item: Item, own: Mapping[str, Row]) -> Work | None:
         """What is to do for one unit at one node, None where it is done, failed for good, or not ready."""
-        work = handed(self.plan, node, item)
+        work = work_for(self.plan, node, item)
         if work is None:
             return None
         mark = work.id(node.fingerprint)
@@ -252,7 +252,7 @@ class Run:
         self.stop.set()
 
     def _with_row(self, node: Node, item: Item, own: Mapping[str, Row]) -> Item:
-        work = handed(self.plan, node, item)
+        work = work_for(self.plan, node, item)
         mark = work.id(node.fingerprint) if work else ""
         row = own.get(mark) or self._made.get(mark)
         return {**item, node.name: {**_for_steps(row), "retry": False}} if row else item

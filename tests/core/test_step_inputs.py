@@ -11,8 +11,8 @@ from stages.core.ledger.storage import Storage
 from stages.core.ledger.upkeep import verify
 from stages.core.planning.survey import Survey
 from stages.core.running.executor import LocalExecutor
-from stages.core.running.handing import applies, handed
 from stages.core.running.run import Run
+from stages.core.running.step_inputs import applies, work_for
 from tests import toys
 from tests.toy_plans import ROOTS, ref, takes
 from tests.toy_run import run_all
@@ -87,7 +87,7 @@ def check_agreement(survey):
             ids = set()
             for item in items:
                 row, sql = item[node.name], standing[item["unit"]["id"]]
-                work = handed(plan, node, item)
+                work = work_for(plan, node, item)
                 assert applies(plan, node, item) == sql[f"applies_{node.name}"]
                 assert (row["id"] if row else None) == sql[f"id_{node.name}"]
                 if row and work:

@@ -25,10 +25,10 @@ def applies(plan: Plan, node: Node, item: Item) -> bool:
     """Whether a node makes a row of this unit."""
     if node.when and not any(is_there(item["unit"][c]) for c in node.when):
         return False
-    return all(filling(plan, node, b, item) is not None for b in node.ports if b.required)
+    return all(node_for_port(plan, node, b, item) is not None for b in node.ports if b.required)
 
 
-def filling(plan: Plan, node: Node, binding: Binding, item: Item) -> str | None:
+def node_for_port(plan: Plan, node: Node, binding: Binding, item: Item) -> str | None:
     """The node whose row fills a port for this unit, None where none applies."""
     here = plan.phase_of(node.name).name
     for name in binding.nodes:
@@ -40,13 +40,13 @@ def filling(plan: Plan, node: Node, binding: Binding, item: Item) -> str | None:
     return None
 
 
-def handed(plan: Plan, node: Node, item: Item) -> Work | None:
+def work_for(plan: Plan, node: Node, item: Item) -> Work | None:
     """What a step is to do for one unit; None where it does not apply, or a row that it needs is not there and ok."""
     if not applies(plan, node, item):
         return None
     rows: dict[str, Row | None] = {}
     for binding in node.ports:
-        name = filling(plan, node, binding, item)
+        name = node_for_port(plan, node, binding, item)
         row = item.get(name) if name else None
         if name and not _is_ok(row):
             return None
