@@ -112,6 +112,13 @@ def test_parents_and_their_order_decide_a_row():
     assert join_parents(["a", None]) == join_parents(["a"]), "an optional port that nothing fills changes nothing"
 
 
+def test_a_further_column_that_a_unit_does_not_set_changes_nothing():
+    """So a later version of a step may read one more, and keeps what was made."""
+    assert depends_digest({"seed": 1, "camera": None}) == depends_digest({"seed": 1})
+    assert len({depends_digest({"seed": 1, "camera": v}) for v in (None, "", "0")}) == 3
+    assert depends_digest({"camera": None}) == depends_digest({}) == ""
+
+
 def test_a_step_is_handed_what_it_declares():
     row = InputRow({"prompt": "a", "text": None})
     assert (row["prompt"], row.get("text", "none"), "text" in row, "prompt" in row) == ("a", "none", False, True)
