@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.select import check_thresholds
 from data_prep.sources.listing import ROOTS, list_sources
-from flows.run.settings import FlowConfig, plain_config
+from flows.run.settings import FlowConfig, ResolvedConfig
 from stages.core.config import ENTRY_KEYS, find_config, load_class, merge, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -54,7 +54,7 @@ class CurateConfig(FlowConfig):
 
 
 @dataclass(frozen=True)
-class Curation:
+class Curation(ResolvedConfig):
     """A checked curation: its settings, its steps in order, and their plan, which has no sources yet."""
 
     config: CurateConfig
@@ -73,10 +73,6 @@ class Curation:
         mark = digest("roots", [r["id"] for r in rows])
         roots = catalog.put_roots(rows, ROOTS, mark, self.draft.phases[0].depends)
         return dataclasses.replace(self.draft, roots=roots)
-
-    def plain(self) -> dict[str, Any]:
-        """The resolved config."""
-        return plain_config(self.config, self.steps)
 
 
 def load_curation(

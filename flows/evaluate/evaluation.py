@@ -14,7 +14,7 @@ import pyarrow as pa
 from flows.evaluate.clip_list import clip_row, read_captions
 from flows.render.campaign import RenderConfig, on_top, resolve
 from flows.render.takes import TAKES, check_takes, expand, with_media
-from flows.run.settings import plain_config
+from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -53,21 +53,12 @@ class EvaluateConfig(RenderConfig):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(ResolvedConfig):
     """A checked evaluation: its settings, the steps that make, judge and measure a clip, and one row per clip."""
 
     config: EvaluateConfig
     steps: dict[str, StepRef]
     clips: tuple[Row, ...]
-
-    @property
-    def scope(self) -> str:
-        """Its name."""
-        return self.config.name
-
-    def plain(self) -> dict[str, Any]:
-        """The resolved config."""
-        return plain_config(self.config, self.steps)
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan; keeps the clips as the roots of the store's next run."""

@@ -18,7 +18,7 @@ from data_prep.publish.cutting import VideoForm
 from data_prep.publish.folder import check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import index_scores, kept_clips, kept_phase, yields_of
-from flows.run.settings import FlowConfig, fill_in, plain_config
+from flows.run.settings import FlowConfig, ResolvedConfig, fill_in
 from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -63,16 +63,11 @@ class PublishConfig(FlowConfig):
 
 
 @dataclass(frozen=True)
-class Publication:
+class Publication(ResolvedConfig):
     """A checked publication: its settings, and its steps in order, without what a curation adds."""
 
     config: PublishConfig
     steps: dict[str, StepRef]
-
-    @property
-    def scope(self) -> str:
-        """The name of the dataset."""
-        return self.config.name
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan; keeps the clips as its roots. Raises BadInput where no finished curation kept any."""
@@ -88,10 +83,6 @@ class Publication:
         plan = make_plan(FLOW, "", fill_in(self.steps, found), clips.column_names)
         mark = digest("publish", clips_digest(clips))
         return replace(plan, roots=catalog.put_roots(clips, clips.schema, mark, plan.phases[0].depends))
-
-    def plain(self) -> dict[str, Any]:
-        """The resolved config."""
-        return plain_config(self.config, self.steps)
 
     def _for_card(self) -> dict[str, Any]:
         """The settings as a card shows them."""

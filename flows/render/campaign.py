@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flows.render.takes import TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
-from flows.run.settings import plain_config
+from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, merge, parse_overrides, read_yaml, shielded
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
@@ -38,21 +38,12 @@ C = TypeVar("C", bound=RenderConfig)
 
 
 @dataclass(frozen=True)
-class Campaign:
+class Campaign(ResolvedConfig):
     """A checked campaign: its settings, the steps of its cascade, and one row per take."""
 
     config: RenderConfig
     steps: dict[str, StepRef]
     takes: tuple[Row, ...]
-
-    @property
-    def scope(self) -> str:
-        """Its name."""
-        return self.config.name
-
-    def plain(self) -> dict[str, Any]:
-        """The resolved config."""
-        return plain_config(self.config, self.steps)
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan of this campaign; keeps the takes as the roots of the store's next run."""

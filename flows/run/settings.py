@@ -59,3 +59,19 @@ def fill_in(steps: Mapping[str, StepRef], found: Mapping[str, Any]) -> dict[str,
         own = {f.name: found[f.name] for f in dataclasses.fields(ref.config) if f.name in found}
         filled[name] = dataclasses.replace(ref, config=dataclasses.replace(ref.config, **own)) if own else ref
     return filled
+
+
+class ResolvedConfig:
+    """What a checked config of any flow has: its settings, its steps in order, and both as plain data."""
+
+    config: Any
+    steps: dict[str, StepRef]
+
+    @property
+    def scope(self) -> str:
+        """What a run of it is about, in a few words: its name."""
+        return str(self.config.name)
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved config, as it is stored with the run and printed by --dry-run."""
+        return plain_config(self.config, self.steps)
