@@ -160,9 +160,9 @@ def encode(
         raise BadMedia("there are no frames")
     base = Fraction(first.time_base)
     with av.open(str(target), "w", format="mp4", options=MUX) as out:
-        video = out.add_stream(
-            "libx264", rate=_rate(stream, form), options={"crf": str(quality.crf), "preset": quality.preset}
-        )
+        # No B-frames: with them this x264 gave the same pictures other bytes in other processes.
+        settings = {"crf": str(quality.crf), "preset": quality.preset, "bf": "0"}
+        video = out.add_stream("libx264", rate=_rate(stream, form), options=settings)
         context = video.codec_context
         context.width, context.height, context.pix_fmt = first.width, first.height, "yuv420p"
         context.time_base, context.thread_count = base, 1
