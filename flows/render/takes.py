@@ -92,6 +92,8 @@ def expand(config: TakesConfig, where: str) -> list[Row]:
         raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
     of_all = {name: value for name in OF_ALL if (value := getattr(config, name)) not in (None, "", [])}
     check_entry(where, {**of_all, "prompt": "any"})
+    if config.image:
+        find_image(Path(config.image).expanduser(), where)
     asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
     takes: dict[str, Row] = {}
     faults: list[str] = []

@@ -124,7 +124,7 @@ def _begins_with_its_condition(store: Path, rows: list[dict]) -> None:
     [
         ("image=nowhere.png", "nowhere.png"),
         ("image=README.md", "not a readable picture"),
-        ("longer=0", "counts from 1"),
+        ("longer=0", "a whole number from 1"),
     ],
 )
 def test_bad_input_is_one_sentence(campaign_file, tmp_path, override, said):
