@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from stages.core.identity import depends_key
-from stages.core.ledger.catalog import LEDGER, Catalog, connect
+from stages.core.ledger.catalog import DISTINCT, LEDGER, Catalog, connect
 from stages.core.ledger.storage import Storage
 from stages.core.planning.plan import Binding, Node, Plan
 from stages.core.planning.survey import Survey
@@ -46,9 +46,11 @@ def fill(root: Path, rows: int, parts: int) -> None:
     """Roots and ledger parts as runs would leave them, with the last tenth of the last node missing."""
     sql = connect()
     (root / "roots").mkdir(parents=True)
+    distinct = json.dumps([depends_key(c) for c in DEPENDS.values() if c])  # as `put_roots` notes it
+    note = f"FORMAT parquet, KV_METADATA {{'{DISTINCT.decode()}': '{distinct}'}}"
     keys = "".join(f", md5('{name}' || i) AS {depends_key(c)}" for name, c in DEPENDS.items() if c)
     ids = "md5('take' || i) AS id, i AS position, i % 4 AS seed, 128 AS width, 'a red ball rolls ' || i AS prompt"
-    sql.execute(f"COPY (SELECT {ids}{keys} FROM range({rows}) t(i)) TO '{root}/roots/bench.parquet'")
+    sql.execute(f"COPY (SELECT {ids}{keys} FROM range({rows}) t(i)) TO '{root}/roots/bench.parquet' ({note})")
     for number, node in enumerate(plan().nodes):
         folder = root / "tables" / node.name / node.fingerprint
         folder.mkdir(parents=True)

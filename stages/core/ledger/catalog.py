@@ -13,6 +13,7 @@ A part is written whole and never changed. Readers de-duplicate by id, so two wr
 from __future__ import annotations
 
 import io
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.core.crash import crash_point
@@ -32,6 +34,8 @@ from stages.core.step import REASON, Row
 TABLES, ROOTS = "tables", "roots"
 RESULTS = ("job-", "groups-")
 """How the names of files begin that hold results of jobs."""
+DISTINCT = b"rushes.distinct"
+"""Where the file of roots notes its `distinct_keys`."""
 NO_ROWS = "(SELECT NULL::VARCHAR AS id WHERE false)"
 LISTINGS = 20
 """How often a folder is listed again where compaction keeps taking away what was listed, before that is an error."""
@@ -171,6 +175,11 @@ def with_depends(table: pa.Table, sets: Sequence[tuple[str, ...]]) -> pa.Table:
     return table
 
 
+def _noting_distinct(table: pa.Table, sets: Sequence[tuple[str, ...]]) -> pa.Table:
+    keys = [key for key in map(depends_key, sets) if pc.count_distinct(table.column(key)).as_py() == table.num_rows]
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), DISTINCT: json.dumps(keys)})
+
+
 def _to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -223,15 +232,22 @@ class Catalog:
     ) -> str:
         """Keep the rows that a run starts from, under their digest. Writes nothing where they are already there.
 
-        depends: sets of columns on which steps depend; a digest of each is kept beside the rows, so that planning
-        compares instead of hashing. Nulls stay nulls. Raises BadInput for values that do not fit the schema.
+        depends: sets of columns on which steps depend. A digest of each is kept beside the rows, so that planning
+        compares instead of hashing, and a note of those that no two rows share (`distinct_keys`). Nulls stay nulls.
+        Raises BadInput for values that do not fit the schema.
         """
         sets = sorted({tuple(sorted(s)) for s in depends if s})
         path = f"{ROOTS}/{digest_of(digest, sets)}.parquet"
         if not self.storage.exists(path):
             table = rows if isinstance(rows, pa.Table) else units_table(rows, schema)
-            self.storage.write(path, _to_parquet(with_depends(table, sets)))
+            self.storage.write(path, _to_parquet(_noting_distinct(with_depends(table, sets), sets)))
         return path
+
+    def distinct_keys(self, roots: str) -> frozenset[str]:
+        """The columns of digests of a file of roots in which no two rows agree: what depends on one is never shared."""
+        with self.storage.fs.open(roots, "rb") as file:
+            notes = pq.read_metadata(file).metadata or {}
+        return frozenset(json.loads(notes.get(DISTINCT, b"[]")))
 
     def scan(self, connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> str:
         """SQL for the rows of these files: read by DuckDB itself on local disk, through pyarrow elsewhere.

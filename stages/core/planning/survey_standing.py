@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from stages.core.identity import depends_key
 from stages.core.planning import survey_sql
 from stages.core.planning.groups import Groups
-from stages.core.planning.plan import ROOT_UNITS, Phase
+from stages.core.planning.plan import ROOT_UNITS, Node, Phase
 from stages.core.planning.survey_views import Count, SurveyViews
 
 
@@ -51,12 +52,23 @@ class SurveyStanding(SurveyViews):
         return phase.name in self._phases and (phase.name == ROOT_UNITS or self._complete(phase.name))
 
     def shared(self, phase: Phase) -> dict[str, bool]:
-        """Of each step of a phase, whether some units share a row of it."""
+        """Of each step of a phase, whether some units share a row of it. Distinct roots need no counting."""
         if phase.name not in self._shared:
-            columns = ", ".join(f'count(DISTINCT "share_{n.name}") < count(*)' for n in phase.steps)
-            row = self._one(f'SELECT {columns} FROM "s_{phase.name}"') if phase.steps else ()
-            self._shared[phase.name] = {n.name: bool(v) for n, v in zip(phase.steps, row, strict=True)}
+            asked = [n for n in phase.steps if not self._is_distinct(phase, n)]
+            columns = ", ".join(f'count(DISTINCT "share_{n.name}") < count(*)' for n in asked)
+            row = self._one(f'SELECT {columns} FROM "s_{phase.name}"') if asked else ()
+            counted = {n.name: bool(v) for n, v in zip(asked, row, strict=True)}
+            self._shared[phase.name] = {n.name: counted.get(n.name, False) for n in phase.steps}
         return self._shared[phase.name]
+
+    def _is_distinct(self, phase: Phase, node: Node) -> bool:
+        """Whether no two roots share the values that a node is made from, its own or those of its required inputs."""
+        if phase.name != ROOT_UNITS:
+            return False
+        if node.depends and depends_key(node.depends) in self._distinct:
+            return True
+        required = [self.plan.node(b.nodes[0]) for b in node.ports if b.required and len(b.nodes) == 1]
+        return any(self._is_distinct(phase, n) for n in required)
 
     def count(self, name: str) -> Count:
         """How one node stands. Units that share a row count once; a job counts its groups, or itself."""

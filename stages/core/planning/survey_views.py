@@ -51,6 +51,7 @@ class SurveyViews:
     def _add_roots(self) -> None:
         if not self.catalog.storage.exists(self.plan.roots):
             raise FileNotFoundError(f"{self.plan.roots} is missing from {self.catalog.storage.url}")
+        self._distinct = self.catalog.distinct_keys(self.plan.roots)
         self._create_view(ROOT_UNITS, f"SELECT * FROM {self.catalog.scan(self.sql, [self.plan.roots])}")
 
     def _add_units(self, phase: Phase) -> None:
