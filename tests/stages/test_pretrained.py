@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from diffusers import LTXConditionPipeline
 
-from flows.cli import main
+from flows.cli.main import main
 from stages.core.config import ROOT
 from stages.core.weights.checkpoint import check_parts
 from stages.families.untrained import PARTS
