@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ class DenoiseTask(Task):
         )
         self.learns_text = any(n.startswith("text_encoder.") for n in self.trained_names)
         self._embedded: dict[str, torch.Tensor] = {}
-        self.cache: LatentCache | None = None
         if config.data.cache:
             about = config.data, self.buckets, latents_digest(vae), config.seed
             self.cache = LatentCache(folder, self.source, *about, raiser)
@@ -59,13 +57,6 @@ class DenoiseTask(Task):
             raise BadInput("a bucket's refines needs objective.kind=flow: its ways are straight")
         self.frozen["raiser"] = raiser = Raiser(self.start).requires_grad_(False).eval()
         return raiser
-
-    def get_ready(self, must_stop: Callable[[], bool]) -> bool:
-        """Encode the latents that are kept."""
-        if self.cache is None:
-            return True
-        workers = self.config.data.workers
-        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, self.autocast)
 
     def batches(self, rank: int, world: int) -> Any:
         """Latents where they are kept, else frames."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stages.training.data.batches import Batch, Frames, all_buckets, clip_seed, load_source, to_video
+from stages.training.data.cache import LatentCache
 from stages.training.settings import Bucket, TrainConfig
 from stages.training.tasks.models import load_part, prepare, start_folder
 
@@ -32,6 +33,7 @@ class Task(nn.Module):  # type: ignore[misc]
         self.source = load_source(config.data.use, config.data.args)
         self.trained = nn.ModuleDict()
         self.frozen: dict[str, Any] = {}
+        self.cache: LatentCache | None = None
 
     def fitted(self, name: str, fit: Callable[[Any], None]) -> Any:
         """Part `name` of the start with the weights that `fit` sets: made once and kept beside the run, since what is
@@ -91,9 +93,11 @@ class Task(nn.Module):  # type: ignore[misc]
         raise NotImplementedError
 
     def get_ready(self, must_stop: Callable[[], bool]) -> bool:
-        """Prepare data that is encoded once; False where it had to stop first. May go on later."""
-        del must_stop
-        return True
+        """Encode the latents that are kept, if any; False where it had to stop first. May go on later."""
+        if self.cache is None:
+            return True
+        workers = self.config.data.workers
+        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, self.autocast)
 
     def example(self, number: int, bucket: Bucket) -> tuple[torch.Tensor, str]:
         """Clip `number` of those kept for looking at, [1, 3, F, H, W] on the device, and its caption."""

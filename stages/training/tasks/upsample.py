@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ class UpsampleTask(Task):
         starts = range(2000, 2000 + config.upsampling.start_clips)
         self.adopt({self.name: self._start(vae, starts)}, {"vae": vae})
         self.gains = channel_gains(self.frozen["vae"], encode(self.frozen["vae"], self.example(0, self.buckets[0])[0]))
-        self.cache: LatentCache | None = None
         if config.data.cache:
             vae_id = latents_digest(self.frozen["vae"])
             self.cache = LatentCache(folder, self.source, config.data, self.buckets, vae_id, config.seed)
@@ -49,13 +47,6 @@ class UpsampleTask(Task):
         """Both latents of an example, in VAE space."""
         low, high = (denormalise(vae, encode(vae, self.example(number, b)[0])) for b in self.buckets)
         return low, high
-
-    def get_ready(self, must_stop: Callable[[], bool]) -> bool:
-        """Encode the latents that are kept."""
-        if self.cache is None:
-            return True
-        workers = self.config.data.workers
-        return self.cache.fill(self.frozen["vae"], self.device, must_stop, workers, self.autocast)
 
     def batches(self, rank: int, world: int) -> Any:
         """Pairs of latents where they are kept, else pairs of frames."""
