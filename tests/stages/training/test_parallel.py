@@ -23,29 +23,34 @@ UPSAMPLERS_TOO = {
     "model": {"trainable": ["vae.decoder.*", "*_upsampler.*"]},
     "reconstruction": {"upsampled": 0.5},
 }
-FORK = multiprocessing.get_context("fork")
+# Workers are forked from a clean server: a fork of this process has torch's locks but not the threads that hold them.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload([__name__])
 
 
-def work(config: TrainConfig, rank: int, meeting: Path, queue) -> None:
+def work(config: TrainConfig, rank: int, meeting: Path, leave, queue) -> None:
     import torch.distributed as dist
 
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     trainer = Trainer(config)
     outcome = trainer.run()
     total = float(sum(whole(p.detach()).double().abs().sum() for p in trainer.params.values()))
     queue.put((rank, total, outcome.model is not None, outcome.finished))
+    leave.wait()  # gloo gives the other's last operation up when this one closes its connections
     dist.destroy_process_group()
 
 
 def run_two(config: TrainConfig, meeting: Path) -> list:
     """What two workers say of a run: rank, sum of weights, whether they wrote a model, whether they finished."""
-    queue = FORK.Queue()
-    workers = [FORK.Process(target=work, args=(config, r, meeting, queue)) for r in range(2)]
+    queue, leave = FRESH.Queue(), FRESH.Barrier(2)
+    workers = [FRESH.Process(target=work, args=(config, r, meeting, leave, queue)) for r in range(2)]
     for worker in workers:
         worker.start()
-    answers = sorted(queue.get(timeout=120) for _ in workers)
+    answers = sorted(queue.get(timeout=240) for _ in workers)
     for worker in workers:
-        worker.join(60)
+        worker.join()
+    assert [w.exitcode for w in workers] == [0, 0]
     return answers
 
 
@@ -123,7 +128,7 @@ def test_a_model_in_parts_learns_what_a_whole_one_does(settings, tmp_path, kind)
 )
 def test_what_cannot_be_in_parts_is_refused(settings, tmp_path, more, said):
     config, meeting = settings("vae", SMALL_AND_FINAL, parallel="fsdp", **more), tmp_path / "meeting"
-    workers = [FORK.Process(target=expect_refusal, args=(config, r, meeting, said)) for r in range(2)]
+    workers = [FRESH.Process(target=expect_refusal, args=(config, r, meeting, said)) for r in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
