@@ -129,7 +129,7 @@ class Ingest(Step):
                 return {**found, **probe(path, check, self.config.time_limit_s)}
             except (PermanentError, Skipped):
                 if (suffix := Path(row["uri"]).suffix.lower()) in SIDECARS:
-                    raise Skipped("suffix", suffix, "not in", "footage") from None
+                    raise Skipped("suffix", suffix, "in", "the suffixes of video files") from None
                 raise
 
 

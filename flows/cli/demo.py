@@ -29,7 +29,7 @@ def run_demo(store: str, executor: str | None) -> int:
     """Curate the shipped clips, render the demo campaign, print what was made, and write the page."""
     common: dict[str, Any] = {
         "store": store,
-        "dry_run": False,
+        "dry_run": None,
         "limit": None,
         "executor": executor,
         "retry_errors": False,

@@ -23,7 +23,7 @@ def evaluate_command(
     videos: str,
     captions: str,
     reference: str,
-    dry_run: bool,
+    dry_run: str | None,
     **options: Any,
 ) -> int:
     """Run an evaluation and write its figures. Everything is checked before anything is started."""
@@ -38,7 +38,7 @@ def evaluate_command(
     path = check_out(out)
     prepared = prepare(evaluation, store)
     if dry_run:
-        return print_plan(prepared)
+        return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
     print_figures(write_report(prepared.catalog, outcome.run_id, evaluation, path), path)
     return outcome.exit_status

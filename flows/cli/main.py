@@ -13,7 +13,8 @@ import click
 from flows.cli.telemetry import be_quiet
 
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
+DRY_RUN = click.option("--dry-run", "dry_run", flag_value="plan", help="Show what would run, and run nothing.")
+SETTINGS = click.option("--settings", "dry_run", flag_value="settings", help="Print all settings, and run nothing.")
 LIMIT = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N sources, takes or clips."
 )
@@ -60,6 +61,7 @@ def main() -> None:
 @ONLY
 @click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there; other files stay.")
 @DRY_RUN
+@SETTINGS
 @LIMIT
 @EXECUTOR
 @RETRY_ERRORS
@@ -78,6 +80,7 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 @UNTIL
 @ONLY
 @DRY_RUN
+@SETTINGS
 @LIMIT
 @EXECUTOR
 @RETRY_ERRORS
@@ -98,6 +101,7 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 @click.option("--captions", default="", metavar="FILE.csv", help="Columns `file` and `caption` for the --videos.")
 @click.option("--reference", default="", metavar="FOLDER", help="Compare with the videos in this folder: FVD and FID.")
 @DRY_RUN
+@SETTINGS
 @LIMIT
 @EXECUTOR
 @RETRY_ERRORS
@@ -113,6 +117,7 @@ def evaluate(words: tuple[str, ...], **options: Any) -> int:
 @click.argument("words", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
 @STORE
 @DRY_RUN
+@SETTINGS
 @friendly
 def train(words: tuple[str, ...], **options: Any) -> int:
     """Train a checkpoint from a CONFIG. After a stop (exit status 3), the same command continues."""
@@ -127,6 +132,7 @@ def train(words: tuple[str, ...], **options: Any) -> int:
 @click.option("--config", default="publish", metavar="FILE", help="Config of the publication.")
 @click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
 @DRY_RUN
+@SETTINGS
 @LIMIT
 @EXECUTOR
 @RETRY_ERRORS
@@ -148,6 +154,18 @@ def report(store: str, run_id: str, out: str | None) -> int:
     from flows.curate.report import report_command
 
     return report_command(store, run_id, Path(out) if out else None)
+
+
+@main.command()
+@STORE
+@RUN
+@click.option("--out", metavar="FILE.html", help="Write the page to this file; default: page.html in the store.")
+@friendly
+def page(store: str, run_id: str, out: str | None) -> int:
+    """One HTML page of the latest render and curation: every video with its prompt and lineage, every clip."""
+    from flows.cli.store import make_page
+
+    return make_page(store, run_id, Path(out) if out else None)
 
 
 @main.command()

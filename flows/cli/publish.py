@@ -16,7 +16,7 @@ def publish_command(
     store: str,
     config: str,
     run_id: str,
-    dry_run: bool,
+    dry_run: str | None,
     **options: Any,
 ) -> int:
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
@@ -31,7 +31,7 @@ def publish_command(
     publication = load_publication(names[0], config, values, overrides)
     prepared = prepare(publication, store, exists=True)
     if dry_run:
-        return print_plan(prepared)
+        return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
     catalog = prepared.catalog
     for line in said(uncut(find_run(catalog, FLOW, outcome.run_id).survey(catalog))):

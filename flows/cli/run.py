@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.prefect.server import require_server
-from flows.run.progress import Bars, counts_table, totals
+from flows.run.progress import Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.views.words import counted
 from stages.core.errors import BadInput
@@ -40,14 +40,15 @@ def render_command(
     seed: Sequence[int],
     store: str,
     export_to: str | None,
-    dry_run: bool,
+    dry_run: str | None,
     **options: Any,
 ) -> int:
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import load_campaign
+    from flows.render.ending import ending
     from flows.render.export import check_export, export
     from flows.render.provenance import described
-    from flows.views.tables import read_table
+    from flows.views.tables import read_table, takes
 
     files, overrides = split_words(words)
     if len(files) + bool(prompt) != 1:
@@ -59,8 +60,10 @@ def render_command(
     if export_to:
         check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
-        return print_plan(prepared)
+        return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
+    for line in ending(takes(prepared.survey)):
+        console.print(line, soft_wrap=True, markup=False)
     if export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
         paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
@@ -68,33 +71,37 @@ def render_command(
     return outcome.exit_status
 
 
-def curate_command(words: Sequence[str], store: str, config: str, dry_run: bool, **options: Any) -> int:
+def curate_command(words: Sequence[str], store: str, config: str, dry_run: str | None, **options: Any) -> int:
     """Run a curation."""
-    from flows.curate.curation import FLOW, load_curation
+    from flows.curate.curation import load_curation
     from flows.curate.notes import notes
     from flows.curate.throughput import throughput_table
-    from stages.core.running.runs import find_run
 
     sources, overrides = split_words(words)
     prepared = prepare(load_curation(sources, config, common_settings(**options), overrides), store)
     if dry_run:
-        return print_plan(prepared)
+        return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
-    if not outcome.did_nothing and (table := throughput_table(prepared.catalog, outcome.run_id)) is not None:
+    if not outcome.did_nothing and (table := throughput_table(prepared.survey, outcome.run_id)) is not None:
         console.print(table)
-    for line in notes(find_run(prepared.catalog, FLOW, outcome.run_id).survey(prepared.catalog)):
+    for line in notes(prepared.catalog, prepared.survey, outcome.run_id):
         console.print(line, soft_wrap=True, markup=False)
     return outcome.exit_status
 
 
-def print_plan(prepared: Prepared) -> int:
-    """`--dry-run`: the resolved config, and how every step stands."""
-    from omegaconf import OmegaConf
+def print_plan(prepared: Prepared, what: str) -> int:
+    """`--dry-run`: how every step stands; `--settings`: the resolved config as YAML."""
+    if what == "settings":
+        from omegaconf import OmegaConf
 
-    print(OmegaConf.to_yaml(OmegaConf.create(dict(prepared.plain))))
-    marks = {n.name: n.fingerprint for n in prepared.plan.nodes}
-    title = f"{prepared.plan.flow}: what would run"
-    Console(highlight=False).print(counts_table(prepared.survey.counts(), marks, title))
+        print(OmegaConf.to_yaml(OmegaConf.create(dict(prepared.plain))), end="")
+        return 0
+    plan, survey, out = prepared.plan, prepared.survey, Console(highlight=False)
+    unknown = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.nodes}
+    out.print(f"{plan.flow}: what would run", markup=False)
+    out.print(counts_table(survey.counts(), {n.name: n.fingerprint for n in plan.nodes}, unknown))
+    if unknown:
+        out.print("?: not known before the steps above have run", soft_wrap=True)
     return 0
 
 
@@ -103,9 +110,14 @@ def run_and_report(prepared: Prepared) -> Outcome:
 
     Where there is nothing to do, no server is asked.
     """
-    url = "" if prepared.idle else require_server(prepared.config.infra.prefect.api_url)
-    with Bars(console, totals(prepared.survey.counts())) as bars:
-        outcome = _execute_on(url, prepared, bars) if url else execute(prepared, listener=bars)
+    if prepared.idle:
+        outcome = execute(prepared)
+    else:
+        url = require_server(prepared.config.infra.prefect.api_url)
+        slots = 1 if prepared.config.infra.executor == "local" else os.cpu_count() or 1
+        forecast = make_forecast(prepared.survey, prepared.plan, slots)
+        with Bars(console, totals(prepared.survey.counts()), forecast) as bars:
+            outcome = _execute_on(url, prepared, bars) if url else execute(prepared, listener=bars)
     print_outcome(outcome, prepared.catalog)
     return outcome
 

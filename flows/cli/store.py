@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
+from flows.views.terminal import print_table
 from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
@@ -20,7 +20,6 @@ from stages.core.ledger.upkeep import repair as repair_store
 from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
-SHOWN_ROWS, SHOWN_WIDTH = 40, 48
 FORMATS = (".parquet", ".csv", ".jsonl")
 
 console = Console(highlight=False, emoji=False)
@@ -36,7 +35,7 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
         write_table(table, out)
         console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True)
     else:
-        print_table(table)
+        print_table(console, table)
     return 0
 
 
@@ -69,27 +68,16 @@ def _flat(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=table.column_names)
 
 
-def print_table(table: pa.Table) -> None:
-    """The first rows, and how many there are. On a narrow terminal each row becomes a few lines."""
-    names = [n for n in table.column_names if not _is_hidden(table, n)]
-    for row in table.select(names).slice(0, SHOWN_ROWS).to_pylist():
-        cells = (f"[dim]{k}[/dim] {_short(v)}" for k, v in row.items() if v not in ("", None, []))
-        console.print("  ".join(cells), soft_wrap=True)
-    more = f"; the first {SHOWN_ROWS} are shown, --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
-    console.print(f"{counted(table.num_rows, 'row')}{more}")
+def make_page(store: str, run_id: str, out: Path | None) -> int:
+    """Write the page of a store, and print where it lies."""
+    from flows.views.page import export_page
 
-
-def _is_hidden(table: pa.Table, name: str) -> bool:
-    return name in ("plan", "config", "jobs", "versions", "sha256")
-
-
-def _short(value: Any) -> str:
-    from rich.markup import escape
-
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = str(value) if not hasattr(value, "strftime") else f"{value:%Y-%m-%d %H:%M:%S}"
-    return escape(text if len(text) <= SHOWN_WIDTH else text[: SHOWN_WIDTH - 1] + "…")
+    catalog = existing_catalog(store)
+    where = out or catalog.storage.local_path("page.html")
+    if where is None:
+        raise BadInput(f"{catalog.storage.url} is no local folder; give --out FILE.html")
+    console.print(export_page(catalog, where, run_id), soft_wrap=True, markup=False)
+    return 0
 
 
 def show_status(store: str) -> int:
@@ -106,9 +94,8 @@ def show_status(store: str) -> int:
 
 def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
     record = find_run(catalog, flow)
-    table = Table(
-        title=f"{flow}: {counted(len(runs), 'run')}, the latest {_run_line(record)}", title_justify="left", box=None
-    )
+    console.print(f"{flow}: {counted(len(runs), 'run')}, the latest {_run_line(record)}", soft_wrap=True, markup=False)
+    table = Table(box=None)
     for heading in ("step", "done", "to do", "waiting", "failed"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     survey = record.survey(catalog)
@@ -138,6 +125,7 @@ def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
 
 def show_lineage(what: str, store: str) -> int:
     """Where a row came from: from a video back to its prompt, from a clip back to its source."""
+    from flows.curate.clip_text import clip_lines
     from stages.core.running.lineage import lineage
     from stages.core.running.lineage_text import as_text
 
@@ -145,7 +133,10 @@ def show_lineage(what: str, store: str) -> int:
     first = row_id = _id_of_file(catalog, Path(what).expanduser()) if _is_file(what) else what
     while row_id:
         origin = lineage(catalog, row_id)
-        for line in [*(["", "trained from:"] if row_id != first else []), *as_text(origin)]:
+        about = clip_lines(catalog, origin.run["run_id"], origin.id) if origin.run["flow"] == "curate" else []
+        if about:
+            about.append("")
+        for line in [*(["", "trained from:"] if row_id != first else []), *about, *as_text(origin)]:
             console.print(line, markup=False, soft_wrap=True)
         row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
     return 0

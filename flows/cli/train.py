@@ -34,7 +34,7 @@ def progress_printed() -> Iterator[None]:
         log.propagate = before[1]
 
 
-def train_command(words: Sequence[str], store: str, dry_run: bool) -> int:
+def train_command(words: Sequence[str], store: str, dry_run: str | None) -> int:
     """Train one stage. Everything is checked before anything is started."""
     from flows.train.training import load_training
 
@@ -44,7 +44,7 @@ def train_command(words: Sequence[str], store: str, dry_run: bool) -> int:
     run = load_training(files[0], overrides)
     prepared = prepare(run, store)
     if dry_run:
-        return print_plan(prepared)
+        return print_plan(prepared, dry_run)
     with progress_printed():
         outcome = run_and_report(prepared)
     if not outcome.exit_status:

@@ -1,26 +1,51 @@
-"""What a person should know at the end of a curation: sources that are not whole, and that there are no clips."""
+"""What a person should know at the end of a curation: what became of the sources and the clips, what is odd about
+them, and what is kept now that was not kept before."""
 
 from __future__ import annotations
 
-from flows.curate.tables import clips, sources
+import pyarrow as pa
+
+from flows.curate.tables import clips, sources, verdicts
+from flows.views.words import counted, error_text, file_name, listed, reason_text
 from stages.core.errors import BadInput
+from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.survey import Survey
+from stages.core.running.runs import find_run, runs_table
+from stages.core.step import Row
 
 MOST = 5
 
 
-def notes(survey: Survey) -> list[str]:
-    """Sentences, none where nothing is odd."""
-    try:
-        return [*_odd_sources(survey), *_no_clips(survey)]
-    except BadInput:  # the run ended before there was anything to say
-        return []
+def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
+    """Sentences about a curation, as far as it came; survey: of the run, as it stands at its end."""
+    lines = list[str]()
+    for part in (_source_lines, _no_clips, _clip_lines):
+        try:
+            lines += part(survey)
+        except BadInput:  # the run ended before there was anything to say
+            return lines
+    return lines + _changes(catalog, survey, run_id)
 
 
-def _odd_sources(survey: Survey) -> list[str]:
-    rows = [r for r in sources(survey).to_pylist() if r["note"] and r["status"] == "ok"]
-    said = [f"{r['uri'].rsplit('/', 1)[-1]}: {r['note']}" for r in rows[:MOST]]
-    return said + ([f"and {len(rows) - MOST} more; see `rushes table sources`"] if len(rows) > MOST else [])
+def _source_lines(survey: Survey) -> list[str]:
+    rows = sources(survey).to_pylist()
+    copies = [r for r in rows if r["status"] == "rejected"]
+    bad = [r for r in rows if r["status"] not in ("ok", "rejected", "pending")]
+    counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
+    counts += [f"{len(copies):,} with the content of another"] if copies else []
+    waiting = sum(r["status"] == "pending" for r in rows)
+    counts += [f"{waiting:,} not looked at yet"] if waiting else []
+    lines = [", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])]
+    lines += [f"  not read: {file_name(r['uri'])}: {why(r)}" for r in bad[:MOST]]
+    lines += [f"  and {len(bad) - MOST} more; see `rushes table sources`"] if len(bad) > MOST else []
+    odd = [r for r in rows if r["note"] and r["status"] == "ok"]
+    lines += [f"  {file_name(r['uri'])}: {r['note']}" for r in odd[:MOST]]
+    return lines + ([f"  and {len(odd) - MOST} more; see `rushes table sources`"] if len(odd) > MOST else [])
+
+
+def why(source: Row) -> str:
+    """Why a source is none: its error, or the reasons for which it was rejected."""
+    return error_text(source["error"]) or "; ".join(reason_text(r) for r in source["reasons"]) or source["status"]
 
 
 def _no_clips(survey: Survey) -> list[str]:
@@ -36,3 +61,66 @@ def _no_clips(survey: Survey) -> list[str]:
     if not readable:
         return ["there are no clips: no source can be read as video; see `rushes table sources`"]
     return ["there are no clips: no shot of any source is as long as clips.min_s"]
+
+
+def sources_without_clips(survey: Survey) -> list[str]:
+    """The uris of sources that were read and of which no clip was made."""
+    have = set(clips(survey)["source_id"].unique().to_pylist())
+    return [r["uri"] for r in sources(survey).to_pylist() if r["status"] == "ok" and r["source_id"] not in have]
+
+
+def _clip_lines(survey: Survey) -> list[str]:
+    if not clips(survey).num_rows:
+        return []
+    without = [file_name(uri) for uri in sources_without_clips(survey)]
+    lines = [f"  no shot is long enough for a clip: {listed(without, MOST)}"] if without else []
+    judged = verdicts(survey)
+    copied = "duplicate_of <> ''" if "duplicate_of" in judged.column_names else "false"
+    (count,) = _asked(
+        f"""SELECT count(*) AS n, count(*) FILTER (status = 'kept') AS kept, count(*) FILTER ({copied}) AS copies
+        FROM judged""",
+        judged=judged,
+    )
+    metrics = _asked(
+        """SELECT r.metric AS metric, count(DISTINCT clip_id) AS n
+        FROM (SELECT clip_id, unnest(reasons) AS r FROM judged) WHERE r.metric <> 'duplicate'
+        GROUP BY ALL ORDER BY n DESC, metric""",
+        judged=judged,
+    )
+    failed = ", ".join(f"{r['n']:,} by {r['metric']}" for r in metrics)
+    rejected = count["n"] - count["kept"] - count["copies"]
+    counts = [f"{rejected:,} rejected ({failed})" if failed else f"{rejected:,} rejected"] if rejected else []
+    counts += [counted(count["copies"], "copy", "copies")] if count["copies"] else []
+    return [*lines, ", ".join([f"{counted(count['n'], 'clip')}: {count['kept']:,} kept", *counts])]
+
+
+def _changes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
+    """What differs from the curation before, where that had other settings or other footage."""
+    earlier = [r for r in runs_table(catalog).to_pylist() if r["flow"] == "curate" and r["run_id"] < run_id]
+    if not earlier or earlier[-1]["plan"] == survey.plan.to_json():
+        return []
+    try:
+        before = verdicts(find_run(catalog, "curate", earlier[-1]["run_id"]).survey(catalog))
+    except BadInput:
+        return []
+    tables, lines = {"now": verdicts(survey), "before": before}, list[str]()
+    for one, other in (("now", "before"), ("before", "now")):
+        rows = _asked(
+            f"""SELECT uri, start_s, end_s, count(*) OVER () AS n FROM {one} WHERE status = 'kept' AND clip_id NOT IN
+            (SELECT clip_id FROM {other} WHERE status = 'kept') ORDER BY uri, start_s LIMIT {MOST}""",
+            **tables,
+        )
+        if rows:
+            spans = ", ".join(f"{file_name(r['uri'])} {r['start_s']:.1f}-{r['end_s']:.1f} s" for r in rows)
+            more = f" and {rows[0]['n'] - MOST:,} more" if rows[0]["n"] > MOST else ""
+            lines.append(f"  kept {one}, not {other}: {counted(rows[0]['n'], 'clip')}: {spans}{more}")
+    return [f"since run {earlier[-1]['run_id']}:", *(lines or ["  the same clips are kept"])]
+
+
+def _asked(query: str, **tables: pa.Table) -> list[Row]:
+    """The answer to a question about tables: there may be a million clips."""
+    sql = connect()
+    for name, table in tables.items():
+        sql.register(name, table)
+    rows: list[Row] = sql.sql(query).to_arrow_table().to_pylist()
+    return rows

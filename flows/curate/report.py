@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.curate.notes import sources_without_clips, why
 from flows.curate.report_data import (
     Scored,
     details,
@@ -21,9 +22,10 @@ from flows.curate.report_data import (
     samples,
     spreads,
 )
-from flows.curate.tables import captions_sql, is_known
+from flows.curate.tables import captions_sql, is_known, sources
 from flows.run.session import existing_catalog
-from flows.views.page import data_uri, page_environment, reason_text
+from flows.views.page import data_uri, page_environment
+from flows.views.words import reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -31,7 +33,7 @@ from stages.core.running.runs import find_run
 from stages.core.step import Row
 
 NAME = "report.html"
-KEPT, PER_REASON, NEAR = 24, 6, 4
+KEPT, PER_REASON, NEAR, LOST = 24, 6, 4, 200
 LONGEST_LABEL = 40
 
 console = Console(highlight=False)
@@ -79,6 +81,7 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
             made=datetime.now(UTC),
             stages=_stages(survey, counts),
             funnel=counts,
+            sources=_lost_sources(survey),
             metrics=metrics,
             labels=label_counts(scored),
             near=near,
@@ -112,6 +115,16 @@ def _stages(survey: Survey, counts: Row) -> list[Row]:
         return stages
     said = survey.query(f"SELECT count(DISTINCT clip_id) AS n FROM {captions_sql(survey)}")["n"][0].as_py()
     return [*stages, {"name": "captioned", "n": said, "of": counts["clips"], "hours": None}]
+
+
+def _lost_sources(survey: Survey) -> list[Row]:
+    """The sources that gave no clip, by name, with the reason; the first of many."""
+    lost = [r for r in sources(survey).to_pylist() if r["status"] not in ("ok", "pending")]
+    rows = [{"uri": r["uri"], "why": why(r)} for r in lost]
+    rows += [{"uri": uri, "why": "no shot is long enough for a clip"} for uri in sources_without_clips(survey)]
+    more = len(rows) - LOST
+    last = [{"uri": "", "why": f"and {more:,} more: rushes table sources --out sources.csv"}] if more > 0 else []
+    return rows[:LOST] + last
 
 
 def _card(catalog: Catalog, row: Row, said: Sequence[str]) -> Row:

@@ -189,7 +189,9 @@ def grid(low: float, high: float, limits: Sequence[float]) -> tuple[float, float
     Limits that lie closer together than a bin make narrow bins, and the limits stand in the middle of them.
     """
     low, high = min(low, *limits) if limits else low, max(high, *limits) if limits else high
-    span = (high - low) or abs(low) or 1.0
+    span, most = high - low, max(abs(low), abs(high))
+    if span <= 1e-6 * most or span < 1e-9:  # all values are one, but for rounding
+        span = most if most > 1e-6 else 1.0
     low, high = low - 0.04 * span, high + 0.04 * span
     step = (high - low) / (BINS - 2)
     if len(limits) == 2:

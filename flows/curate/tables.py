@@ -170,8 +170,13 @@ def join_scores(survey: Survey, node: Node) -> str:
 
 def verdicts(survey: Survey) -> pa.Table:
     """One row per clip: kept, or rejected with every reason; the last word after dedup."""
-    more = ", duplicate_group, duplicate_of" if survey.plan.of_kind("duplicates") else ""
-    return survey.query(f"SELECT id AS clip_id, status, reasons{more} FROM {verdicts_sql(survey)} ORDER BY clip_id")
+    clips = one_of(survey, "clips", "verdicts")
+    more = ", v.duplicate_group, v.duplicate_of" if survey.plan.of_kind("duplicates") else ""
+    return survey.query(
+        f"""SELECT v.id AS clip_id, s.uri, c.start_s, c.end_s, v.status, v.reasons{more}
+        FROM {verdicts_sql(survey)} v JOIN {survey.view(clips.name)} c ON c.clip_id = v.id
+        JOIN {units_of(survey, clips)} s ON s.id = c.unit_id ORDER BY s.position, c.start_frame"""
+    )
 
 
 def verdicts_sql(survey: Survey) -> str:

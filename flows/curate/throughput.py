@@ -6,10 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from stages.core.ledger.catalog import Catalog
 from stages.core.planning.plan import Node, Phase
 from stages.core.planning.survey import Survey
-from stages.core.running.runs import find_run
 from stages.core.step import Row
 
 
@@ -56,9 +54,9 @@ def _rates(row: Row) -> dict[str, Any]:
     }
 
 
-def throughput_table(catalog: Catalog, run_id: str) -> Table | None:
+def throughput_table(survey: Survey, run_id: str) -> Table | None:
     """The same for a terminal; None where a run did no step."""
-    rows = throughput(find_run(catalog, "curate", run_id).survey(catalog), run_id)
+    rows = throughput(survey, run_id)
     if not rows:
         return None
     table = Table(title="throughput", title_justify="left", box=None, pad_edge=False)

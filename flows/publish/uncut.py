@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyarrow as pa
 
+from flows.views.words import error_text, reason_text
 from stages.core.planning.plan import ROOT_UNITS
 from stages.core.planning.survey import Survey
 
@@ -35,10 +35,8 @@ def uncut(survey: Survey) -> pa.Table:
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    """The reason in words: without the name of the exception, and where in the code it was raised."""
-    if row["reasons"]:
-        return "; ".join(f"{r['metric']} is {r['value']}, {r['op']} {r['threshold']} is needed" for r in row["reasons"])
-    return re.sub(r"^\w+(Error|Media|Lost|Input): | \(\w+\.py:\d+\)$", "", row["error"] or "")
+    """Why it was not cut, in words."""
+    return "; ".join(reason_text(r) for r in row["reasons"]) or error_text(row["error"])
 
 
 def said(table: pa.Table) -> list[str]:

@@ -2,66 +2,134 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stages.core.planning.survey import Count
+from flows.run.forecast import Forecast
+from stages.core.planning.plan import Plan
+from stages.core.planning.survey import Count, Survey
 from stages.core.step import Row
 
-LINE_SECONDS = 5.0
+LINE_SECONDS, POLL_S = 5.0, 0.5
+LOGGED = "rushes.progress"
+"""What executors log here while they get ready (Ray starts, a worker loads its weights) is shown."""
 
 
-class Bars:
-    """A listener that counts rows per node. Safe to call from several threads."""
+class Bars(logging.Handler):
+    """A listener that counts rows per node, and shows what goes on before there are any. Safe to call from several
+    threads. Where the console is no terminal, a line is printed at the start and then every few seconds."""
 
-    def __init__(self, console: Console, totals: Mapping[str, int]) -> None:
-        self._console, self._lock, self._last = console, threading.Lock(), 0.0
+    def __init__(self, console: Console, totals: Mapping[str, int], forecast: Forecast | None = None) -> None:
+        super().__init__(logging.INFO)
+        self.poll_s = POLL_S
+        self._console, self._guard = console, threading.Lock()
         self._totals, self._done, self._bad = dict(totals), dict.fromkeys(totals, 0), dict.fromkeys(totals, 0)
-        self._began = time.monotonic()
+        self._forecast, self._began = forecast or Forecast(totals), time.monotonic()
+        self._doing, self._ended = "", threading.Event()
         self._progress = _progress(console) if console.is_terminal else None
         self._ids = (
-            {n: self._progress.add_task(n, total=t or None) for n, t in totals.items()} if self._progress else {}
+            {n: self._progress.add_task(n, total=t or None, left="") for n, t in totals.items()}
+            if self._progress
+            else {}
         )
+        self._lines = threading.Thread(target=self._print_lines, name="progress", daemon=True)
 
     def __enter__(self) -> Bars:
+        logger = logging.getLogger(LOGGED)
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
         if self._progress:
             self._progress.start()
+        self._lines.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger(LOGGED).removeHandler(self)
+        self._ended.set()
+        self._lines.join()
         if self._progress:
             self._progress.stop()
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show what an executor says that it does."""
+        with self._guard:
+            self._doing = record.getMessage()
+
     def __call__(self, node: str, row: Row) -> None:
         """One more row of a node."""
-        with self._lock:
+        with self._guard:
+            self._doing = ""
+            self._forecast.add(node, row)
             self._done[node] = self._done.get(node, 0) + 1
-            self._bad[node] = self._bad.get(node, 0) + (row.get("status") != "ok")
+            self._bad[node] = self._bad.get(node, 0) + (row.get("status") == "error")
             if self._progress:
+                if node not in self._ids:
+                    self._ids[node] = self._progress.add_task(node, total=None, left="")
                 self._progress.update(self._ids[node], completed=self._done[node], description=self._label(node))
-            elif time.monotonic() - self._last > LINE_SECONDS:
-                self._last = time.monotonic()
-                self._console.print(self._line(), highlight=False)
+
+    def _print_lines(self) -> None:
+        printed, last = "", -LINE_SECONDS
+        while not self._ended.wait(self.poll_s):
+            spent = time.monotonic() - self._began
+            with self._guard:
+                doing, left, line = self._doing, self._left(), self._line()
+                tasks = list(self._ids.values())
+            if self._progress:
+                for task in tasks:
+                    self._progress.update(task, left=doing or left)
+            elif line != printed and (doing or not printed or spent - last >= LINE_SECONDS):
+                printed, last = line, spent
+                self._console.print(f"  {spent:.0f} s: {line}", highlight=False, soft_wrap=True, markup=False)
 
     def _label(self, node: str) -> str:
-        return f"{node} [red]({self._bad[node]} not ok)[/red]" if self._bad[node] else node
+        return f"{node} [red]({self._bad[node]} failed)[/red]" if self._bad[node] else node
 
     def _line(self) -> str:
-        parts = [f"{n} {d}" + (f"/{t}" if (t := self._totals.get(n)) else "") for n, d in self._done.items() if d]
-        done, total = sum(self._done.values()), sum(self._totals.values())
-        spent = time.monotonic() - self._began
-        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
-        return f"  {spent:.0f} s: {', '.join(parts)}{left}"
+        parts = [
+            f"{n} {d}"
+            + (f"/{t}" if (t := self._totals.get(n)) else "")
+            + (f" ({bad} failed)" if (bad := self._bad[n]) else "")
+            for n, d in self._done.items()
+            if d
+        ]
+        return "; ".join(p for p in (", ".join(parts), self._doing, self._left()) if p) or "starting"
+
+    def _left(self) -> str:
+        seconds = self._forecast.seconds_left()
+        if not seconds:
+            return ""
+        return f"{'at least' if self._forecast.unknown else 'about'} {duration_text(seconds)} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as a person says them: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def make_forecast(survey: Survey, plan: Plan, slots: float) -> Forecast:
+    """What the counts of a survey, and earlier rows of the same steps in its store, say of a run; slots: how many rows
+    can be at work at a time."""
+    earlier, workers = {}, {}
+    for node in (n for p in plan.phases if survey.units_known(p) for n in p.steps):
+        query = f"SELECT avg(epoch(ended - started)) AS mean FROM \"l_{node.name}\" WHERE status = 'ok'"
+        earlier[node.name] = float(survey.query(query)["mean"][0].as_py() or 0.0)
+        workers[node.name] = plan.refs[node.name].resources.workers
+    return Forecast(totals(survey.counts()), earlier, workers, slots)
 
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console)
+    return Progress(*columns, TextColumn("{task.fields[left]}"), console=console)
 
 
 def totals(counts: Mapping[str, Count]) -> dict[str, int]:
@@ -69,13 +137,14 @@ def totals(counts: Mapping[str, Count]) -> dict[str, int]:
     return {name: c.todo + c.waiting for name, c in counts.items()}
 
 
-def counts_table(counts: Mapping[str, Count], fingerprints: Mapping[str, str], title: str) -> Table:
-    """How every step of a plan stands."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def counts_table(counts: Mapping[str, Count], fingerprints: Mapping[str, str], unknown: Set[str]) -> Table:
+    """How every step of a plan stands; unknown: the steps whose units are only known once an earlier one has run."""
+    table = Table(box=None, pad_edge=False)
     for name in ("step", "fingerprint"):
         table.add_column(name)
     for name in ("done", "to do", "waiting", "failed"):
         table.add_column(name, justify="right")
     for name, c in counts.items():
-        table.add_row(name, fingerprints[name][:12], *(str(v) for v in (c.done, c.todo, c.waiting, c.failed)))
+        todo, waiting = ("?", "?") if name in unknown else (f"{c.todo:,}", f"{c.waiting:,}")
+        table.add_row(name, fingerprints[name][:12], f"{c.done:,}", todo, waiting, f"{c.failed:,}")
     return table

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.views.tables import read_table
+from flows.views.words import reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -18,6 +22,8 @@ from stages.core.running.runs import RunRecord, find_run
 from stages.core.step import Row
 
 Rows = dict[str, Row]
+VideoSource = Callable[[Row], str]
+INSIDE_MB = 50
 
 
 def page_environment(folder: Path) -> Environment:
@@ -31,32 +37,42 @@ def data_uri(catalog: Catalog, uri: str, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(catalog.storage.read(uri)).decode()}"
 
 
-def build_page(catalog: Catalog) -> str:
-    """The page of the latest render and the latest curation of a store, whichever there are."""
+def build_page(catalog: Catalog, run_id: str = "", video_source: VideoSource | None = None) -> str:
+    """The page of the latest render and the latest curation of a store, whichever there are; or of one run.
+
+    video_source: what `src` of a row of the table `videos` is; by default the video itself. Raises BadInput where
+    there is no such run.
+    """
+    flows = [find_run(catalog, "", run_id).plan.flow] if run_id else ["render", "curate"]
+    records = {flow: _latest(catalog, flow, run_id) for flow in flows if flow in ("render", "curate")}
+    if not any(records.values()):
+        raise BadInput(f"there is no render and no curation in {catalog.storage.url} to show")
+    render, curate = records.get("render"), records.get("curate")
     template = page_environment(Path(__file__).parent).get_template("page.html.j2")
-    return template.render(render=_render_part(catalog), curate=_curate_part(catalog))
+    return template.render(
+        render=_render_part(catalog, render, video_source or partial(_inside, catalog)) if render else None,
+        curate=_curate_part(catalog, curate) if curate else None,
+    )
 
 
-def _latest(catalog: Catalog, flow: str) -> RunRecord | None:
+def _inside(catalog: Catalog, video: Row) -> str:
+    return data_uri(catalog, video["uri"], "video/mp4")
+
+
+def _latest(catalog: Catalog, flow: str, run_id: str) -> RunRecord | None:
     try:
-        return find_run(catalog, flow)
+        return find_run(catalog, flow, run_id)
     except BadInput:
         return None
 
 
-def _render_part(catalog: Catalog) -> dict[str, Any] | None:
-    if (record := _latest(catalog, "render")) is None:
-        return None
+def _render_part(catalog: Catalog, record: RunRecord, video_source: VideoSource) -> dict[str, Any]:
     run_id = record.row["run_id"]
     chains: dict[str, list[Row]] = {}
     for row in read_table(catalog, "artifacts", run_id=run_id).to_pylist():
         chains.setdefault(row["take_id"], []).append(row)
     videos = read_table(catalog, "videos", run_id=run_id).to_pylist()
-    shown = [
-        {**v, "src": data_uri(catalog, v["uri"], "video/mp4"), "chain": chains[v["take_id"]]}
-        for v in videos
-        if v["uri"]
-    ]
+    shown = [{**v, "src": video_source(v), "chain": chains[v["take_id"]]} for v in videos if v["uri"]]
     takes = read_table(catalog, "takes", run_id=run_id).to_pylist()
     config = json.loads(record.row["config"])
     return {
@@ -90,9 +106,7 @@ def stage_costs(chains: Any) -> list[Row]:
     return costs
 
 
-def _curate_part(catalog: Catalog) -> dict[str, Any] | None:
-    if (record := _latest(catalog, "curate")) is None:
-        return None
+def _curate_part(catalog: Catalog, record: RunRecord) -> dict[str, Any]:
     run_id = record.row["run_id"]
 
     def rows(name: str) -> list[Row]:
@@ -143,13 +157,39 @@ def _merged_captions(captions: list[Row]) -> list[Row]:
     return [{"text": text, "kinds": ", ".join(names)} for text, names in kinds.items()]
 
 
-def reason_text(reason: Row) -> str:
-    """A typed reason as a sentence."""
-    return f"{reason['metric']} is {reason['value']}, wanted {reason['op']} {reason['threshold']}"
-
-
 def write_page(catalog: Catalog, name: str) -> str:
     """Keep the page in the store under this name. Returns where it lies: a path on local disk, else a URL."""
     catalog.storage.write(name, build_page(catalog).encode())
     local = catalog.storage.local_path(name)
     return str(local) if local else f"{catalog.storage.url}/{name}"
+
+
+def export_page(catalog: Catalog, out: Path, run_id: str = "") -> str:
+    """Write the page to a file. Videos are inside it up to INSIDE_MB together, else in a folder beside it.
+
+    Raises BadInput where the file cannot be written, or where there is nothing to show.
+    """
+    files = Path(f"{out}.files")
+
+    def beside(video: Row) -> str:
+        files.mkdir(parents=True, exist_ok=True)
+        name = f"{video['video_id']}.mp4"
+        (files / name).write_bytes(catalog.storage.read(video["uri"]))
+        return f"{quote(files.name)}/{name}"
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        heavy = _video_bytes(catalog, run_id) > INSIDE_MB * 1e6
+        out.write_text(build_page(catalog, run_id, beside if heavy else None), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error}") from None
+    return str(out)
+
+
+def _video_bytes(catalog: Catalog, run_id: str) -> int:
+    try:
+        videos = read_table(catalog, "videos", run_id=run_id).to_pylist()
+    except BadInput:
+        return 0
+    found = (catalog.storage.info(v["uri"]) for v in videos if v["uri"])
+    return sum(info.size for info in found if info)

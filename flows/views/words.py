@@ -1,8 +1,50 @@
-"""Words for people: numbers with their nouns."""
+"""Words for people: numbers with their nouns, reasons and errors as sentences."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COMPARED = {">=": "must be at least", "<=": "must be at most", ">": "must be above", "<": "must be below",
+            "==": "must be", "not in": "must be none of", "in": "must be one of"}  # fmt: skip
+RAISED = re.compile(r"^(?:\w+: )?\w*(?:Error|Media|Lost|Input|Exception): | \(\w+\.py:\d+\)$")
+"""What a log needs of an error, and a person does not: the class of the exception, and where it was raised."""
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A number with its noun: `1 row`, `2 rows`; `plural` where it is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(words: Sequence[str], most: int = 5) -> str:
+    """Words with commas; of many the first, and how many more there are."""
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def file_name(uri: str) -> str:
+    """The last part of a path or URL."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def reason_text(reason: Mapping[str, Any]) -> str:
+    """A typed reason as a sentence: the metric, its value, and what it must be."""
+    metric, value, op, threshold = (reason[k] for k in ("metric", "value", "op", "threshold"))
+    if metric == "duplicate":
+        return f"copy of clip {str(value)[:12]}; a better one was kept"
+    if metric == "duplicate_of":
+        return f"same content as {file_name(str(value))}"
+    return f"{metric} is {_rounded(value)}, {COMPARED.get(op, op)} {threshold}"
+
+
+def _rounded(value: Any) -> str:
+    try:
+        return f"{float(value):.4g}" if "." in str(value) else str(value)
+    except ValueError:
+        return str(value)
+
+
+def error_text(error: str) -> str:
+    """The sentence of an error, without the exception's class and its place in the code."""
+    return RAISED.sub("", RAISED.sub("", error or ""))

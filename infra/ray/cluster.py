@@ -28,6 +28,8 @@ ONE_THREAD = {
 }
 """One thread a worker: results must not depend on how many CPUs a worker was given. `infra.ray.env` may say more."""
 
+progress = logging.getLogger("rushes.progress")
+
 NODE_CACHE_S = 2.0
 CONNECT_TIMEOUT_S = 10.0
 
@@ -65,6 +67,11 @@ class Cluster:
         """Start or join Ray, once. Raises BadInput where no cluster answers at the address."""
         with self._lock:
             if not self._connected and not ray.is_initialized():
+                here = self.settings.address == "local"
+                progress.info(
+                    "starting Ray" if here else "joining the Ray cluster at %s",
+                    *([] if here else [self.settings.address]),
+                )
                 self._start()
             self._connected = True
 

@@ -3,6 +3,7 @@ ended to make room for other steps."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from infra.ray.cluster import first_worker_crash
 from stages.core import config
 from stages.core.ledger.storage import Storage
 from stages.core.step import StepRef
+
+progress = logging.getLogger("rushes.progress")
 
 
 @dataclass(eq=False)
@@ -96,6 +99,7 @@ class WorkerPools:
         actor = self._actor_class.options(
             num_cpus=need.cpus, num_gpus=need.gpus, memory=int(need.memory) or None, max_restarts=0, max_task_retries=0
         ).remote()
+        progress.info("starting a worker for %s", pool.ref.name)
         crash = "" if pool.stats.started else first_worker_crash()
         pool.stats.started += 1
         return WorkerActor(actor, actor.setup.remote(pool.ref, self.storage, config.PACKAGES, crash))

@@ -219,7 +219,10 @@ def test_a_job_that_finds_nothing_ready_writes_nothing(local):
     assert local.parts("gate", plan.node("gate").fingerprint, "groups-") == []
 
 
-@pytest.mark.parametrize("at", ["after_commit:5", "before_commit:6", "mid_move:10"])
+LONG = [pytest.param(at, marks=pytest.mark.soak) for at in ("before_commit:6", "mid_move:10")]
+
+
+@pytest.mark.parametrize("at", ["after_commit:5", *LONG])
 def test_killed_in_the_middle_and_run_again(local, tmp_path, at):
     whole = type(local)(type(local.storage)(str(tmp_path / "whole")))
     run_by_text(whole, plan_of(whole))

@@ -80,7 +80,7 @@ def assert_right(pairs: list[tuple[Attributes, Verdict]], least: float) -> None:
         assert wrong <= 0.02 * len(pairs), (a, wrong, confusions(pairs))
 
 
-@pytest.mark.parametrize(("size", "n"), [(SMALL, 40), (LARGE, 10)])
+@pytest.mark.parametrize(("size", "n"), [(SMALL, 16), (LARGE, 4)])
 def test_rendered_truth_is_found(size: tuple[int, int, int, int], n: int) -> None:
     pairs = judged(n, size)
     assert_right(pairs, 0.99)
@@ -89,7 +89,7 @@ def test_rendered_truth_is_found(size: tuple[int, int, int, int], n: int) -> Non
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_spoiled_renders_are_still_read(name: str) -> None:
-    assert_right(judged(10, SMALL, SPOILS[name]), 0.9)
+    assert_right(judged(6, SMALL, SPOILS[name]), 0.8)
 
 
 @pytest.mark.soak
@@ -133,7 +133,7 @@ def accepted_on_noise(n: int) -> Counter[tuple[str, str]]:
 
 
 def test_noise_shows_nothing() -> None:
-    assert not accepted_on_noise(2)
+    assert not accepted_on_noise(1)
 
 
 @pytest.mark.soak
@@ -164,7 +164,7 @@ def frozen_motions(n: int, spread: float) -> list[tuple[str | None, Verdict]]:
 
 @pytest.mark.parametrize("spread", [0, 8])
 def test_a_frozen_video_moves_only_where_stillness_is_asked(spread: float) -> None:
-    for motion, verdict in frozen_motions(20, spread):
+    for motion, verdict in frozen_motions(8, spread):
         assert verdict.right["motion"] == (motion == "staying still")
 
 

@@ -187,16 +187,13 @@ def test_two_sets_are_compared(videos, tmp_path):
         captions,
     ]
     small = ["compare.least_videos=4", "compare.least_frames=8", "pictures.frames=2"]
-    found = []
-    for name in ("first", "again"):
-        result = rushes(*words, "--out", tmp_path / f"{name}.json", "--reference", folder, *small)
-        assert result.exit_code == 0, result.output
-        found.append(json.loads((tmp_path / f"{name}.json").read_text()))
-    assert found[0] == found[1]
-    assert found[0]["fvd"] == pytest.approx(0, abs=1e-3)
-    assert found[0]["fid"] == pytest.approx(0, abs=1e-3)
-    assert found[0]["distances"]["fid"]["judged"] == 8
-    assert "arXiv" in found[0]["distances"]["fvd"]["source"]
+    result = rushes(*words, "--out", tmp_path / "found.json", "--reference", folder, *small)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["fvd"] == pytest.approx(0, abs=1e-3)
+    assert found["fid"] == pytest.approx(0, abs=1e-3)
+    assert found["distances"]["fid"]["judged"] == 8
+    assert "arXiv" in found["distances"]["fvd"]["source"]
 
 
 @pytest.mark.parametrize(

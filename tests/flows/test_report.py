@@ -93,6 +93,20 @@ def test_examples_lie_next_to_the_threshold(catalog):
     assert spread(scored, "letterbox") is None or spread(scored, "letterbox")["measured"] == 6
 
 
+def test_sources_without_clips_are_named_with_the_reason(page):
+    table = re.search(r'<table class="names">(.*?)</table>', page, re.S).group(1)
+    assert "broken.mp4" in table
+    assert "libav cannot open it" in table
+    assert "s1.mp4" not in table
+
+
+@pytest.mark.parametrize("value", [0.0, 2e-309, -8.9e-310, 7.0, 1e12])
+def test_a_score_that_is_always_the_same_has_an_axis_that_can_be_read(value):
+    start, step = grid(value, value, [])
+    assert start <= value <= start + BINS * step
+    assert step >= 1e-9 * max(1.0, abs(value))
+
+
 def test_text_of_the_footage_is_text(page):
     assert HOSTILE not in page
     assert "&lt;img src=x onerror=alert(1)&gt;.mp4" in page

@@ -1,0 +1,36 @@
+"""What a person should know at the end of a render: how many takes have their video, and why the others have none."""
+
+from __future__ import annotations
+
+from textwrap import shorten
+
+import pyarrow as pa
+
+from flows.views.words import counted, error_text, reason_text
+from stages.core.step import Row
+
+MOST, PROMPT = 5, 60
+STATES = (("error", "failed"), ("rejected", "not chosen"), ("skipped", "left out"), ("pending", "not finished"))
+
+
+def ending(takes: pa.Table) -> list[str]:
+    """Lines about the table `takes` of a render; none where it has no takes."""
+    rows = takes.select(["take_id", "prompt", "seed", "status", "reasons", "error"]).to_pylist()
+    if not rows:
+        return []
+    done = sum(r["status"] == "ok" for r in rows)
+    states = {name: [r for r in rows if r["status"] == state] for state, name in STATES}
+    others = [f"{len(found):,} {name}" for name, found in states.items() if found]
+    verb = "has its video" if done == 1 else "have their video"
+    lines = [", ".join([f"{done:,} of {counted(len(rows), 'take')} {verb}", *others])]
+    failed = states["failed"]
+    lines += [f"  failed: {_name(r)}: {_why(r)}" for r in failed[:MOST]]
+    return lines + ([f"  and {len(failed) - MOST:,} more; see `rushes table takes`"] if len(failed) > MOST else [])
+
+
+def _name(take: Row) -> str:
+    return f'"{shorten(take["prompt"], PROMPT, placeholder="…")}", seed {take["seed"]}'
+
+
+def _why(take: Row) -> str:
+    return error_text(take["error"]) or "; ".join(reason_text(r) for r in take["reasons"])
