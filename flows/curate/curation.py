@@ -31,12 +31,14 @@ LIMITS = "thresholds"
 
 @dataclass
 class ManifestConfig:
-    """Which column of a manifest holds what."""
+    """Which column of a manifest holds what: its name, or a pattern such as `{id}.mp4`. root: the folder or URL that
+    paths count from, where not the manifest's own folder."""
 
     uri: str = "uri"
     label: str = "label"
     caption: str = "caption"
     licence: str = "licence"
+    root: str = ""
 
 
 @dataclass
