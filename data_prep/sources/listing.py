@@ -33,14 +33,16 @@ ROOTS = pa.schema(
         ("caption", pa.string()),
         ("licence", pa.string()),
         ("extra", pa.string()),
+        ("shots", pa.string()),
         ("problem", pa.string()),
     ]
 )
 """One source as it was listed: the file as it lies there (uri, size, and mtime or etag as `version`), and what a
-manifest says of it; `extra` is what it says in other columns, as a JSON object. Only the former decides whether it is
+manifest says of it; `extra` is what it says in other columns, as a JSON object, `shots` its shot list as
+`data_prep.sources.shot_lists.read_list` gives it. Only the former decides whether it is
 read again, so that a new label costs no new read."""
 
-TEXTS = ("uri", "version", "label", "caption", "licence", "extra", "problem")
+TEXTS = ("uri", "version", "label", "caption", "licence", "extra", "shots", "problem")
 REMOTE_THREADS = 16
 
 
@@ -49,6 +51,7 @@ def list_sources(
     columns: Mapping[str, str],
     label_from_folder: bool = False,
     limit: int = 0,
+    shot_lists: str = "",
 ) -> list[Row]:
     """The sources that these words mean, in order, each uri once: rows of `ROOTS`.
 
@@ -56,6 +59,7 @@ def list_sources(
                        manifests count from, where not the manifest's own folder
     label_from_folder  take the name of a file's folder as its class label, as UCF-101 is laid out
     limit              only the first so many
+    shot_lists         a folder with shot lists, each called as its source is
 
     Raises BadInput for a word that names nothing, and for a manifest that cannot be read.
     """
@@ -70,6 +74,8 @@ def list_sources(
         if empty:
             raise BadInput(f"{word!r} names no files; give files, folders, globs or manifests ({', '.join(MANIFESTS)})")
     rows = list(found.values())[: limit or None]
+    if shot_lists:
+        rows = _with_lists(rows, shot_lists)
     return [_finished(row, i, label_from_folder) for i, row in enumerate(_with_versions(rows))]
 
 
@@ -197,6 +203,26 @@ def _expand_remote(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
     for info in sorted(found, key=lambda i: str(i["name"])):
         if not str(info["name"]).rsplit("/", 1)[-1].startswith("."):
             yield {"uri": fs.unstrip_protocol(info["name"]), **facts_of(info)}
+
+
+def _with_lists(rows: list[Row], folder: str) -> list[Row]:
+    """The rows, those that have a shot list in a folder with it. Raises BadInput."""
+    import fsspec
+
+    from data_prep.sources.shot_lists import SUFFIXES, by_source
+
+    try:
+        fs, path = fsspec.core.url_to_fs(folder)
+        names = [i["name"] for i in fs.ls(path, detail=True) if i["type"] == "file"]
+        lists = {name: fs.cat_file(name) for name in names if name.endswith(SUFFIXES)}
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"shot_lists={folder} cannot be listed: {error}") from None
+    found = by_source(lists, [_name(row) for row in rows])
+    return [{**row, "shots": found.get(_name(row), "")} for row in rows]
+
+
+def _name(row: Row) -> str:
+    return str(row["uri"]).rsplit("/", 1)[-1]
 
 
 def _with_versions(rows: list[Row]) -> Iterable[Row]:

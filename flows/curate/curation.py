@@ -48,11 +48,13 @@ class CurateConfig(FlowConfig):
     sources            files, folders, globs, manifests, on any fsspec URL
     manifest           the columns of manifests
     label_from_folder  the name of a file's folder is its class label
+    shot_lists         a folder with shot lists that count in place of detection: PySceneDetect's csv, EDL
     """
 
     sources: list[str] = field(default_factory=list)
     manifest: ManifestConfig = field(default_factory=ManifestConfig)
     label_from_folder: bool = False
+    shot_lists: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Curation(ResolvedConfig):
     def plan(self, catalog: Catalog) -> Plan:
         """The plan over the sources as they lie there now; keeps the listing as roots. Raises BadInput."""
         c = self.config
-        rows = list_sources(c.sources, dataclasses.asdict(c.manifest), c.label_from_folder, c.limit)
+        rows = list_sources(c.sources, dataclasses.asdict(c.manifest), c.label_from_folder, c.limit, c.shot_lists)
         mark = digest("roots", [r["id"] for r in rows])
         roots = catalog.put_roots(rows, ROOTS, mark, self.draft.phases[0].depends)
         return dataclasses.replace(self.draft, roots=roots)
