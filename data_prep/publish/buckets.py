@@ -5,7 +5,8 @@ SQL expressions, as both are worked out for a whole dataset at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stages.core.errors import BadInput
@@ -83,6 +84,16 @@ def is_validation(source: str, share: float, salt: str) -> str:
     """SQL: whether a source's clips are for validation. A hash of the source alone, so that no other source moves it;
     `salt` must be plain text of the config, without quotes."""
     return f"(md5_number_lower('{salt}/' || {source})::HUGEINT % 1000000) < {round(share * 1_000_000)}"
+
+
+def share_for(sources: Iterable[str], salt: str) -> float:
+    """The least share, in hundredths, with which one of these sources would be for validation."""
+    from stages.core.ledger.catalog import connect
+
+    values = ", ".join(f"('{source}')" for source in sources if source.isalnum())
+    query = f"SELECT min(md5_number_lower('{salt}/' || s)::HUGEINT % 1000000) FROM (VALUES {values}) AS t(s)"
+    least = int(connect().sql(query).fetchall()[0][0])
+    return math.ceil((least + 1) / 10_000) / 100
 
 
 def split_of(share: float, salt: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_prep.publish.buckets import SPLITS
+from data_prep.publish.metadata import card_configs
 from stages.core.step import Row
 
 BINS, BAR = 10, 30
@@ -51,7 +53,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _front(manifest: Row, index: pa.Table) -> str:
     size = next(label for limit, label in SIZES if index.num_rows < limit)
-    return f"---\npretty_name: {manifest['name']}\ntask_categories:\n- text-to-video\nsize_categories:\n- {size}\n---"
+    lines = [f"pretty_name: {manifest['name']}", "task_categories:", "- text-to-video", "size_categories:", f"- {size}"]
+    return "\n".join(["---", *lines, *card_configs([s for s in SPLITS if manifest[s]]), "---"])
 
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "n>1M"))
@@ -63,19 +66,20 @@ def _head(manifest: Row, index: pa.Table) -> str:
     seconds: Counter[str] = Counter()
     for split, duration in zip(index["split"].to_pylist(), index["duration_s"].to_pylist(), strict=True):
         seconds[split] += duration
-    rows = [(s, manifest[s], f"{seconds[s] / 60:.1f}") for s in ("train", "val", "excluded")]
+    rows = [(s, manifest[s], f"{seconds[s] / 60:.1f}") for s in SPLITS]
     excluded = (
         "\n\nExcluded clips have a copy on the side of `val`; they are in no split, so that nothing of `val` is "
         "trained on."
         if manifest["excluded"]
         else ""
     )
+    notes = "".join(f"\n\n**{note}**" for note in manifest["notes"])
     return (
         f"# {manifest['name']}, version {manifest['version']}\n\n"
         f"{manifest['clips']} clips, {manifest['hours'] * 60:.1f} minutes, from {sources} sources; {size:.1f} MB. "
         f"Content `{manifest['fingerprint']}`.\n\n{table(('split', 'clips', 'minutes'), rows)}\n\n"
         "A source is wholly in one split, as a hash of its bytes says; more sources never move a clip from one split "
-        f"to the other.{excluded}"
+        f"to the other.{excluded}{notes}"
     )
 
 
@@ -194,12 +198,21 @@ USE = """
 ## How to read it
 
 `index.parquet` has a row per clip: `uri` (relative to this folder), `caption`, `split`, `bucket`, size, length, the
-span `[start_pts, end_pts)` of its source, licence, and every score. `captions.parquet` has every caption by `clip_id`.
+span `[start_pts, end_pts)` of its source, licence, every score, and the other columns of the manifest that the footage
+came with. `captions.parquet` has every caption by `clip_id`. `clips/SPLIT/metadata.parquet` has the rows of the index
+by `file_name`, with a column for each kind of caption.
+
 The number of frames and the first and last frame of every file were held against its source when it was written.
 
 ```python
 import pyarrow.parquet as pq
 
 clips = pq.read_table("index.parquet", filters=[("split", "==", "train")])
+```
+
+```python
+from datasets import load_dataset
+
+clips = load_dataset(".", split="train")   # `val` is called validation; decoding needs torchcodec
 ```
 """

@@ -1,8 +1,9 @@
 """The folder of a dataset's version. It is a version once its manifest is there, and that is written last of all.
 
-    datasets/NAME/v3/dataset.json      what it is: the manifest
+    datasets/NAME/v3/dataset.json      what it is: the manifest, with the SHA-256 of each other file that is no clip
     datasets/NAME/v3/README.md         the card
-    datasets/NAME/v3/index.parquet, captions.parquet, clips/, sheets/, shards/, lance/
+    datasets/NAME/v3/index.parquet, captions.parquet, sheets/, shards/, lance/
+    datasets/NAME/v3/clips/SPLIT/      the clips, and a metadata.parquet for Hugging Face's `load_dataset`
 
 On local disk the folder is built under another name and moved into its place whole, and clips are hard links, so that
 they take no room twice. On an object store clips are copied within the store, and the manifest makes the version.
@@ -53,9 +54,11 @@ def versions(storage: Storage, name: str = "") -> list[Row]:
 
 
 def faults(storage: Storage) -> list[str]:
-    """What is wrong with the datasets of a store: a clip that is missing, or has another hash than its index says."""
+    """What is wrong with the datasets of a store: a file that is missing, or has another hash than its index, or for
+    files that are no clips the manifest, says."""
     found = []
     for version in versions(storage):
+        found += _wrong(storage, version["uri"], version.get("files", {}), "file")
         try:
             index = pq.read_table(
                 io.BytesIO(storage.read(f"{version['uri']}/index.parquet")), columns=["uri", "sha256"]
@@ -63,13 +66,20 @@ def faults(storage: Storage) -> list[str]:
         except (FileNotFoundError, ValueError) as error:
             found.append(f"{version['uri']}: its index does not read: {error}")
             continue
-        for row in index.to_pylist():
-            try:
-                same = hashlib.sha256(storage.read(f"{version['uri']}/{row['uri']}")).hexdigest() == row["sha256"]
-            except FileNotFoundError:
-                found.append(f"{version['uri']}: its clip {row['uri']} is missing")
-            else:
-                found += [] if same else [f"{version['uri']}: {row['uri']} does not have the hash it should"]
+        found += _wrong(storage, version["uri"], {r["uri"]: r["sha256"] for r in index.to_pylist()}, "clip")
+    return found
+
+
+def _wrong(storage: Storage, folder: str, files: Mapping[str, str], noun: str) -> list[str]:
+    """The files of a version, path -> SHA-256, that are not what they should be."""
+    found = []
+    for path, sha256 in files.items():
+        try:
+            same = hashlib.sha256(storage.read(f"{folder}/{path}")).hexdigest() == sha256
+        except FileNotFoundError:
+            found.append(f"{folder}: its {noun} {path} is missing")
+        else:
+            found += [] if same else [f"{folder}: {path} does not have the hash it should"]
     return found
 
 

@@ -55,19 +55,24 @@ CLIP_ROOTS = pa.schema(
     ]
 )
 """What a publication starts from: one kept clip with all that cutting, splitting and indexing need, and the scores of
-its curation as further columns. motion is null where it was not measured. siblings: the frame ranges of the clips of
-its source that are published with it (`data_prep.publish.origin.pack_spans`)."""
+its curation and what manifests say as further columns. motion is null where it was not measured. siblings: the frame
+ranges of the clips of its source that are published with it (`data_prep.publish.origin.pack_spans`)."""
 
 FOR_CUTTING = frozenset({"bytes", "source_sha256", "source_version", "signals_uri", "siblings", "codec", "has_audio"})
 """Columns of these that no index is made of: a source that was only touched changes none."""
-SCORES = {
+KINDS = {
     "number": pa.float64(),
     "integer": pa.int64(),
     "truth": pa.bool_(),
     "text": pa.string(),
     "texts": pa.list_(pa.string()),
 }
-"""The types that a score may have, by the names that `Index` is told them by."""
+"""The types that a further column may have, by the names that `Index` is told them by."""
+SPOKEN = """coalesce(string_agg(trim(text), ' ' ORDER BY text) FILTER ("window" = 0),
+    string_agg(trim(text), ' ' ORDER BY "window", text))"""
+"""SQL: what captions of one clip and kind say together; that of the whole clip, else those of its windows in order."""
+SAID = "status = 'ok' AND trim(text) <> ''"
+"""SQL: whether a caption counts."""
 
 OWN_COLUMNS = """c.width, c.height, c.n_frames, c.fps, c.duration_s, c.has_audio, c.method, c.sha256, c.size,
     c.uri AS media_uri"""
@@ -80,7 +85,7 @@ class Index(Job):
     """One row per clip that was cut. `path` is relative to the dataset's folder, `media_uri` to the store."""
 
     kind = "index"
-    version = 2
+    version = 3
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -130,14 +135,14 @@ class Index(Job):
         salt       other text, another split
         caption    the kind of caption in the index; where a clip has none of it, long, medium, short or source
         buckets    see `data_prep.publish.buckets.BucketConfig`
-        scores     columns of the clips that are scores -> one of SCORES
+        further    columns of the clips beside its own, scores and what manifests say -> one of KINDS
         """
 
         val_share: float = 0.05
         salt: str = "rushes"
         caption: str = "long"
         buckets: BucketConfig = field(default_factory=BucketConfig)
-        scores: dict[str, str] = field(default_factory=dict)
+        further: dict[str, str] = field(default_factory=dict)
 
         def __post_init__(self) -> None:
             if not 0 <= self.val_share <= 1:
@@ -148,18 +153,18 @@ class Index(Job):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """What was cut, and all that is known of the clips."""
-        known = dict.fromkeys((*CLIP_ROOTS.names, *config.scores))
+        known = dict.fromkeys((*CLIP_ROOTS.names, *config.further))
         return Inputs(
             ports={"cut": Port(kind="cut")}, units=tuple(n for n in known if n != "id" and n not in FOR_CUTTING)
         )
 
     @classmethod
     def writes_of(cls, config: Config) -> pa.Schema:
-        """The columns of every index, then the scores."""
-        return pa.schema([*cls.writes, *((name, SCORES[kind]) for name, kind in config.scores.items())])
+        """The columns of every index, then the further ones."""
+        return pa.schema([*cls.writes, *((name, KINDS[kind]) for name, kind in config.further.items())])
 
     def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """`cut` (a row per clip) and `units` (`CLIP_ROOTS` and scores). Clips that could not be cut are left out."""
+        """`cut` (a row per clip) and `units` (`CLIP_ROOTS` and further columns). What could not be cut is left out."""
         from stages.core.ledger.catalog import connect
 
         sql = connect()
@@ -174,16 +179,17 @@ class Index(Job):
         own = ", ".join(f"{expression} AS {name}" for name, expression in buckets.items())
         split = split_of(self.config.val_share, self.config.salt)
         names = ", ".join(f'"{n}"' for n in self.writes_of(self.config).names)
-        scores = "".join(f', r."{name}"' for name in dict.fromkeys(["motion", *self.config.scores]))
+        more = "".join(f', r."{name}"' for name in dict.fromkeys(["motion", *self.config.further]))
         return sql.sql(
             f"""WITH spoken AS (SELECT id, unnest(captions, max_depth := 2) FROM t_units),
-            told AS (SELECT id, rank, coalesce(string_agg(trim(text), ' ') FILTER ("window" = 0),
-                string_agg(trim(text), ' ' ORDER BY "window")) AS text FROM spoken
-                JOIN wanted USING (kind) WHERE status = 'ok' AND trim(text) <> '' GROUP BY id, rank),
+            told AS (SELECT id, rank, {SPOKEN} AS text FROM spoken
+                JOIN wanted USING (kind) WHERE {SAID} GROUP BY id, rank),
             best AS (SELECT id, first(text ORDER BY rank) AS caption FROM told GROUP BY id),
-            clips AS (SELECT r.id, r.clip_id, 'clips/' || left(r.clip_id, 2) || '/' || r.clip_id || '.mp4' AS path,
+            clips AS (SELECT r.id, r.clip_id,
                 {OWN_COLUMNS}, {CLIP_COLUMNS}, r.copy_sources, coalesce(b.caption, '') AS caption
-                {scores} FROM t_cut c JOIN t_units r ON r.id = c.unit_id LEFT JOIN best b ON b.id = r.id
+                {more} FROM t_cut c JOIN t_units r ON r.id = c.unit_id LEFT JOIN best b ON b.id = r.id
                 WHERE c.status = 'ok')
-            SELECT {names} FROM (SELECT *, {split} AS split, {own} FROM clips) ORDER BY clip_id"""
+            SELECT {names} FROM (SELECT *,
+                'clips/' || split || '/' || left(clip_id, 2) || '/' || clip_id || '.mp4' AS path
+                FROM (SELECT *, {split} AS split, {own} FROM clips)) ORDER BY clip_id"""
         ).to_arrow_table()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.publish.index import CLIP_ROOTS, SCORES, Index
+from data_prep.publish.extras import extra_columns
+from data_prep.publish.index import CLIP_ROOTS, KINDS, Index
 from data_prep.publish.origin import pack_spans
 from stages.core.planning.plan import Node, Phase
 from stages.core.planning.survey import Survey
@@ -34,11 +35,14 @@ def _last(survey: Survey, kind: str) -> Node:
 
 
 def kept_clips(survey: Survey) -> pa.Table:
-    """One row per kept clip in the order of the sources: `CLIP_ROOTS`, then the scores that were measured."""
+    """One row per kept clip in the order of the sources: `CLIP_ROOTS`, then the scores that were measured, and what
+    manifests say in further columns."""
     signals = _last(survey, "signals")
     scores = {name: node for name, (node, _) in score_columns(survey).items() if name not in CLIP_ROOTS.names}
     motion = score_columns(survey).get("motion")
     columns = [f'"{f.name}"' for f in CLIP_ROOTS if f.name != "siblings"] + [f'"{name}"' for name in scores]
+    phase = f'"u_{kept_phase(survey).name}"'
+    noted = "k.extra" if "extra" in survey.query(f"SELECT * FROM {phase} LIMIT 0").column_names else "''"
     own = "".join(f', "t_{node}"."{name}"' for name, node in scores.items())
     joined = sorted({*scores.values(), *([motion[0]] if motion else [])})
     joins = " ".join(f'LEFT JOIN {survey.view(n)} "t_{n}" ON "t_{n}".clip_id = k.clip_id' for n in joined)
@@ -52,16 +56,21 @@ def kept_clips(survey: Survey) -> pa.Table:
             coalesce(k.label, '') AS label, coalesce(k.licence, '') AS licence, {group} AS duplicate_group,
             coalesce(g.copy_sources, [])::VARCHAR[] AS copy_sources, coalesce(t.uri, '') AS thumb_uri,
             {f'"t_{motion[0]}".motion' if motion else "NULL"}::DOUBLE AS motion,
-            coalesce(c.captions, []) AS captions, k.position AS source_position{own}
-            FROM "u_{kept_phase(survey).name}" k
+            coalesce(c.captions, []) AS captions, k.position AS source_position, {noted} AS extra{own}
+            FROM {phase} k
             JOIN {survey.view(signals.name)} a ON a.unit_id = k.level_{survey.plan.phase_of(signals.name).level}
             LEFT JOIN {_groups(survey)} g ON g.duplicate_group = {group} LEFT JOIN {thumb} t ON t.clip_id = k.clip_id
             LEFT JOIN {_captions(survey)} c ON c.clip_id = k.clip_id {joins})
-        SELECT {", ".join(columns)} FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_frame, id) - 1
-            AS position FROM clips) ORDER BY position"""
+        SELECT {", ".join(columns)}, extra FROM (SELECT *, row_number() OVER (ORDER BY source_position, start_frame, id)
+            - 1 AS position FROM clips) ORDER BY position"""
     )
     table = table.add_column(CLIP_ROOTS.get_field_index("siblings"), "siblings", siblings(table))
-    return table.cast(pa.schema([*CLIP_ROOTS, *(table.schema.field(name) for name in scores)]))
+    taken = (*CLIP_ROOTS.names, *Index.writes.names, *score_columns(survey))
+    extra = extra_columns(table.column("extra").to_pylist(), taken)
+    table = table.drop_columns(["extra"]).cast(pa.schema([*CLIP_ROOTS, *(table.schema.field(n) for n in scores)]))
+    for name in extra.column_names:
+        table = table.append_column(name, extra.column(name))
+    return table
 
 
 def siblings(clips: pa.Table) -> pa.Array:
@@ -79,7 +88,7 @@ def siblings(clips: pa.Table) -> pa.Array:
 
 
 def score_columns(survey: Survey) -> dict[str, tuple[str, str]]:
-    """Every score of clips: its name -> (the first step that measures it, which of SCORES it is)."""
+    """Every score of clips: its name -> (the first step that measures it, which of KINDS it is)."""
     found: dict[str, tuple[str, str]] = {}
     for node in (n for kind in ("scores", "thumbs") for n in survey.plan.of_kind(kind)):
         for field in survey.query(f"SELECT * FROM {survey.view(node.name)} LIMIT 0").schema:
@@ -88,15 +97,17 @@ def score_columns(survey: Survey) -> dict[str, tuple[str, str]]:
     return found
 
 
-def index_scores(survey: Survey) -> dict[str, str]:
-    """The scores that an index gets as columns of their own: name -> which of SCORES it is."""
-    return {n: kind for n, (_, kind) in sorted(score_columns(survey).items()) if n not in Index.writes.names}
+def index_columns(survey: Survey, clips: pa.Table) -> dict[str, str]:
+    """The columns that an index gets beside its own, scores and what manifests say: name -> which of KINDS it is."""
+    scores = {n: kind for n, (_, kind) in sorted(score_columns(survey).items()) if n not in Index.writes.names}
+    rest = (f for f in clips.schema if f.name not in CLIP_ROOTS.names and f.name not in scores)
+    return {**scores, **{f.name: _kind_of(f.type) for f in rest if f.name not in Index.writes.names}}
 
 
 def _kind_of(found: pa.DataType) -> str:
-    """Which of SCORES this type is; "" for vectors and files, which no index carries."""
+    """Which of KINDS this type is; "" for vectors and files, which no index carries."""
     plain = pa.int64() if pa.types.is_integer(found) else pa.float64() if pa.types.is_floating(found) else found
-    return next((name for name, kind in SCORES.items() if kind == plain), "")
+    return next((name for name, kind in KINDS.items() if kind == plain), "")
 
 
 def _nothing(**columns: str) -> str:

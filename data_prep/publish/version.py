@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.publish.buckets import share_for
 from data_prep.publish.folder import MANIFEST, LocalFolder, RemoteFolder, check_name, new_folder, versions
+from data_prep.publish.metadata import metadata_files
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port, Row
 
-FORMAT = 1
+FORMAT = 2
 HIDDEN = ("id", "thumb_uri", "media_uri", "captions")
 """Columns of the job `index` that a dataset's index does not carry: they only mean something inside the store, or have
 a file of their own."""
@@ -27,7 +30,7 @@ class Version(Job):
     """One row: the version that holds these clips, made now, or there already with the same content."""
 
     kind = "version"
-    version = 2
+    version = 3
     writes = pa.schema(
         [
             ("id", pa.string()),
@@ -45,12 +48,15 @@ class Version(Job):
         """What the version is called and how it was made.
 
         lance     also write a Lance dataset that holds the videos
+        val_share, salt  those of the index, for what is said of an empty split
         settings  how the dataset was made, for the card
         yields    what became of the footage, for the card; no part of the identity
         """
 
         name: str = "dataset"
         lance: bool = False
+        val_share: float = 0.05
+        salt: str = "rushes"
         settings: dict[str, Any] = field(default_factory=dict)
         yields: dict[str, Any] = field(default_factory=dict, metadata={"identity": False})
 
@@ -110,8 +116,12 @@ class Frozen:
             for kept in [*self.sheets, *self.packs]:
                 folder.take(kept["uri"], kept["path"])
             index = flat_index(self.tables["index"])
-            folder.write("index.parquet", _parquet(index))
-            folder.write("captions.parquet", _parquet(self.captions))
+            tables = {"index.parquet": index, "captions.parquet": self.captions}
+            hashes = {kept["path"]: kept["sha256"] for kept in [*self.sheets, *self.packs]}
+            for path, table in {**tables, **metadata_files(index, self.captions)}.items():
+                data = _parquet(table)
+                hashes[path] = hashlib.sha256(data).hexdigest()
+                folder.write(path, data)
             if self.config.lance:
                 media = [row["media_uri"] for row in rows]
                 write_lance(folder.folder("lance"), index, media, folder.storage.read)
@@ -119,8 +129,10 @@ class Frozen:
 
             def ending(number: int) -> dict[str, bytes]:
                 manifest = {**facts, "version": number}
-                text = card(manifest, index, self.captions, self.sheets, self.config.yields)
-                return {"README.md": text.encode(), MANIFEST: json.dumps(manifest, indent=1).encode() + b"\n"}
+                text = card(manifest, index, self.captions, self.sheets, self.config.yields).encode()
+                files = {**hashes, "README.md": hashlib.sha256(text).hexdigest()}
+                told = json.dumps({**manifest, "files": files}, indent=1)
+                return {"README.md": text, MANIFEST: told.encode() + b"\n"}
 
             number = folder.commit(ending)
         finally:
@@ -139,6 +151,7 @@ class Frozen:
             "clips": index.num_rows,
             **{split: splits.count(split) for split in ("train", "val", "excluded")},
             "not_cut": len(failed),
+            "notes": empty_splits(index, self.config.val_share, self.config.salt),
             "hours": sum(index["duration_s"].to_pylist()) / 3600,
             "captions": self.captions.num_rows,
             "sheets": len(self.sheets),
@@ -146,6 +159,25 @@ class Frozen:
             "lance": self.config.lance,
             "settings": self.config.settings,
         }
+
+
+def empty_splits(index: pa.Table, share: float, salt: str) -> list[str]:
+    """A sentence for each split that was asked for and has no clips, with what to do about it."""
+    splits, sources = set(index["split"].to_pylist()), sorted(set(index["source_id"].to_pylist()))
+    count = f"{len(sources)} sources" if len(sources) != 1 else "1 source"
+    found = []
+    if share > 0 and "val" not in splits:
+        least = share_for(sources, salt)
+        found.append(
+            f"There are no clips in `val`: a share of {share:g} gives it none of {count}. With publish.val_share="
+            f"{least:g} it gets at least one source; another publish.salt draws other sources."
+        )
+    if share < 1 and "train" not in splits:
+        found.append(
+            f"There are no clips in `train`: a share of {share:g} for `val` leaves it none of {count}. Lower "
+            "publish.val_share, set another publish.salt, or add footage."
+        )
+    return found
 
 
 def captions_of(index: pa.Table) -> pa.Table:

@@ -112,11 +112,33 @@ def find_shots(table: pa.Table, config: ShotConfig | None = None) -> Shots:
     return Shots(tuple(sorted(transitions, key=lambda t: (t.first_frame, t.last_frame))), first, end)
 
 
-def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> Shots:
-    """The transitions within one stretch of signatures [n, 864]; `cells` says which cells are picture."""
+def cut_signal(table: pa.Table, config: ShotConfig | None = None) -> np.ndarray:
+    """How much each frame of a source differs from those before it, in grey levels: float32 [n]. This is what
+    `cut_floor` and `cut_ratio` are held against."""
+    config = config or ShotConfig()
+    n, fps = len(table), frame_rate(table)
+    if n < 2:
+        return np.zeros(n, np.float32)
+    sample = [signatures_of(table, i, i + 1) for i in np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(int))]
+    cells = picture_cells(np.concatenate(sample))
+    margin, found = int(2 * config.gradual.max_s * fps) + 20, []
+    for core in range(0, n, _CORE):
+        start = max(0, core - margin)
+        signatures = signatures_of(table, start, min(n, core + _CORE + margin))
+        found.append(_signal(signatures, cells, fps, config)[1][core - start :][:_CORE])
+    return np.concatenate(found).astype(np.float32)
+
+
+def _signal(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> tuple[Novelty, np.ndarray, int]:
+    """How new frames are, their cut signal [n], and how many frames a flash may take."""
     span = max(4, int(np.ceil(config.flash_s * fps)))
     novelty = Novelty(signatures, plane_weights(cells))
-    signal = cut_distance(novelty, span) * dark_gain(signatures, cells)
+    return novelty, cut_distance(novelty, span) * dark_gain(signatures, cells), span
+
+
+def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> Shots:
+    """The transitions within one stretch of signatures [n, 864]; `cells` says which cells are picture."""
+    novelty, signal, span = _signal(signatures, cells, fps, config)
     cuts = find_cuts(signal, signatures, cells, config)
     cuts = without_flashes(cuts, novelty, span, config)
     plain = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)

@@ -98,6 +98,11 @@ def _shots(shots: Shots) -> list[tuple[int, int, str, str]]:
     return [s for s in out if s[1] > s[0]]
 
 
+def spans_between(shots: Shots) -> list[tuple[int, int]]:
+    """Each shot as frames [first, end), without the frames of transitions."""
+    return [(first, end) for first, end, _, _ in _shots(shots)]
+
+
 def _ends(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """When each frame ends: at the next one's start; the last lasts as long as the one before."""
     steps = np.diff(times)

@@ -32,23 +32,34 @@ ROOTS = pa.schema(
         ("label", pa.string()),
         ("caption", pa.string()),
         ("licence", pa.string()),
+        ("extra", pa.string()),
+        ("shots", pa.string()),
         ("problem", pa.string()),
     ]
 )
 """One source as it was listed: the file as it lies there (uri, size, and mtime or etag as `version`), and what a
-manifest says of it. Only the former decides whether it is read again, so that a new label costs no new read."""
+manifest says of it; `extra` is what it says in other columns, as a JSON object, `shots` its shot list as
+`data_prep.sources.shot_lists.read_list` gives it. Only the former decides whether it is
+read again, so that a new label costs no new read."""
 
+TEXTS = ("uri", "version", "label", "caption", "licence", "extra", "shots", "problem")
 REMOTE_THREADS = 16
 
 
 def list_sources(
-    sources: Sequence[str], columns: Mapping[str, str], label_from_folder: bool = False, limit: int = 0
+    sources: Sequence[str],
+    columns: Mapping[str, str],
+    label_from_folder: bool = False,
+    limit: int = 0,
+    shot_lists: str = "",
 ) -> list[Row]:
     """The sources that these words mean, in order, each uri once: rows of `ROOTS`.
 
-    columns            manifest column for each of uri, label, caption, licence
+    columns            manifest column for each of uri, label, caption, licence; `root`: the folder or URL that paths in
+                       manifests count from, where not the manifest's own folder
     label_from_folder  take the name of a file's folder as its class label, as UCF-101 is laid out
     limit              only the first so many
+    shot_lists         a folder with shot lists, each called as its source is
 
     Raises BadInput for a word that names nothing, and for a manifest that cannot be read.
     """
@@ -63,12 +74,14 @@ def list_sources(
         if empty:
             raise BadInput(f"{word!r} names no files; give files, folders, globs or manifests ({', '.join(MANIFESTS)})")
     rows = list(found.values())[: limit or None]
+    if shot_lists:
+        rows = _with_lists(rows, shot_lists)
     return [_finished(row, i, label_from_folder) for i, row in enumerate(_with_versions(rows))]
 
 
 def _finished(row: Row, position: int, label_from_folder: bool) -> Row:
-    texts = {k: str(row.get(k) or "") for k in ("uri", "version", "label", "caption", "licence", "problem")}
-    if label_from_folder and not texts["label"]:
+    texts = {k: str(row.get(k) or "") for k in TEXTS}
+    if label_from_folder and not texts["label"] and "/" in row["uri"].strip("/"):
         texts["label"] = row["uri"].rstrip("/").rsplit("/", 2)[-2]
     size = int(row["size"])
     return {"id": digest("source", size, texts), "position": position, "size": size, **texts}
@@ -82,7 +95,8 @@ def _expand(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
     if path.is_dir():
         yield from _walk(Path(os.path.abspath(path)))
     elif path.is_file() and path.suffix.lower() in MANIFESTS:
-        yield from _from_manifest(read_manifest(str(path), path.read_bytes(), columns), path.absolute().parent)
+        rows = read_manifest(str(path), path.read_bytes(), columns)
+        yield from _below(columns.get("root") or str(path.absolute().parent), rows)
     elif path.exists():
         yield local_row(Path(os.path.abspath(path)))
     elif glob.has_magic(word):
@@ -136,9 +150,21 @@ def _walk(root: Path) -> Iterator[Row]:
                 yield local_row(Path(folder) / name, root)
 
 
+def _below(root: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows of a manifest whose paths count from a folder, or from a URL."""
+    if "://" in root and not root.startswith("file://"):
+        base = root.rstrip("/")
+        yield from ({**r, "uri": r["uri"] if "://" in r["uri"] else f"{base}/{r['uri']}"} for r in rows)
+        return
+    folder = Path(os.path.abspath(local_path_of(root) or Path(root).expanduser()))
+    if not folder.is_dir():
+        raise BadInput(f"manifest.root={root} is no folder")
+    yield from _from_manifest(rows, folder)
+
+
 def _from_manifest(rows: Iterable[Row], folder: Path) -> Iterator[Row]:
     for row in rows:
-        uri = row["uri"]
+        uri = next((place for place in row.get("nearby", ()) if (folder / place).is_file()), row["uri"])
         if "://" in uri:
             yield row if not uri.startswith("file://") else {**row, **local_row(local_path_of(uri) or Path(uri))}
             continue
@@ -167,9 +193,8 @@ def _expand_remote(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
         elif fs.isdir(path):
             found = list(fs.find(path, detail=True).values())
         elif Path(path).suffix.lower() in MANIFESTS:
-            base = word.rsplit("/", 1)[0]
             rows = read_manifest(word, fs.cat_file(path), columns)
-            yield from ({**r, "uri": r["uri"] if "://" in r["uri"] else f"{base}/{r['uri']}"} for r in rows)
+            yield from _below(columns.get("root") or word.rsplit("/", 1)[0], rows)
             return
         else:
             found = [fs.info(path)]
@@ -178,6 +203,26 @@ def _expand_remote(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
     for info in sorted(found, key=lambda i: str(i["name"])):
         if not str(info["name"]).rsplit("/", 1)[-1].startswith("."):
             yield {"uri": fs.unstrip_protocol(info["name"]), **facts_of(info)}
+
+
+def _with_lists(rows: list[Row], folder: str) -> list[Row]:
+    """The rows, those that have a shot list in a folder with it. Raises BadInput."""
+    import fsspec
+
+    from data_prep.sources.shot_lists import SUFFIXES, by_source
+
+    try:
+        fs, path = fsspec.core.url_to_fs(folder)
+        names = [i["name"] for i in fs.ls(path, detail=True) if i["type"] == "file"]
+        lists = {name: fs.cat_file(name) for name in names if name.endswith(SUFFIXES)}
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"shot_lists={folder} cannot be listed: {error}") from None
+    found = by_source(lists, [_name(row) for row in rows])
+    return [{**row, "shots": found.get(_name(row), "")} for row in rows]
+
+
+def _name(row: Row) -> str:
+    return str(row["uri"]).rsplit("/", 1)[-1]
 
 
 def _with_versions(rows: list[Row]) -> Iterable[Row]:

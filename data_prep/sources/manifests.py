@@ -1,4 +1,4 @@
-"""Manifests: a table of footage with what is known about it, as csv, tsv, jsonl or Parquet."""
+"""Manifests: a table of footage with what is known about it, as csv, tsv, jsonl or Parquet, or a text list of files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,31 +16,124 @@ from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.step import Row
 
-MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 WANTED = ("uri", "label", "caption", "licence")
+UCF_LIST = re.compile(r"(train|test|val)list\d*\.txt", re.IGNORECASE)
+"""Names of the split files of UCF-101: a line is CLASS/FILE, in those of training with the number of the class."""
+_FIELD = re.compile(r"\{([^{}:]+)(?::(0?\d+)d?)?\}")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A manifest that is known by its columns: what holds what in it, and where its files lie beside it, if they do."""
+
+    columns: frozenset[str]
+    names: Mapping[str, str]
+    nearby: tuple[str, ...] = ()
+
+
+FORMS = (
+    # WebVid: its own downloader keeps the files as videos/PAGE_DIR/VIDEOID.mp4
+    Form(
+        frozenset({"contentUrl", "name", "videoid"}),
+        {"uri": "contentUrl", "caption": "name"},
+        ("{page_dir}/{videoid}.mp4", "videos/{page_dir}/{videoid}.mp4"),
+    ),
+    # metadata.csv of Hugging Face's videofolder
+    Form(frozenset({"file_name"}), {"uri": "file_name"}),
+)
 
 
 def read_manifest(name: str, data: bytes, columns: Mapping[str, str]) -> list[Row]:
     """The rows of a manifest: dictionaries with `uri`, and label, caption, licence where it has them.
 
-    columns maps each of those to the manifest's own column name. Raises BadInput naming the file and the row for what
-    cannot be read, a missing uri column or an empty uri.
+    columns maps each of those to the manifest's own column, or to a pattern such as `{id}.mp4` or `{start:06}`, which
+    is filled from the row. A row may also have `extra`, its other columns as a JSON object, and `nearby`, places where
+    its file may lie instead. Raises BadInput naming the file and the row for what cannot be read, a missing column for
+    the uri or an empty uri.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    rows = _parquet(name, data) if suffix == ".parquet" else _text(name, suffix, data)
-    return list(_picked(name, rows, {k: columns.get(k) or k for k in WANTED}))
+    rows = list(_parquet(name, data) if suffix == ".parquet" else _text(name, suffix, data))
+    names = {k: columns.get(k) or k for k in WANTED}
+    there = {str(key) for _, row in rows for key in row}
+    for key, column in names.items():
+        if rows and column != key and "{" not in column and column not in there:
+            raise BadInput(f"{name} has no column {column!r}, which manifest.{key} names; {nearest(column, there)}")
+    return list(_picked(name, rows, names))
 
 
 def _picked(name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str]) -> Iterator[Row]:
     for number, row in rows:
-        if columns["uri"] not in row:
-            hint = nearest(columns["uri"], [str(k) for k in row])
-            raise BadInput(f"{name} has no column {columns['uri']!r}; set manifest.uri=COLUMN ({hint})")
-        uri = as_text(row[columns["uri"]])
+        form = _form(row, columns["uri"])
+        names = {**columns, **{k: v for k, v in form.names.items() if columns[k] == k}} if form else columns
+        uri = _value(name, number, row, names["uri"], "uri")
         if not uri.strip() or "\0" in uri:
             raise BadInput(f"{name}, row {number}: the uri is empty or holds a NUL character")
-        rest = {k: as_text(row.get(columns[k])).strip() for k in WANTED if k != "uri"}
-        yield {"uri": uri, **rest}
+        # a missing label is no fault, one that a pattern makes is written out on purpose
+        optional = (k for k in WANTED if k != "uri" and (names[k] in row or "{" in names[k]))
+        rest = {k: _value(name, number, row, names[k], k).strip() for k in optional}
+        extra = _extra(row, set(names.values()))
+        places = [filled for p in (form.nearby if form else ()) if (filled := _filled(p, row))]
+        yield {
+            "uri": uri,
+            **{k: rest.get(k, "") for k in WANTED if k != "uri"},
+            **({"extra": json.dumps(extra, ensure_ascii=False, sort_keys=True)} if extra else {}),
+            **({"nearby": places} if places else {}),
+        }
+
+
+def _form(row: Mapping[str, Any], uri: str) -> Form | None:
+    """The form that a row is of, where the column for the uri is not named and not there."""
+    if uri != "uri" or uri in row:
+        return None
+    return next((f for f in FORMS if f.columns <= set(row)), None)
+
+
+def _value(name: str, number: int, row: Mapping[str, Any], column: str, key: str) -> str:
+    if "{" in column and column not in row:
+        if (filled := _filled(column, row)) is None:
+            raise BadInput(
+                f"{name}, row {number}: manifest.{key}={column} needs other columns; it has {', '.join(map(str, row))}"
+            )
+        return filled
+    if column not in row:
+        hint = nearest(column, [str(k) for k in row])
+        raise BadInput(
+            f"{name} has no column {column!r}; set manifest.{key}=COLUMN ({hint}), or a pattern: "
+            f"manifest.{key}='{{COLUMN}}.mp4'"
+        )
+    return as_text(row[column])
+
+
+def _filled(pattern: str, row: Mapping[str, Any]) -> str | None:
+    """A pattern with the row's values in it; None where the row lacks one of them, or one has to be a number and is
+    none."""
+    missing = False
+
+    def value(match: re.Match[str]) -> str:
+        nonlocal missing
+        text = as_text(row.get(match[1])).strip()
+        if match[2] and text.isdecimal():
+            text = f"{int(text):{match[2]}d}"
+        missing = missing or not text or bool(match[2] and not text.isdecimal())
+        return text
+
+    text = _FIELD.sub(value, pattern)
+    return None if missing else text
+
+
+def _extra(row: Mapping[str, Any], used: set[str]) -> Row:
+    """The other columns of a row, as far as they say something. Bytes are left out."""
+    found = {}
+    for key, value in row.items():
+        if key is None or key in used or not str(key).strip() or isinstance(value, bytes):
+            continue
+        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+            continue
+        plain = isinstance(value, bool | int | float | str)
+        nested = isinstance(value, list | dict)
+        found[str(key).strip()] = value if plain else json.dumps(value, default=str) if nested else str(value)
+    return found
 
 
 def as_text(value: Any) -> str:
@@ -56,16 +151,24 @@ def _text(name: str, suffix: str, data: bytes) -> Iterator[tuple[int, Mapping[st
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{name} is not UTF-8 text: {error}") from None
-    if suffix == ".jsonl":
+    if suffix in (".jsonl", ".txt"):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield number, _json(name, number, line)
+                yield number, _json(name, number, line) if suffix == ".jsonl" else _listed(name, line.strip())
         return
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
     try:
         yield from enumerate(reader, 2)
     except csv.Error as error:
         raise BadInput(f"{name}, line {reader.line_num}: {error}") from None
+
+
+def _listed(name: str, line: str) -> Row:
+    """A line of a text list: a path; in the split files of UCF-101 with its class and which split it is."""
+    if not (ucf := UCF_LIST.fullmatch(PurePosixPath(name).name)):
+        return {"uri": line}
+    path = re.sub(r"\s+\d+$", "", line)
+    return {"uri": path, "label": path.partition("/")[0] if "/" in path else "", "split": ucf[1].lower()}
 
 
 def _json(name: str, number: int, line: str) -> Mapping[str, Any]:

@@ -173,11 +173,16 @@ def page(store: str, run_id: str, out: str | None) -> int:
 @STORE
 @RUN
 @click.option("--all", "everything", is_flag=True, help="Show the rows of every run, not only the latest.")
-@click.option("--out", metavar="FILE", help="Write to FILE.{parquet,csv,jsonl} instead of the terminal.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="Write to FILE.{parquet,csv,jsonl} instead of the terminal; cuts and clips also to FILE.{edl,otio}. "
+    "With {source} in the name, one file for each source.",
+)
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
-    """Show a table: runs, takes, artifacts, videos, sources, signals, cuts, clips, scores, verdicts, captions,
-    datasets, uncut, judgements, checkpoints."""
+    """Show a table: runs, takes, artifacts, videos, sources, signals, frames, cuts, clips, scores, verdicts,
+    captions, datasets, uncut, judgements, checkpoints."""
     from flows.cli.store import show_table
 
     return show_table(name, store, run_id, everything, Path(out) if out else None)

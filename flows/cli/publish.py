@@ -20,7 +20,7 @@ def publish_command(
     **options: Any,
 ) -> int:
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
-    from flows.publish.publication import FLOW, load_publication, published
+    from flows.publish.publication import FLOW, expected_notes, load_publication, notes_of, published
     from flows.publish.uncut import said, uncut
     from stages.core.running.runs import find_run
 
@@ -30,6 +30,9 @@ def publish_command(
     values = common_settings(curation=run_id, **options)
     publication = load_publication(names[0], config, values, overrides)
     prepared = prepare(publication, store, exists=True)
+    expected = expected_notes(prepared.catalog, prepared.plan, publication.config.publish)
+    for note in expected:
+        console.print(note, soft_wrap=True, markup=False)
     if dry_run:
         return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
@@ -38,6 +41,9 @@ def publish_command(
         console.print(line, soft_wrap=True, markup=False)
     if outcome.exit_status == 0:
         row = published(catalog, prepared.plan, outcome.run_id)
+        for note in notes_of(catalog, row["folder"]):
+            if note not in expected:
+                console.print(note, soft_wrap=True, markup=False)
         where = catalog.storage.local_path(row["folder"]) or f"{catalog.storage.url}/{row['folder']}"
         console.print(
             f"{row['name']} v{row['version']}: {counted(row['clips'], 'clip')}, {row['hours'] * 60:.1f} minutes"

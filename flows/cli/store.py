@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from flows.cli.outputs import FORMATS, is_special, write_special, write_table
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from flows.views.terminal import print_table
@@ -20,8 +19,6 @@ from stages.core.ledger.upkeep import repair as repair_store
 from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
-FORMATS = (".parquet", ".csv", ".jsonl")
-
 console = Console(highlight=False, emoji=False)
 
 
@@ -30,6 +27,12 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     if out and out.suffix not in FORMATS:
         raise BadInput(f"--out {out}: the name must end in {', '.join(FORMATS)}")
     catalog = existing_catalog(store, results=name in ("datasets", "checkpoints"))
+    if out and is_special(out):
+        if everything:
+            raise BadInput(f"--out {out}: shots, and files for each source, are of one run; leave --all out")
+        for line in write_special(catalog, name, run_id, out):
+            console.print(line, soft_wrap=True, markup=False)
+        return 0
     table = read_table(catalog, name, run_id=run_id, everything=everything)
     if out:
         write_table(table, out)
@@ -37,35 +40,6 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     else:
         print_table(console, table)
     return 0
-
-
-def write_table(table: pa.Table, out: Path) -> None:
-    """Write a table as parquet, csv (nested columns as JSON text) or jsonl. Raises BadInput where that cannot be."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            pq.write_table(table, out)
-        elif out.suffix == ".csv":
-            import pyarrow.csv as pc
-
-            pc.write_csv(_flat(table), out)
-        else:
-            lines = (json.dumps(row, default=str, ensure_ascii=False) for row in table.to_pylist())
-            out.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write {out}: {error}") from None
-
-
-def _flat(table: pa.Table) -> pa.Table:
-    columns = [
-        pa.array([json.dumps(v, default=str, ensure_ascii=False) for v in table[f.name].to_pylist()])
-        if pa.types.is_nested(f.type)
-        else table[f.name]
-        for f in table.schema
-    ]
-    return pa.table(columns, names=table.column_names)
 
 
 def make_page(store: str, run_id: str, out: Path | None) -> int:

@@ -31,12 +31,14 @@ LIMITS = "thresholds"
 
 @dataclass
 class ManifestConfig:
-    """Which column of a manifest holds what."""
+    """Which column of a manifest holds what: its name, or a pattern such as `{id}.mp4`. root: the folder or URL that
+    paths count from, where not the manifest's own folder."""
 
     uri: str = "uri"
     label: str = "label"
     caption: str = "caption"
     licence: str = "licence"
+    root: str = ""
 
 
 @dataclass
@@ -46,11 +48,13 @@ class CurateConfig(FlowConfig):
     sources            files, folders, globs, manifests, on any fsspec URL
     manifest           the columns of manifests
     label_from_folder  the name of a file's folder is its class label
+    shot_lists         a folder with shot lists that count in place of detection: PySceneDetect's csv, EDL
     """
 
     sources: list[str] = field(default_factory=list)
     manifest: ManifestConfig = field(default_factory=ManifestConfig)
     label_from_folder: bool = False
+    shot_lists: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Curation(ResolvedConfig):
     def plan(self, catalog: Catalog) -> Plan:
         """The plan over the sources as they lie there now; keeps the listing as roots. Raises BadInput."""
         c = self.config
-        rows = list_sources(c.sources, dataclasses.asdict(c.manifest), c.label_from_folder, c.limit)
+        rows = list_sources(c.sources, dataclasses.asdict(c.manifest), c.label_from_folder, c.limit, c.shot_lists)
         mark = digest("roots", [r["id"] for r in rows])
         roots = catalog.put_roots(rows, ROOTS, mark, self.draft.phases[0].depends)
         return dataclasses.replace(self.draft, roots=roots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from flows.curate.tables import clips, sources, verdicts
+from flows.curate.tables import clips, is_known, sources, verdicts
 from flows.views.words import counted, error_text, file_name, listed, reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
@@ -19,7 +19,7 @@ MOST = 5
 def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
     """Sentences about a curation, as far as it came; survey: of the run, as it stands at its end."""
     lines = list[str]()
-    for part in (_source_lines, _no_clips, _clip_lines):
+    for part in (_source_lines, _listed, _no_clips, _clip_lines):
         try:
             lines += part(survey)
         except BadInput:  # the run ended before there was anything to say
@@ -46,6 +46,13 @@ def _source_lines(survey: Survey) -> list[str]:
 def why(source: Row) -> str:
     """Why a source is none: its error, or the reasons for which it was rejected."""
     return error_text(source["error"]) or "; ".join(reason_text(r) for r in source["reasons"]) or source["status"]
+
+
+def _listed(survey: Survey) -> list[str]:
+    """How many sources have their shots from a list, so that a list that no source took is not passed over."""
+    listed = [n for n in survey.plan.of_kind("cuts") if "shots" in n.when]
+    count = sum(len(survey.query(f'SELECT unit_id FROM "v_{n.name}"')) for n in listed if is_known(survey, n))
+    return [f"shot lists: {count} {'source has' if count == 1 else 'sources have'} one"] if count else []
 
 
 def _no_clips(survey: Survey) -> list[str]:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
+from flows.curate.frame_signals import frames_of_sources
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import LEDGER
 from stages.core.planning.plan import ROOT_UNITS, Node, Plan
 from stages.core.planning.survey import Survey
-from stages.core.step import ARTIFACT
+from stages.core.step import ARTIFACT, Row
 
 View = Callable[[Survey], pa.Table]
 SCORED = ("scores", "thumbs")
@@ -122,12 +123,45 @@ def signals(survey: Survey) -> pa.Table:
     )
 
 
+def analysed(survey: Survey) -> list[Row]:
+    """The sources that were decoded, in order: source_id, uri, fps, is_vfr, n_frames, signals_uri."""
+    node = one_of(survey, "signals", "signals")
+    rows: list[Row] = survey.query(
+        f"""SELECT s.id AS unit_id, s.source_id, s.uri, s.fps, s.is_vfr, r.n_frames, r.uri AS signals_uri
+        FROM {survey.view(node.name)} r JOIN {units_of(survey, node)} s ON s.id = r.unit_id
+        WHERE r.status = 'ok' ORDER BY s.position"""
+    ).to_pylist()
+    return rows
+
+
+def frames(survey: Survey) -> pa.Table:
+    """One row per frame of every source: brightness, change, motion, details, and the signal that cuts are found by."""
+    tables = [table for _, _, table in frames_of_sources(survey, analysed(survey))]
+    if not tables:
+        raise BadInput("this run has no frames: no source could be decoded")
+    return pa.concat_tables(tables)
+
+
 def cuts(survey: Survey) -> pa.Table:
     """One row per transition; frames count from 0 in presentation order."""
-    columns = (
-        "r.source_id, s.uri, r.kind, r.first_frame, r.last_frame, r.start_s, r.end_s, r.score, r.start_pts, r.end_pts"
+    nodes = nodes_of(survey, "cuts", "cuts")
+    return survey.query(
+        f"""SELECT r.source_id, s.uri, r.kind, r.first_frame, r.last_frame, r.start_s, r.end_s, r.score, r.start_pts,
+        r.end_pts FROM {cuts_sql(survey)} r JOIN {units_of(survey, nodes[-1])} s ON s.id = r.unit_id
+        WHERE r.kind <> 'trim' ORDER BY s.position, r.first_frame"""
     )
-    return _with_source(survey, "cuts", columns, "r.first_frame", "r.kind <> 'trim'")
+
+
+def cuts_sql(survey: Survey) -> str:
+    """SQL for the transitions of all sources, each as the last step has them that applies to it."""
+    parts = []
+    nodes = nodes_of(survey, "cuts", "cuts")
+    if all(n.when and not len(survey.query(f'SELECT unit_id FROM "v_{n.name}" LIMIT 1')) for n in nodes):
+        raise BadInput("this run has no cuts: no step looked for them, and no source came with a shot list")
+    for i, node in enumerate(nodes):
+        later = " ".join(f'AND unit_id NOT IN (SELECT unit_id FROM "v_{n.name}")' for n in nodes[i + 1 :])
+        parts.append(f"SELECT * FROM {survey.view(node.name)} WHERE true {later}")
+    return f"({' UNION ALL BY NAME '.join(parts)})"
 
 
 def clips(survey: Survey) -> pa.Table:
@@ -208,6 +242,7 @@ def captions_sql(survey: Survey) -> str:
 curation_tables: dict[str, View] = {
     "sources": sources,
     "signals": signals,
+    "frames": frames,
     "cuts": cuts,
     "clips": clips,
     "scores": scores,

@@ -6,23 +6,26 @@ The plan is the list of steps in configs/publish.yaml, in its order. Nothing her
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data_prep.publish.buckets import BucketConfig
+from data_prep.publish.buckets import BucketConfig, split_of
 from data_prep.publish.cutting import VideoForm
-from data_prep.publish.folder import check_name, versions
+from data_prep.publish.folder import MANIFEST, check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
-from data_prep.publish.roots import index_scores, kept_clips, kept_phase, yields_of
+from data_prep.publish.roots import index_columns, kept_clips, kept_phase, yields_of
 from flows.run.settings import FlowConfig, ResolvedConfig, fill_in
 from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
-from stages.core.ledger.catalog import Catalog
+from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Survey
@@ -31,6 +34,7 @@ from stages.core.step import Job, StepRef, Workspace
 
 FLOW = "publish"
 CAPTIONS = ("long", "medium", "short", "source", "label")
+FOR_SPLIT = ("source_id", "copy_sources")
 NEEDED = ("cut", "index", "sheet", "version")
 """What a plan must make to be a publication."""
 
@@ -79,7 +83,7 @@ class Publication(ResolvedConfig):
             clips = clips.slice(0, self.config.limit)
         if not clips.num_rows:
             raise BadInput(f"the curation {record.row['run_id']} keeps no clip; see `rushes report` for the reasons")
-        found = {"scores": index_scores(survey), "yields": yields_of(survey), "settings": self._for_card()}
+        found = {"further": index_columns(survey, clips), "yields": yields_of(survey), "settings": self._for_card()}
         plan = make_plan(FLOW, "", fill_in(self.steps, found), clips.column_names)
         mark = digest("publish", clips_digest(clips))
         return replace(plan, roots=catalog.put_roots(clips, clips.schema, mark, plan.phases[0].depends))
@@ -153,6 +157,23 @@ def published(catalog: Catalog, plan: Plan, run_id: str) -> dict[str, Any]:
     job = cls(ref.config, Workspace(catalog.storage), ref.name)
     made: dict[str, Any] = job.run(survey.inputs(node, job.columns)).to_pylist()[0]
     return made
+
+
+def expected_notes(catalog: Catalog, plan: Plan, settings: PublishSettings) -> list[str]:
+    """What can be said of a version before any clip is cut: splits that will have no clips."""
+    from data_prep.publish.version import empty_splits
+
+    sql = connect()
+    sql.register("roots", pq.read_table(io.BytesIO(catalog.storage.read(plan.roots)), columns=list(FOR_SPLIT)))
+    split = split_of(settings.val_share, settings.salt)
+    clips = sql.sql(f"SELECT source_id, {split} AS split FROM roots").to_arrow_table()
+    return empty_splits(clips, settings.val_share, settings.salt)
+
+
+def notes_of(catalog: Catalog, folder: str) -> list[str]:
+    """What a person should know of a version: sentences, none where nothing is odd."""
+    found: list[str] = json.loads(catalog.storage.read(f"{folder}/{MANIFEST}")).get("notes", [])
+    return found
 
 
 def datasets(catalog: Catalog) -> pa.Table:

@@ -106,6 +106,63 @@ def test_manifests_map_their_columns(folder, suffix):
     assert "cannot be read" in found[1]["problem"]
 
 
+def test_known_forms_of_manifests_need_no_mapping(folder, tmp_path):
+    """WebVid with its files beside it and without, the split files of UCF-101, metadata.csv of a videofolder."""
+    (folder / "1_50").mkdir()
+    (folder / "1_50" / "77.mp4").write_bytes(b"w")
+    lines = ["videoid,contentUrl,duration,page_dir,name", "77,https://h/77.mp4,PT09S,1_50,A dog", "8,a.mp4,PT1S,2_50,B"]
+    (folder / "webvid.csv").write_text("\n".join(lines) + "\n")
+    found = list_sources([str(folder / "webvid.csv")], {})
+    assert [(r["uri"], r["caption"]) for r in found] == [
+        (str(folder / "1_50" / "77.mp4"), "A dog"), (str(folder / "a.mp4"), "B"),
+    ]  # fmt: skip
+    assert json.loads(found[0]["extra"]) == {"videoid": "77", "duration": "PT09S", "page_dir": "1_50"}
+
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("PlayingGuitar/c d ü.mp4 63\r\n\n")
+    (lists / "testlist01.txt").write_text("PlayingGuitar/gone.avi\n")
+    words = [str(lists / "trainlist01.txt"), str(lists / "testlist01.txt")]
+    found = list_sources(words, {"root": str(folder)})
+    assert [(r["label"], json.loads(r["extra"]), bool(r["problem"])) for r in found] == [
+        ("PlayingGuitar", {"split": "train"}, False), ("PlayingGuitar", {"split": "test"}, True),
+    ]  # fmt: skip
+    with pytest.raises(BadInput, match=r"manifest\.root=.*nothing is no folder"):
+        list_sources(words, {"root": str(tmp_path / "nothing")})
+
+    (folder / "metadata.csv").write_text("file_name,text\nb.mp4,hello\n")
+    (row,) = list_sources([str(folder / "metadata.csv")], {"caption": "text"})
+    assert (names([row]), row["caption"], row["extra"]) == (["b.mp4"], "hello", "")
+    (folder / "plain.txt").write_text("a.mp4\nb.mp4\n")
+    assert names(list_sources([str(folder / "plain.txt")], {})) == ["a.mp4", "b.mp4"]
+
+
+def test_other_manifests_are_one_mapping_away_and_extra_columns_are_kept(folder):
+    """Of YouTube-8M's kind: an id and labels; of Kinetics' kind: a name made of numbers."""
+    rows = [
+        {"id": "a", "labels": "3 17", "views": 5, "rate": 0.5, "live": True, "none": None, "nan": float("nan"),
+         "tags": ["x", "y"], "thumb": b"jpeg"},
+        {"id": "b", "labels": "1", "views": None, "rate": None, "live": None, "none": None, "nan": None, "tags": None,
+         "thumb": None},
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), folder / "m.parquet")
+    found = list_sources([str(folder / "m.parquet")], {"uri": "{id}.mp4", "label": "labels"})
+    assert [(names([r])[0], r["label"]) for r in found] == [("a.mp4", "3 17"), ("b.mp4", "1")]
+    assert json.loads(found[0]["extra"]) == {"id": "a", "views": 5, "rate": 0.5, "live": True, "tags": '["x", "y"]'}
+    assert json.loads(found[1]["extra"]) == {"id": "b"}
+
+    (folder / "k.csv").write_text("label,youtube_id,time_start,time_end\nwaving,zz,3,13\n")
+    (row,) = list_sources([str(folder / "k.csv")], {"uri": "{youtube_id}_{time_start:06d}_{time_end:06}.mp4"})
+    assert (names([row]), row["label"]) == (["zz_000003_000013.mp4"], "waving")
+    for columns, says in (
+        ({"uri": "{video}.mp4"}, r"row 2: manifest\.uri=\{video\}\.mp4 needs other columns; it has label, youtube_id"),
+        ({"uri": "youtube_id", "caption": "tittle"}, "no column 'tittle', which manifest.caption names"),
+        ({}, r"no column 'uri'; set manifest\.uri=COLUMN .*or a pattern"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            list_sources([str(folder / "k.csv")], columns)
+
+
 def test_a_manifest_cannot_name_what_lies_above_it(folder, tmp_path):
     (tmp_path / "secret.mp4").write_bytes(b"s")
     (folder / "m.csv").write_text("uri\n../secret.mp4\nPlayingGuitar/../a.mp4\n")

@@ -115,11 +115,16 @@ def test_no_row_says_where_its_file_lay(tmp_path):
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "other.mp4").write_bytes(whole)
     (tmp_path / "second" / "renamed.mkv").write_bytes(broken)
+    scenes = "Start Frame,End Frame,Start Time (seconds),End Time (seconds)\n1,25,0.0,1.667\n26,60,1.667,4.0\n"
+    for name in ("a", "other"):
+        (tmp_path / f"{name}.csv").write_text(scenes)
+    words = (*KEEP_ALL, f"shot_lists={tmp_path}")
     one, other = (
-        rows_of(*run(tmp_path / f"{name} store", tmp_path / name, *KEEP_ALL)[:2]) for name in ("first", "second")
+        rows_of(*run(tmp_path / f"{name} store", tmp_path / name, *words)[:2]) for name in ("first", "second")
     )
     assert one == other
     assert any(r["decode_note"] or r["truncated"] for r in one["analyse"]), "the broken file was read to its end"
-    assert {"analyse", "cuts", "clips", "scores", "prints", "thumbs", "caption"} == set(one)
+    assert {"analyse", "cuts", "clips", "scores", "prints", "thumbs", "caption", "shot_list"} == set(one)
+    assert len(one["shot_list"]) == 1
     assert str(tmp_path) not in str(one)
     assert set(one["analyse"][0]) >= {n for n in LEDGER.names if n not in VOLATILE}
