@@ -19,6 +19,7 @@ from typing import Any
 import ray
 
 from infra.ray.capacity import Node
+from infra.ray.session_folder import session_folder
 from infra.ray.settings import RaySettings
 from stages.core.config import ROOT
 from stages.core.errors import BadInput
@@ -110,6 +111,7 @@ def _init(settings: RaySettings) -> None:
         _join(settings)
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    folder = session_folder()
     with _temporary_environment({**worker_environment(settings), "PYTHONPATH": path}):
         ray.init(
             address="local",
@@ -119,6 +121,7 @@ def _init(settings: RaySettings) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            _temp_dir=folder,
         )
 
 

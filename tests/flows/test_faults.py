@@ -103,12 +103,16 @@ def assert_ran_on_workers(store: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_ray_killed_and_run_again_gives_the_same_bytes(campaign_file, undisturbed, tmp_path):
-    """Killed after its fourth commit, then run to its end with two workers where there was one."""
-    store = tmp_path / "store"
-    killed = render(campaign_file, store, *ROOM, "shard_rows=1", env={"RUSHES_CRASH": "after_commit:4"})
+    """Killed after its fourth commit, then run to its end with two workers where there was one; with temporary folders
+    whose paths Ray cannot use for its sockets."""
+    store, long, foreign = tmp_path / "store", tmp_path / ("x" * 120), tmp_path / "ein Ordner für alles"
+    long.mkdir()
+    foreign.mkdir()
+    crash = {"RUSHES_CRASH": "after_commit:4", "TMPDIR": str(long)}
+    killed = render(campaign_file, store, *ROOM, "shard_rows=1", env=crash)
     # not communicate(): Ray's agents keep the pipe open for a minute after their driver's death
     assert killed.wait(timeout=KILL_LIMIT_S) == -signal.SIGKILL
-    finish(render(campaign_file, store, *ROOM, *TWO_WORKERS))
+    finish(render(campaign_file, store, *ROOM, *TWO_WORKERS, env={"TMPDIR": str(foreign)}))
     assert_whole(store, undisturbed)
     assert_ran_on_workers(store)
 
