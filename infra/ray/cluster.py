@@ -87,6 +87,11 @@ class Cluster:
         self._closing.wait()
         ray.shutdown()
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether Ray is being started or joined at this moment."""
+        return self._lock.locked() and not self._connected
+
     def nodes(self) -> list[Node]:
         """What each living node has; asked of Ray again after NODE_CACHE_S."""
         asked_at, nodes = self._node_cache

@@ -99,7 +99,8 @@ def write_video(
 
 
 def _run(command: list[str], data: bytes, target: Path) -> None:
-    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S)
+    # In a group of its own: a Ctrl-C in the terminal is for the run, which decides what becomes of its rows.
+    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S, process_group=0)
     if run.returncode or not target.is_file():
         said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
         raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")

@@ -1,4 +1,4 @@
-"""Where Ray keeps its session when TMPDIR is one in which it cannot. Runs under such TMPDIRs: tests/flows/test_faults.py."""
+"""Where Ray keeps its session when it cannot in TMPDIR. tests/flows/test_faults.py has runs under such TMPDIRs."""
 
 from __future__ import annotations
 

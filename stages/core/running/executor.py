@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.storage import Storage
 from stages.core.running.launch import load_function
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.step import InputRow, PermanentError, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000
@@ -52,7 +54,13 @@ class Executor(Protocol):
         """Raise BadInput where a step asks for more than any node has; nothing has started then."""
 
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
-        """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set."""
+        """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set.
+
+        What is at work then is given up after some seconds, and no error that comes of the stop is a row.
+        """
+
+    def awaited(self) -> str:
+        """What is waited for where `map` or `check` is stopped now, in words; "" for nothing."""
 
     def fits_together(self, refs: Sequence[StepRef]) -> bool:
         """Whether one worker of each of these steps can be up at the same time; where not, run step after step."""
@@ -192,6 +200,8 @@ class LocalExecutor:
         self.storage = storage
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
+        self._thread = LeavableThread("rows")
+        self._at_work = ""
 
     def check(self, refs: Sequence[StepRef]) -> None:
         """In-process there is one of everything, so nothing is refused."""
@@ -202,8 +212,23 @@ class LocalExecutor:
             with self._lock:
                 if stop.is_set():
                     return
-                result = self._worker(ref).run_one(item)
+                self._at_work = ref.name
+                try:
+                    result = self._thread.call(partial(self._run_one, ref, item), stop, lambda: GRACE_S)
+                except Left:
+                    return
+                finally:
+                    self._at_work = ""
+            if result["status"] == "error" and stop.is_set():
+                return  # a Ctrl-C reaches the processes that a row has started, too
             yield result
+
+    def awaited(self) -> str:
+        """The row at work."""
+        return f"a row of {self._at_work} (at most {GRACE_S:.0f} s)" if self._at_work else ""
+
+    def _run_one(self, ref: StepRef, work: Work) -> Row:
+        return self._worker(ref).run_one(work)
 
     def _worker(self, ref: StepRef) -> Worker:
         if ref.fingerprint not in self._workers:
@@ -231,3 +256,4 @@ class LocalExecutor:
         """Drop every warm instance."""
         with self._lock:
             self._workers.clear()
+        self._thread.close()

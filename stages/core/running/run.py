@@ -25,6 +25,7 @@ from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Item, Survey
 from stages.core.running.executor import Executor, Work
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.running.step_inputs import work_for
 from stages.core.step import Job, Row, Step, StepRef, Workspace
 
@@ -98,6 +99,7 @@ class Run:
         self._made: dict[str, Row] = {}
         self._failed_with: dict[str, set[str]] = {}
         self._sharing: set[str] | None = None
+        self._job_at_work: tuple[str, threading.Event] | None = None
         self._started = datetime.now(UTC)
 
     # -- the run's own row -------------------------------------------------------------------------------------------
@@ -251,6 +253,13 @@ class Run:
         self.stopped_because = self.stopped_because or reason
         self.stop.set()
 
+    def awaited(self) -> str:
+        """What a stop waits for now, in words."""
+        if self._job_at_work:
+            name, asks = self._job_at_work
+            return f"{name} to keep what it has done" if asks.is_set() else f"{name} (at most {GRACE_S:.0f} s)"
+        return self.executor.awaited() or "finished rows to be stored"
+
     def _with_row(self, node: Node, item: Item, own: Mapping[str, Row]) -> Item:
         work = work_for(self.plan, node, item)
         mark = work.id(node.fingerprint) if work else ""
@@ -313,14 +322,35 @@ class Run:
         cls = load_class(ref.use, ref.name)
         assert issubclass(cls, Job)
         clock, cpu = time.monotonic(), time.process_time()
-        threads = max(1, int(ref.resources.cpus))
-        space = Workspace(self.catalog.storage, threads, self.stop.is_set, self.executor.launch)
-        made = work(cls(ref.config, space, ref.name))
+        made = self._leavable(ref, lambda space: work(cls(ref.config, space, ref.name)))
         result = made if node.per else made.cast(cls.writes_of(ref.config))
         self.spent["core_seconds"] += time.process_time() - cpu
         if self._listener:
             self._listener(node.name, {"status": "ok", "rows": result.num_rows, "seconds": time.monotonic() - clock})
         return result
+
+    def _leavable(self, ref: StepRef, work: Callable[[Workspace], pa.Table]) -> pa.Table:
+        """A job that has asked whether to stop ends by itself, and keeps what it has; any other is left after a stop.
+
+        Raises Stopped where it was left.
+        """
+        asks = threading.Event()
+
+        def must_stop() -> bool:
+            asks.set()
+            return self.stop.is_set()
+
+        threads = max(1, int(ref.resources.cpus))
+        space = Workspace(self.catalog.storage, threads, must_stop, self.executor.launch)
+        thread = LeavableThread(ref.name)
+        self._job_at_work = (ref.name, asks)
+        try:
+            return thread.call(lambda: work(space), self.stop, lambda: None if asks.is_set() else GRACE_S)
+        except Left:
+            raise Stopped(self.stopped_because or "the run was stopped") from None
+        finally:
+            self._job_at_work = None
+            thread.close()
 
 
 def _of_units(table: pa.Table, members: pa.Array, column: str) -> pa.Table:
