@@ -35,6 +35,7 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         from flows.run.stopping import Interrupted, StopOnSignal, end_with
         from stages.core.errors import BadInput, Stopped
+        from stages.core.full_disk import as_cannot_write
         from stages.core.running.leaving import left_at_work
 
         try:
@@ -48,6 +49,12 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
             status = 3
         except Interrupted as interrupted:
             status = interrupted.exit_status
+        except Exception as error:
+            store = str(kwargs.get("store") or "")
+            if (found := as_cannot_write(error, Path(store) if store and "://" not in store else None)) is None:
+                raise
+            click.echo(f"rushes: {found}", err=True)
+            status = 3
         if left_at_work():
             end_with(status)
         sys.exit(status)

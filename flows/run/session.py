@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -15,6 +16,7 @@ from flows.run.stopping import StopOnSignal, again
 from infra.settings import LogRecord, make_executor
 from stages.core.config import nearest
 from stages.core.errors import BadInput, Stopped
+from stages.core.full_disk import CannotWrite
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
 from stages.core.planning.plan import Plan
@@ -55,6 +57,8 @@ def open_catalog(url: str, options: Mapping[str, Any] | None = None) -> Catalog:
     _check_format(storage, (FORMAT,))
     try:
         storage.write(STORE, json.dumps({"format": FORMAT}).encode() + b"\n")
+    except CannotWrite as error:
+        raise BadInput(str(error)) from None
     except Exception as error:
         raise BadInput(f"cannot write to the store {url}: {error}") from None
     return Catalog(storage)
@@ -191,10 +195,7 @@ def execute(
         return _finish(run, did_nothing=True)
     with StopOnSignal(lambda number: _stop(run, number)) as signals:
         if _is_up(run):
-            run.begin()
-            if on_start:
-                on_start(run)
-            outcome = _execute(run, p.config, submit)
+            outcome = _execute(run, p.config, submit, on_start)
         else:
             outcome = _finish(run, STOPPED, run.stopped_because)
     return replace(outcome, cancelled=bool(signals.heard))
@@ -223,19 +224,25 @@ def to_log(step: str, record: LogRecord) -> None:
     log.log(record["level"], "%s: %s (%s)", step, record["message"], record["worker"])
 
 
-def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
+def _execute(
+    run: Run, config: FlowConfig, submit: Submit | None, on_start: Callable[[Run], None] | None = None
+) -> Outcome:
     threads = None if submit else ThreadSubmit()
     status, reason = DONE, ""
     try:
+        run.begin()
+        if on_start:
+            on_start(run)
         overlap = run.executor.fits_together(_with_work(run))
         if not overlap:
             log.warning("the stages do not fit together: running them one after another")
         run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
-    except Stopped as stopped:
+    except (Stopped, CannotWrite) as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)
     except BaseException as error:
         run.ask_to_stop(f"{type(error).__name__}: {error}")
-        run.finish(FAILED, error=run.stopped_because)
+        with contextlib.suppress(CannotWrite):
+            run.finish(FAILED, error=run.stopped_because)
         raise
     finally:
         run.stop.set()
@@ -257,7 +264,10 @@ def _finish(run: Run, status: str = DONE, reason: str = "", did_nothing: bool = 
     counts = run.look().counts()
     if status == DONE and _all_failed(run.plan, counts):
         status = FAILED
-    run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
+    try:
+        run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
+    except CannotWrite as error:
+        status, reason = STOPPED, reason or str(error)
     return Outcome(run.run_id, status, reason, counts, did_nothing)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
+import os
 import re
 import subprocess
 import tempfile
@@ -103,6 +105,8 @@ def _run(command: list[str], data: bytes, target: Path) -> None:
     run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S, process_group=0)
     if run.returncode or not target.is_file():
         said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
+        if os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent))
         raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
 
 

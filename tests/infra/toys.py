@@ -59,6 +59,9 @@ def _do(what: str) -> None:
         raise PermanentError("no such thing")
     if what == "reject":
         raise Rejected("motion", 0.1, ">=", 0.5)
+    if what == "full":
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.write(full, b"x")
     if what == "memory":
         raise MemoryError("toy")
     if what == "kill":

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from stages.core.config import load_class
-from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
+from stages.core.errors import TRANSIENT, UNWRITABLE, BadInput, is_out_of_memory, kind_of
+from stages.core.full_disk import as_cannot_write
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.storage import Storage
@@ -56,7 +57,8 @@ class Executor(Protocol):
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
         """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set.
 
-        What is at work then is given up after some seconds, and no error that comes of the stop is a row.
+        What is at work then is given up after some seconds, and no error that comes of the stop is a row. A row whose
+        `error_kind` is UNWRITABLE is none for the ledger: its error is why the run must stop.
         """
 
     def awaited(self) -> str:
@@ -159,9 +161,13 @@ class Worker:
         try:
             self.setup()
         except Exception as error:  # weights that are not there may be there the next time; bad ones stay bad
-            kind = TRANSIENT if isinstance(error, OSError) else kind_of(error)
-            return {"status": "error", "error": describe(error), "error_kind": kind}
+            return self._error(error, TRANSIENT if isinstance(error, OSError) else kind_of(error))
         return {}
+
+    def _error(self, error: Exception, kind: str) -> Row:
+        if found := as_cannot_write(error, self.step.workspace.storage.local_root):
+            return {"status": "error", "error": str(found), "error_kind": UNWRITABLE}
+        return {"status": "error", "error": describe(error), "error_kind": kind}
 
     def _outcome(self, work: Work) -> Row:
         try:
@@ -170,8 +176,7 @@ class Worker:
             status = "skipped" if isinstance(refused, Skipped) else "rejected"
             return {"status": status, "reasons": [{"step": self.ref.name, **refused.reason}]}
         except Exception as error:
-            kind = TRANSIENT if is_out_of_memory(error) else kind_of(error)
-            return {"status": "error", "error": describe(error), "error_kind": kind}
+            return self._error(error, TRANSIENT if is_out_of_memory(error) else kind_of(error))
 
     def _checked(self, work: Work, output: Row) -> Row:
         """Hold a row to what the step declares, here, so that a bad one is an error of its own and not of its part.

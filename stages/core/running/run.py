@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.core.config import load_class
-from stages.core.errors import Stopped
+from stages.core.errors import UNWRITABLE, Stopped
+from stages.core.full_disk import as_cannot_write
 from stages.core.identity import digest
 from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
@@ -217,6 +219,9 @@ class Run:
         deadline = time.monotonic() + COMMIT_SECONDS
         try:
             for row in self._results(ref, work):
+                if row.get("error_kind") == UNWRITABLE:
+                    self.ask_to_stop(row["error"])
+                    continue
                 made[row["id"]] = row
                 ready.append({**row, "run_id": self.run_id})
                 if len(ready) >= COMMIT_ROWS or time.monotonic() > deadline:
@@ -233,7 +238,8 @@ class Run:
         return self.executor.map(ref, ordered, self.stop)
 
     def _commit(self, node: Node, rows: Sequence[Row], schema: pa.Schema) -> None:
-        self.catalog.commit(node.name, node.fingerprint, rows, schema)
+        with self._stopping_where_full():
+            self.catalog.commit(node.name, node.fingerprint, rows, schema)
         with self._lock:
             for row in rows:
                 self._stale = True
@@ -247,6 +253,20 @@ class Run:
         if self._listener:
             for row in rows:
                 self._listener(node.name, row)
+
+    @contextmanager
+    def _stopping_where_full(self) -> Iterator[None]:
+        """Where a place cannot be written to, all that is to come would fail likewise. Raises Stopped then."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception as error:
+            found = as_cannot_write(error, self.catalog.storage.local_root)
+            if found is None:
+                raise
+            self.ask_to_stop(str(found))
+            raise Stopped(self.stopped_because) from error
 
     def ask_to_stop(self, reason: str) -> None:
         """End the run soon: rows at work are finished or given up, nothing new starts."""
@@ -274,12 +294,13 @@ class Run:
         Rows that failed are handed to it as they stand: one bad row, even one to be tried again, stops nothing.
         """
         survey = self.look()
-        if node.per:
-            self._do_groups(node, survey)
-        elif node.name not in survey.jobs:
-            survey.look_again(node)
-            if node.name not in survey.jobs:
-                self._do_table(node, survey)
+        with self._stopping_where_full():
+            if node.per:
+                self._do_groups(node, survey)
+            elif node.name not in survey.jobs:
+                survey.look_again(node)
+                if node.name not in survey.jobs:
+                    self._do_table(node, survey)
 
     def _do_table(self, node: Node, survey: Survey) -> None:
         mark = survey.job_digest(node)
