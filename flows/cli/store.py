@@ -21,6 +21,8 @@ from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
 SHOWN_ROWS, SHOWN_WIDTH = 40, 48
+WHOLE = ("error", "problem", "reasons")
+"""Columns that are not cut."""
 FORMATS = (".parquet", ".csv", ".jsonl")
 
 console = Console(highlight=False, emoji=False)
@@ -73,7 +75,7 @@ def print_table(table: pa.Table) -> None:
     """The first rows, and how many there are. On a narrow terminal each row becomes a few lines."""
     names = [n for n in table.column_names if not _is_hidden(table, n)]
     for row in table.select(names).slice(0, SHOWN_ROWS).to_pylist():
-        cells = (f"[dim]{k}[/dim] {_short(v)}" for k, v in row.items() if v not in ("", None, []))
+        cells = (f"[dim]{k}[/dim] {_short(v, k)}" for k, v in row.items() if v not in ("", None, []))
         console.print("  ".join(cells), soft_wrap=True)
     more = f"; the first {SHOWN_ROWS} are shown, --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
     console.print(f"{counted(table.num_rows, 'row')}{more}")
@@ -83,13 +85,15 @@ def _is_hidden(table: pa.Table, name: str) -> bool:
     return name in ("plan", "config", "jobs", "versions", "sha256")
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, name: str) -> str:
+    """A value as it is shown. What went wrong is shown whole: its cause may come last."""
     from rich.markup import escape
 
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value) if not hasattr(value, "strftime") else f"{value:%Y-%m-%d %H:%M:%S}"
-    return escape(text if len(text) <= SHOWN_WIDTH else text[: SHOWN_WIDTH - 1] + "…")
+    whole = name in WHOLE or len(text) <= SHOWN_WIDTH
+    return escape(text if whole else text[: SHOWN_WIDTH - 1] + "…")
 
 
 def show_status(store: str) -> int:
@@ -116,7 +120,7 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         table.add_row(name, str(c.done), str(c.todo), str(c.waiting), str(c.failed))
     console.print(table)
     for line in _failures(record, catalog):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _run_line(record: RunRecord) -> str:
@@ -126,13 +130,19 @@ def _run_line(record: RunRecord) -> str:
 
 
 def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
+    """Why rows failed, each cause once; also of rows that count as to do, because the next run tries them again."""
     survey, lines = record.survey(catalog), []
     for node in record.plan.nodes:
-        if node.job or not survey.count(node.name).failed:
+        if node.job or not survey.units_known(record.plan.phase_of(node.name)):
             continue
-        query = f"SELECT id, error, attempt FROM \"v_{node.name}\" WHERE status = 'error' LIMIT {most}"
-        for row in survey.query(query).to_pylist():
-            lines.append(f"  {node.name} {row['id'][:12]} (attempt {row['attempt']}): {row['error']}")
+        rows = survey.query(
+            f"""SELECT error, retry, count(*) AS n, min(id) AS id, max(attempt) AS attempt FROM "v_{node.name}"
+            WHERE status = 'error' GROUP BY error, retry ORDER BY retry, n DESC, id LIMIT {most}"""
+        )
+        for row in rows.to_pylist():
+            which = row["id"][:12] if row["n"] == 1 else counted(row["n"], "row")
+            later = ", the next run tries again" if row["retry"] else ""
+            lines.append(f"  {node.name} {which} (attempt {row['attempt']}{later}): {row['error']}")
     return lines[:most]
 
 

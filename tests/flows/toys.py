@@ -80,6 +80,14 @@ class Hang(Draw):
         return super().process(row)
 
 
+class NoWeights(Draw):
+    """A drawing whose weights do not come while RUSHES_TOY_OFF is set."""
+
+    def setup(self) -> None:
+        if os.environ.get("RUSHES_TOY_OFF"):
+            raise ConnectionError("the weights of this step lie on a server that does not answer: it is switched off")
+
+
 class Slow(Job):
     """A job that keeps what it has done, but is slow to end: all units pass."""
 
