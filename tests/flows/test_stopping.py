@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,7 +77,12 @@ class Stuck:
             _, errors = self.process.communicate(timeout=WAIT_S)
             return self.process.returncode, errors
         finally:
-            self.process.kill()
+            self.kill()
+
+    def kill(self) -> None:
+        """End all of it, where that has not come by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def rushes(*words: object) -> Result:
@@ -102,7 +108,7 @@ def test_one_signal_leaves_the_row_at_work(campaign, tmp_path):
         stuck.send(signal.SIGTERM)
         status, errors = stuck.end()
     finally:
-        stuck.process.kill()
+        stuck.kill()
     assert status == 3, errors
     assert [line for line in errors.splitlines() if "stopping" in line] == [ROW]
     assert "Traceback" not in errors
@@ -127,7 +133,7 @@ def test_a_second_signal_ends_at_once_what_is_waited_for(campaign, tmp_path):
         stuck.send(signal.SIGINT)
         assert stuck.end() == (130, "")
     finally:
-        stuck.process.kill()
+        stuck.kill()
     stuck.hanging.unlink()
     assert "lost" in rushes("status", "--store", store).output
     check_and_run_again(campaign, store)
@@ -143,7 +149,7 @@ def test_one_signal_ends_the_workers_of_ray(campaign, tmp_path):
         stuck.send(signal.SIGINT)
         status, errors = stuck.end()
     finally:
-        stuck.process.kill()
+        stuck.kill()
     assert status == 3, errors
     assert [line for line in errors.splitlines() if "stopping" in line] == [ON_RAY]
     stuck.hanging.unlink()
