@@ -9,5 +9,5 @@ from stages.core import config
 
 config.PACKAGES = (*config.PACKAGES, "tests.")
 
-hypothesis.settings.register_profile("rushes", deadline=None)
+hypothesis.settings.register_profile("rushes", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rushes")

@@ -134,6 +134,7 @@ class CutClip(Step):
         from data_prep.publish.check import check_written, read_written
         from data_prep.publish.cutting import Quality, copy_packets, encode
         from data_prep.publish.sound import check_sound
+        from stages.core.full_disk import as_cannot_write
         from stages.core.media import BadMedia
 
         form, seen = self.config.video, source.seen(first, end)
@@ -172,6 +173,8 @@ class CutClip(Step):
                     check_sound(target, self._length(seen))
                 return target, {**_facts(target), "method": name, **checked}
             except (BadMedia, OSError, FFmpegError, StopIteration) as error:
+                if as_cannot_write(error):
+                    raise
                 problem = str(error)
         raise BadMedia(problem)
 

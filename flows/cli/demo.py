@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli.run import curate_command, render_command
-from flows.run.session import existing_catalog
+from flows.run.session import EXIT_STATUS, STOPPED, existing_catalog
 from flows.views.page import stage_costs, write_page
 from flows.views.tables import read_table
 from stages.core.config import ROOT
@@ -35,6 +35,8 @@ def run_demo(store: str, executor: str | None) -> int:
         "retry_errors": False,
     }
     curated = curate_command([str(FOOTAGE)], config="curate", until="", only="", **common)
+    if curated == EXIT_STATUS[STOPPED]:
+        return curated
     rendered = render_command([CAMPAIGN], prompt=(), seed=(), export_to=None, **common)
     catalog = existing_catalog(store)
     print_results(catalog)

@@ -26,21 +26,39 @@ RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this r
 
 
 def friendly(command: Callable[..., int]) -> Callable[..., None]:
-    """Turn bad input into one sentence and exit status 2, and what a command returns into its exit status."""
+    """Turn bad input into one sentence and exit status 2, and what a command returns into its exit status.
+
+    Ctrl-C and SIGTERM end it wherever it is; a run is asked to stop first. What a run has left at work does not keep
+    the process.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from flows.run.stopping import Interrupted, StopOnSignal, end_with
         from stages.core.errors import BadInput, Stopped
+        from stages.core.full_disk import as_cannot_write
+        from stages.core.running.leaving import left_at_work
 
         try:
-            status = command(*args, **kwargs)
+            with StopOnSignal():
+                status = command(*args, **kwargs) or 0
         except BadInput as error:
             click.echo(f"rushes: {error}", err=True)
-            sys.exit(2)
+            status = 2
         except Stopped as stopped:
             click.echo(f"rushes: stopped: {stopped}", err=True)
-            sys.exit(3)
-        sys.exit(status or 0)
+            status = 3
+        except Interrupted as interrupted:
+            status = interrupted.exit_status
+        except Exception as error:
+            store = str(kwargs.get("store") or "")
+            if (found := as_cannot_write(error, Path(store) if store and "://" not in store else None)) is None:
+                raise
+            click.echo(f"rushes: {found}", err=True)
+            status = 3
+        if left_at_work():
+            end_with(status)
+        sys.exit(status)
 
     return wrapped
 

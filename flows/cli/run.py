@@ -64,7 +64,9 @@ def render_command(
     outcome = run_and_report(prepared)
     for line in ending(takes(prepared.survey)):
         console.print(line, soft_wrap=True, markup=False)
-    if export_to:
+    if export_to and outcome.cancelled:
+        console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
+    elif export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
         paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
         console.print(f"{counted(len(paths), 'video')} in {export_to}")

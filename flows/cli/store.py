@@ -77,7 +77,7 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         table.add_row(name, str(c.done), str(c.todo), str(c.waiting), str(c.failed))
     console.print(table)
     for line in _failures(record, catalog):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _run_line(record: RunRecord) -> str:
@@ -87,13 +87,19 @@ def _run_line(record: RunRecord) -> str:
 
 
 def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
+    """Why rows failed, each cause once; also of rows that count as to do, because the next run tries them again."""
     survey, lines = record.survey(catalog), []
     for node in record.plan.nodes:
-        if node.job or not survey.count(node.name).failed:
+        if node.job or not survey.units_known(record.plan.phase_of(node.name)):
             continue
-        query = f"SELECT id, error, attempt FROM \"v_{node.name}\" WHERE status = 'error' LIMIT {most}"
-        for row in survey.query(query).to_pylist():
-            lines.append(f"  {node.name} {row['id'][:12]} (attempt {row['attempt']}): {row['error']}")
+        rows = survey.query(
+            f"""SELECT error, retry, count(*) AS n, min(id) AS id, max(attempt) AS attempt FROM "v_{node.name}"
+            WHERE status = 'error' GROUP BY error, retry ORDER BY retry, n DESC, id LIMIT {most}"""
+        )
+        for row in rows.to_pylist():
+            which = row["id"][:12] if row["n"] == 1 else counted(row["n"], "row")
+            later = ", the next run tries again" if row["retry"] else ""
+            lines.append(f"  {node.name} {which} (attempt {row['attempt']}{later}): {row['error']}")
     return lines[:most]
 
 

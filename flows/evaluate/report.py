@@ -31,11 +31,15 @@ def check_out(out: str) -> Path:
 
 
 def write_report(catalog: Catalog, run_id: str, evaluation: Evaluation, out: Path) -> dict[str, Any]:
-    """Write what a run found as JSON, whole or not at all, and return it."""
+    """Write what a run found as JSON, whole or not at all, and return it. Raises BadInput where that cannot be."""
     found = make_report(catalog, run_id, evaluation)
     building = out.with_name(f".{out.name}-{os.getpid()}")
-    building.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(building, out)
+    try:
+        building.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(building, out)
+    except OSError as error:
+        building.unlink(missing_ok=True)
+        raise BadInput(f"--out {out} cannot be written: {error.strerror}; run the same command again") from None
     return found
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from flows.render.provenance import INDEX, check_metadata, ids_of, read_index, record_uri, tags_of
 from stages.core.errors import BadInput
+from stages.core.full_disk import CannotWrite, as_cannot_write
 from stages.core.identity import digest
 from stages.core.ledger.storage import Storage
 from stages.core.media import ffmpeg_version, with_tags
@@ -126,8 +127,8 @@ def export(
             delivery.index = read_index(path)
             for first in range(0, len(done), BATCH):
                 delivery.put(done[first : first + BATCH])
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, CannotWrite) as error:
+        reason = getattr(error, "strerror", None) or error
         raise BadInput(f"--export {folder}: {reason}; the videos are in the store, so export again") from None
     if delivery.faults:
         said = "\n".join(delivery.faults)
@@ -182,6 +183,8 @@ class _Delivery:
             self.faults.append(f"{name}: its file is not in the store any more; see `rushes catalog verify`")
             return None
         except (OSError, ValueError, RuntimeError) as error:
+            if found := as_cannot_write(error):
+                raise found from None  # of every other video, too
             self.faults.append(f"{name}: {error}")
             return None
         sha256 = hashlib.sha256(data).hexdigest()

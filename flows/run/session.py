@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from flows.run.schedule import Submit, ThreadSubmit, nothing_to_do, run_plan
 from flows.run.settings import FlowConfig
+from flows.run.stopping import StopOnSignal, again
 from infra.settings import LogRecord, make_executor
 from stages.core.config import nearest
 from stages.core.errors import BadInput, Stopped
+from stages.core.full_disk import CannotWrite
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
 from stages.core.planning.plan import Plan
 from stages.core.planning.survey import Count, Survey
 from stages.core.running.executor import LocalExecutor
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.running.run import Budget, Listener, Run
 from stages.core.step import StepRef
 
@@ -40,6 +43,7 @@ class Outcome:
     reason: str
     counts: dict[str, Count]
     did_nothing: bool = False
+    cancelled: bool = False
 
     @property
     def exit_status(self) -> int:
@@ -53,6 +57,8 @@ def open_catalog(url: str, options: Mapping[str, Any] | None = None) -> Catalog:
     _check_format(storage, (FORMAT,))
     try:
         storage.write(STORE, json.dumps({"format": FORMAT}).encode() + b"\n")
+    except CannotWrite as error:
+        raise BadInput(str(error)) from None
     except Exception as error:
         raise BadInput(f"cannot write to the store {url}: {error}") from None
     return Catalog(storage)
@@ -171,7 +177,8 @@ def execute(
 ) -> Outcome:
     """Run a plan to its end, or to where it is stopped. Starts no executor where there is nothing to do.
 
-    SIGTERM and SIGINT (a cancel) set the run's stop event: rows at work are given up, what is done stays.
+    The first SIGTERM or SIGINT (a cancel) sets the run's stop event: what is at work is given up after some seconds,
+    what is done stays. A second one ends the process.
     """
     p, idle = prepared, prepared.idle
     run = Run(
@@ -186,11 +193,30 @@ def execute(
     )
     if idle:
         return _finish(run, did_nothing=True)
-    run.executor.check(_with_work(run))
-    run.begin()
-    if on_start:
-        on_start(run)
-    return _execute(run, p.config, submit)
+    with StopOnSignal(lambda number: _stop(run, number)) as signals:
+        if _is_up(run):
+            outcome = _execute(run, p.config, submit, on_start)
+        else:
+            outcome = _finish(run, STOPPED, run.stopped_because)
+    return replace(outcome, cancelled=bool(signals.heard))
+
+
+def _is_up(run: Run) -> bool:
+    """Start the executor and let it refuse what it cannot host; False where that was left after a stop."""
+    thread = LeavableThread("start")
+    try:
+        thread.call(lambda: run.executor.check(_with_work(run)), run.stop, lambda: GRACE_S)
+    except Left:
+        return False
+    finally:
+        thread.close()
+    return True
+
+
+def _stop(run: Run, number: int) -> str:
+    """Ask a run to stop; the sentence that says what it waits for."""
+    run.ask_to_stop(f"cancelled by {signal.Signals(number).name}")
+    return f"stopping; waiting for {run.awaited()}; {again(number)}"
 
 
 def to_log(step: str, record: LogRecord) -> None:
@@ -198,20 +224,25 @@ def to_log(step: str, record: LogRecord) -> None:
     log.log(record["level"], "%s: %s (%s)", step, record["message"], record["worker"])
 
 
-def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
+def _execute(
+    run: Run, config: FlowConfig, submit: Submit | None, on_start: Callable[[Run], None] | None = None
+) -> Outcome:
     threads = None if submit else ThreadSubmit()
     status, reason = DONE, ""
     try:
-        with _stop_on_signal(run):
-            overlap = run.executor.fits_together(_with_work(run))
-            if not overlap:
-                log.warning("the stages do not fit together: running them one after another")
-            run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
-    except Stopped as stopped:
+        run.begin()
+        if on_start:
+            on_start(run)
+        overlap = run.executor.fits_together(_with_work(run))
+        if not overlap:
+            log.warning("the stages do not fit together: running them one after another")
+        run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
+    except (Stopped, CannotWrite) as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)
     except BaseException as error:
         run.ask_to_stop(f"{type(error).__name__}: {error}")
-        run.finish(FAILED, error=run.stopped_because)
+        with contextlib.suppress(CannotWrite):
+            run.finish(FAILED, error=run.stopped_because)
         raise
     finally:
         run.stop.set()
@@ -233,7 +264,10 @@ def _finish(run: Run, status: str = DONE, reason: str = "", did_nothing: bool = 
     counts = run.look().counts()
     if status == DONE and _all_failed(run.plan, counts):
         status = FAILED
-    run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
+    try:
+        run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
+    except CannotWrite as error:
+        status, reason = STOPPED, reason or str(error)
     return Outcome(run.run_id, status, reason, counts, did_nothing)
 
 
@@ -241,22 +275,3 @@ def _all_failed(plan: Plan, counts: Mapping[str, Count]) -> bool:
     """Whether some phase had failures and nothing came out at its end."""
     phases = [[counts[n.name] for n in phase.steps] for phase in plan.phases]
     return any(steps and not steps[-1].done and any(c.failed for c in steps) for steps in phases)
-
-
-@contextmanager
-def _stop_on_signal(run: Run) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a stop while the run goes on; only the main thread may do so."""
-
-    def stop(number: int, frame: Any) -> None:
-        run.ask_to_stop(f"cancelled by {signal.Signals(number).name}")
-
-    try:
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever owns the signals stops the run
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -55,9 +55,9 @@ def artifacts(survey: Survey) -> pa.Table:
 
 def takes(survey: Survey) -> pa.Table:
     """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed, or
-    of the gate that did not let it pass."""
+    of the gate that did not let it pass. What failed and is tried again by the next run is pending, with its error."""
     phases, names = _phases(survey), stages_of(survey)
-    source, cases = 'FROM "p_roots" r', list[str]()
+    source, cases, errors = 'FROM "p_roots" r', list[str](), list[str]()
     for phase in phases:
         here = "r" if phase.name == ROOT_UNITS else f'"h_{phase.name}"'
         if phase.name != ROOT_UNITS:
@@ -71,6 +71,7 @@ def takes(survey: Survey) -> pa.Table:
                 f"'error': '{phase.name}: not chosen'}}"
             )
         for n in (n for n in names if survey.plan.phase_of(n).name == phase.name):
+            errors.append(f"""CASE WHEN {here}."{n}".status = 'error' THEN '{n}: ' || {here}."{n}".error END""")
             cases.append(
                 f"""WHEN {here}."set_{n}" AND NOT {here}."ok_{n}" THEN {{'status': {here}."{n}".status,
                 'reasons': {here}."{n}".reasons, 'error': '{n}: ' || coalesce({here}."{n}".error, '')}}"""
@@ -87,7 +88,8 @@ def takes(survey: Survey) -> pa.Table:
           SELECT r.unit_id AS unit_id, r.unit.campaign AS campaign, r.unit.prompt AS prompt,
             r.unit.negative_prompt AS negative_prompt, r.unit.seed AS seed, r.unit.tags AS tags,
             r.unit.position AS position, CASE WHEN {done} THEN {{'status': 'ok', 'reasons': {empty}, 'error': ''}}
-            {" ".join(cases)} ELSE {{'status': 'pending', 'reasons': {empty}, 'error': ''}} END AS s
+            {" ".join(cases)} ELSE {{'status': 'pending', 'reasons': {empty},
+            'error': coalesce({", ".join(errors)}, '')}} END AS s
           {source} WHERE {applies})
         ORDER BY position"""
     )

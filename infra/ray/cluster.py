@@ -19,6 +19,7 @@ from typing import Any
 import ray
 
 from infra.ray.capacity import Node
+from infra.ray.session_folder import session_folder
 from infra.ray.settings import RaySettings
 from stages.core.config import ROOT
 from stages.core.errors import BadInput
@@ -93,6 +94,11 @@ class Cluster:
         self._closing.wait()
         ray.shutdown()
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether Ray is being started or joined at this moment."""
+        return self._lock.locked() and not self._connected
+
     def nodes(self) -> list[Node]:
         """What each living node has; asked of Ray again after NODE_CACHE_S."""
         asked_at, nodes = self._node_cache
@@ -117,6 +123,7 @@ def _init(settings: RaySettings) -> None:
         _join(settings)
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    folder = session_folder()
     with _temporary_environment({**worker_environment(settings), "PYTHONPATH": path}):
         ray.init(
             address="local",
@@ -126,6 +133,7 @@ def _init(settings: RaySettings) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            _temp_dir=folder,
         )
 
 

@@ -22,6 +22,7 @@ from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
 from stages.core.running.executor import Work
+from stages.core.running.leaving import GRACE_S
 from stages.core.step import Row, Step, StepRef
 
 
@@ -84,6 +85,10 @@ class RayExecutor:
         self._cluster.connect()
         pool = self._pools.pool(ref)
         yield from Dispatcher(self._pools, pool, work, stop, self.settings.ready_s, self._on_log).rows()
+
+    def awaited(self) -> str:
+        """Ray. A stop kills the workers at work, and so no row of theirs is waited for."""
+        return f"Ray to start (at most {GRACE_S:.0f} s)" if self._cluster.is_connecting else "Ray to end its workers"
 
     def launch(
         self, entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]

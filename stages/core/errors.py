@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 
 TRANSIENT, PERMANENT = "transient", "permanent"
+UNWRITABLE = "unwritable"
+"""The kind of an error that is no row: the run stops with it (`stages.core.full_disk`)."""
 
 _PERMANENT_TYPES = (
     "PermanentError",

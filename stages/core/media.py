@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
+import os
 import re
 import subprocess
 import tempfile
@@ -99,9 +101,12 @@ def write_video(
 
 
 def _run(command: list[str], data: bytes, target: Path) -> None:
-    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S)
+    # In a group of its own: a Ctrl-C in the terminal is for the run, which decides what becomes of its rows.
+    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S, process_group=0)
     if run.returncode or not target.is_file():
         said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
+        if os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent))
         raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
 
 

@@ -30,7 +30,7 @@ FLAGS = (
 PLAIN = ("--disable-gpu",)
 EXACT = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 """With a graphics processor made of software: colours are computed in floats, as on a desktop."""
-WAIT_S = 240
+WAIT_S = 900
 PAGE = """<!doctype html><video id=v muted playsinline src=video.mp4></video><script>
 const video = document.getElementById('v'), points = POINTS;
 const send = what => fetch('answer', {method: 'POST', body: JSON.stringify(what)});

@@ -42,7 +42,9 @@ rows = st.lists(
 
 
 @given(parts=st.lists(rows, min_size=1, max_size=3))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_what_is_committed_is_read(catalog, parts):
     mark = f"m{abs(hash(repr(parts)))}x{len(catalog.steps())}"
     written = []

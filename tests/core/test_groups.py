@@ -227,11 +227,11 @@ def test_killed_in_the_middle_and_run_again(local, tmp_path, at):
     whole = type(local)(type(local.storage)(str(tmp_path / "whole")))
     run_by_text(whole, plan_of(whole))
     script = [sys.executable, "-m", "tests.gate_run", local.storage.url]
-    killed = subprocess.run(script, env=toys.environment(RUSHES_CRASH=at), timeout=120)
+    killed = subprocess.run(script, env=toys.environment(RUSHES_CRASH=at), timeout=900)
     assert killed.returncode == -signal.SIGKILL
     assert verify(local).faults == []
     assert Survey(local, plan_of(local)).count("score").todo
-    assert subprocess.run(script, env=toys.environment(), timeout=120).returncode == 0
+    assert subprocess.run(script, env=toys.environment(), timeout=900).returncode == 0
     assert everything(local, plan_of(local)) == everything(whole, plan_of(whole))
     report = verify(local)
     assert (report.faults, report.twice) == ([], [])

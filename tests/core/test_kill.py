@@ -44,7 +44,7 @@ def check_sound(catalog) -> None:
 
 def check_end(catalog, whole) -> None:
     process = start(catalog.storage.url)
-    assert process.wait(120) == 0
+    assert process.wait(900) == 0
     plan = toys.toy_plan(catalog, TAKES)
     rows, files = whole
     assert tables(catalog, plan) == rows
@@ -60,7 +60,7 @@ def check_end(catalog, whole) -> None:
 
 
 def kill_at(catalog, point: str) -> None:
-    assert start(catalog.storage.url, RUSHES_CRASH=point).wait(120) == -signal.SIGKILL
+    assert start(catalog.storage.url, RUSHES_CRASH=point).wait(900) == -signal.SIGKILL
     check_sound(catalog)
 
 
@@ -68,7 +68,7 @@ def kill_somewhen(catalog, seconds: float) -> None:
     process = start(catalog.storage.url)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    process.wait(600)
     check_sound(catalog)
 
 
@@ -93,7 +93,7 @@ def test_fifty_kills(tmp_path, whole, seed, capsys):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(None if at_point else after)
         process.kill()
-        killed = process.wait(60) == -signal.SIGKILL
+        killed = process.wait(600) == -signal.SIGKILL
         died += killed
         check_sound(local)
         if not killed:

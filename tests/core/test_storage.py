@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stages.core.crash import POINTS
 from stages.core.errors import BadInput
+from stages.core.full_disk import CannotWrite
 from stages.core.ledger.storage import REWRITE_AFTER, Storage
 from tests import toys
 
@@ -124,7 +125,7 @@ def test_a_failed_write_leaves_nothing(local, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CannotWrite, match="no space is left there"):
         local.storage.write("a/b", b"x")
     assert local.storage.files("tmp") == []
     assert not local.storage.exists("a/b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +97,16 @@ def test_a_clip_of_two_frames_can_be_asked_about():
 
 
 def test_answers_out_of_order_reach_their_windows(tmp_path):
-    """Every second of the clip has its own grey level; the endpoint says which it saw, the first asked the last."""
+    """Every second of the clip has its own grey level; the endpoint says which it saw, the first asked the last, and
+    answers none before it was asked twice."""
     path = write(tmp_path / "steps.mkv", [np.full((64, 64, 3), 50 + 50 * (i // FPS), np.uint8) for i in range(30)], FPS)
 
+    several = threading.Event()
+
     def answer(asked: Asked, seen: int) -> Reply:
+        if endpoint.now > 1:
+            several.set()
+        several.wait(50)
         return Reply(
             f"The video shows a wall of grey level {round(asked.level, -1):.0f}.", after_s=0.5 - asked.level / 400
         )
@@ -172,11 +179,15 @@ def test_what_passes_is_tried_again_and_waits(row, tmp_path, status):
 
 def test_one_window_that_times_out_costs_that_window_alone(row, tmp_path):
     def answer(asked: Asked, seen: int) -> Reply:
-        return Reply(GOOD, after_s=6.0 if "one sentence" in asked.prompt else 0.0)
+        if "one sentence" in asked.prompt:
+            ended.wait(900)
+        return Reply(GOOD)
 
+    ended = threading.Event()
     with serving(answer) as endpoint:
-        step = endpoint_step(tmp_path, endpoint.url, kinds=["short", "long"], timeout_s=2.5, retries=0)
+        step = endpoint_step(tmp_path, endpoint.url, kinds=["short", "long"], timeout_s=8.0, retries=0)
         found = {(r["window"], r["kind"]): r for r in step.process(row)["rows"]}
+        ended.set()
     assert found[0, "short"]["status"] == "error"
     assert "timed out" in found[0, "short"]["note"]
     assert {found[w, "long"]["status"] for w in range(4)} == {"ok"}

@@ -23,7 +23,7 @@ class Api:
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"}, method=method)
         for _ in range(20):
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=300) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
                 if error.code < 500:
@@ -50,7 +50,7 @@ class Api:
         answer = self.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
         assert answer["status"] == "ACCEPT"
 
-    def wait(self, run_id: str, seconds: float = 60) -> Any:
+    def wait(self, run_id: str, seconds: float = 900) -> Any:
         """The run once it has ended."""
         return self.until(lambda: (run := self.run(run_id))["state_type"] in FINAL and run, seconds)
 
@@ -68,7 +68,7 @@ class Api:
         return {a["key"]: a for a in found}
 
     @staticmethod
-    def until(true: Any, seconds: float = 30) -> Any:
+    def until(true: Any, seconds: float = 900) -> Any:
         """Wait for something to hold. Returns what it gave."""
         deadline = time.monotonic() + seconds
         while not (value := true()):

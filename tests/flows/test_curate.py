@@ -293,7 +293,7 @@ def start(store: Path, footage: Path, crash: str = "") -> subprocess.Popen[str]:
 def check_end(store: Path, footage: Path, whole: Path) -> None:
     """Run once more, undisturbed: the tables are those of a run that was never killed."""
     process = start(store, footage)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, output
     assert contents(store) == contents(whole)
     report = verify(existing_catalog(str(store)))
@@ -302,7 +302,7 @@ def check_end(store: Path, footage: Path, whole: Path) -> None:
 
 def test_killed_and_run_again_it_ends_the_same(base, tmp_path):
     for crash in ("after_move:9", "before_commit:6"):
-        assert start(tmp_path / "store", base[0], crash).wait(240) == -signal.SIGKILL
+        assert start(tmp_path / "store", base[0], crash).wait(1200) == -signal.SIGKILL
         assert verify(existing_catalog(str(tmp_path / "store"))).faults == []
     check_end(tmp_path / "store", *base)
 
@@ -314,13 +314,13 @@ def killed(store: Path, footage: Path, choose: random.Random, seconds: float) ->
         shutil.rmtree(store, ignore_errors=True)
         if choose.random() < 0.5:
             how = f"{choose.choice(points)}:{choose.randint(1, 16)}"
-            status = start(store, footage, how).wait(240)
+            status = start(store, footage, how).wait(1200)
         else:
             how = f"after {(wait := choose.uniform(0.2, 1.0) * seconds):.2f} s"
             process = start(store, footage)
             time.sleep(wait)
             process.kill()
-            status = process.wait(60)
+            status = process.wait(600)
         if status == -signal.SIGKILL:
             return how
 
@@ -330,7 +330,7 @@ def killed(store: Path, footage: Path, choose: random.Random, seconds: float) ->
 @pytest.mark.parametrize("seed", range(5))
 def test_fifty_kills_each_run_again(base, tmp_path, seed, capsys):
     choose, began = random.Random(seed), time.monotonic()
-    start(tmp_path / "whole", base[0]).wait(240)
+    start(tmp_path / "whole", base[0]).wait(1200)
     seconds, store, hits = time.monotonic() - began, tmp_path / "store", Counter[str]()
     for _ in range(10):
         hits[killed(store, base[0], choose, seconds).split(":")[0].split(" ")[0]] += 1

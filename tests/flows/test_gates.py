@@ -21,7 +21,7 @@ from stages.core.ledger.upkeep import verify
 from stages.core.running.executor import LocalExecutor, Work, Worker
 from stages.core.running.run import Run
 from stages.core.step import Row, StepRef
-from tests.flows.test_faults import ROOM, finish, kill, random_kills, render
+from tests.flows.test_faults import ROOM, end_group, finish, random_kills, render
 
 SITE = str(Path(__file__).parent / "site")
 GATE = {"use": "tests.flows.toys:Top"}
@@ -96,7 +96,7 @@ class ManyAtOnce(LocalExecutor):
         worker = Worker(ref, self.storage)
         for one in work:
             if ref.name == "draw" and one.row["text"]["length"] == len("three three"):
-                self.waited.append(self.through.wait(120))
+                self.waited.append(self.through.wait(900))
             yield worker.run_one(one)
             if ref.name == "finish":
                 self.through.set()
@@ -174,12 +174,11 @@ def survive(gated: Path, folder: Path, kills: int, least: int) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(900)
 def test_a_gated_campaign_killed_on_ray_ends_as_if_left_alone(gated, tmp_path):
     finish(render(gated, tmp_path / "undisturbed", "--executor", "local"))
     killed = render(gated, tmp_path / "store", *ROOM, "shard_rows=1", env={"RUSHES_CRASH": "after_commit:6"})
-    killed.wait(timeout=600)
-    kill(killed)
+    killed.wait(timeout=900)
+    end_group(killed)
     finish(render(gated, tmp_path / "store", *ROOM))
     assert contents(tmp_path / "store") == contents(tmp_path / "undisturbed")
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,52 @@ class Draw(Step):
         text = self.workspace.read(row["text"]["uri"]).decode()
         drawn = row["text"]["length"] * 1000 + row["seed"]
         return {"drawn": drawn, **self.workspace.put(f"{text} {drawn}".encode(), ".txt")}
+
+
+def hang(name: str) -> None:
+    """Work for as long as the file is there that RUSHES_TOY_HANG names, if its suffix is the name of this; a file
+    beside it says that this has begun."""
+    path = Path(os.environ.get("RUSHES_TOY_HANG", ""))
+    if path.suffix != f".{name}" or not path.is_file():
+        return
+    path.with_suffix(".begun").touch()
+    while path.is_file():
+        time.sleep(0.05)
+
+
+class Hang(Draw):
+    """A drawing that takes its time, and no other one for it."""
+
+    def process(self, row: Row) -> Row:
+        if row["seed"]:
+            hang("row")
+        return super().process(row)
+
+
+class NoWeights(Draw):
+    """A drawing whose weights do not come while RUSHES_TOY_OFF is set."""
+
+    def setup(self) -> None:
+        if os.environ.get("RUSHES_TOY_OFF"):
+            raise ConnectionError("the weights of this step lie on a server that does not answer: it is switched off")
+
+
+class Slow(Job):
+    """A job that keeps what it has done, but is slow to end: all units pass."""
+
+    kind = "decision"
+    passes = True
+    writes = pa.schema([("id", pa.string()), ("status", pa.string())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent")}, units=("seed",))
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        self.workspace.stop()
+        hang("job")
+        ids = tables["units"].column("id").to_pylist()
+        return pa.Table.from_pylist([{"id": i, "status": "ok"} for i in ids], self.writes)
 
 
 class Top(Job):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stages.core.errors import UNWRITABLE
 from stages.core.ledger.storage import Storage
 from tests.infra.conftest import by_number, ref, works
 
@@ -76,6 +77,16 @@ def test_a_class_that_the_worker_refuses_is_reported(executors: Make, monkeypatc
     monkeypatch.setattr("stages.core.config.PACKAGES", ("stages.", "data_prep."))
     (row,) = executor.map(step, works(1), NEVER)
     assert "steps.toy.use: 'tests.infra.toys:Obey' must be" in row["error"]
+
+
+@pytest.mark.parametrize("where", ["setup_do", "row"])
+def test_a_full_disk_of_a_worker_is_why_the_run_stops(executors: Make, where: str) -> None:
+    """Not the fault of a row, whatever its class says of errors."""
+    step = ref(setup_do="full") if where == "setup_do" else ref()
+    (row,) = executors().map(step, works(1, {0: "full"}), NEVER)
+    assert row["error_kind"] == UNWRITABLE
+    assert row["error"].startswith("cannot write to /")
+    assert row["error"].endswith(": no space is left there; make room and run the same command again")
 
 
 def test_a_result_that_cannot_travel_is_an_error_row(executors: Make) -> None:

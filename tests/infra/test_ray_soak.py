@@ -45,7 +45,7 @@ def command(store: Path, do: dict[int, str], count: int, **resources: float) -> 
 
 def run(argv: list[str], environment: dict[str, str] | None = None) -> list[dict[str, Any]]:
     done = subprocess.run(
-        argv, cwd=ROOT, env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=240
+        argv, cwd=ROOT, env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -74,8 +74,8 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     assert workers
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert not psutil.wait_procs(workers, timeout=10)[1]
-    assert not psutil.wait_procs(family, timeout=120)[1], "Ray's agents look for their parent every few seconds"
+    assert not psutil.wait_procs(workers, timeout=300)[1]
+    assert not psutil.wait_procs(family, timeout=900)[1], "Ray's agents look for their parent every few seconds"
 
 
 def test_many_killers_among_many_rows(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_cluster_is_joined_used_and_left_up(tmp_path: Path) -> None:
 
 
 def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             break

@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 import time
+import uuid
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +18,8 @@ import pyarrow as pa
 from stages.core.step import ARTIFACT, Inputs, PermanentError, Rejected, Row, Step
 
 log = logging.getLogger("rushes.toys")
+
+WAIT_S = 900
 
 
 class Obey(Step):
@@ -59,6 +63,17 @@ def _do(what: str) -> None:
         raise PermanentError("no such thing")
     if what == "reject":
         raise Rejected("motion", 0.1, ">=", 0.5)
+    if what.startswith("meet:"):
+        _meet(Path(what.removeprefix("meet:")), str(os.getpid()), 2)
+    if what.startswith("hang:"):
+        _meet(Path(what.removeprefix("hang:")), str(os.getpid()), 99)
+    if what.startswith("mark:"):
+        Path(what.removeprefix("mark:"), "mark").touch()
+    if what.startswith("last:"):
+        _await_mark(Path(what.removeprefix("last:")), 12)
+    if what == "full":
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.write(full, b"x")
     if what == "memory":
         raise MemoryError("toy")
     if what == "kill":
@@ -74,6 +89,25 @@ def _do(what: str) -> None:
         for i in range(0, len(block), 4096):
             block[i] = 1
         time.sleep(30)
+
+
+def _meet(folder: Path, mark: str, count: int) -> None:
+    """Leave a mark in the folder, and wait for as many there."""
+    (folder / mark).touch()
+    limit = time.monotonic() + WAIT_S
+    while len(list(folder.iterdir())) < count:
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def _await_mark(folder: Path, rows: int) -> None:
+    """The last of so many rows ends once there is a mark in the folder."""
+    (folder / uuid.uuid4().hex).touch()
+    if len([p for p in folder.iterdir() if p.name != "mark"]) == rows:
+        limit = time.monotonic() + WAIT_S
+        while not (folder / "mark").exists():
+            assert time.monotonic() < limit, "waited in vain"
+            time.sleep(0.05)
 
 
 class ReturnsALock(Step):
@@ -93,7 +127,7 @@ def meet(settings, stop, say):
     total = torch.tensor([dist.get_rank() + 1.0])
     dist.all_reduce(total)
     say(settings["say"])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 900
     while not stop() and time.monotonic() < deadline:
         time.sleep(0.05)
     return {"world": dist.get_world_size(), "sum": float(total), "stopped": stop(), "folder": os.getcwd()}

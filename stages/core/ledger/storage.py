@@ -7,6 +7,8 @@ import os
 import posixpath
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 
 from stages.core.crash import crash_point
 from stages.core.errors import BadInput
+from stages.core.full_disk import cannot_write, is_refusal
 
 MEDIA = "media"
 TEMPORARY = "tmp"
@@ -97,15 +100,26 @@ class Storage:
     def write(self, uri: str, data: bytes) -> None:
         """Write a whole file so that a reader, also after a crash, sees all of it or nothing.
 
-        On local disk: temporary name in the same store, fsync, replace. Elsewhere a PUT is atomic by itself.
+        On local disk: temporary name in the same store, fsync, replace. Elsewhere a PUT is atomic by itself. Raises
+        CannotWrite where the disk is full, or a right is missing.
         """
         uri = self.check_relative(uri)
         crash_point("before_move")
-        if (root := self.local_root) is None:
-            self.fs.pipe_file(uri, data)
-        else:
-            _replace(root, uri, data)
+        with self._writing():
+            if (root := self.local_root) is None:
+                self.fs.pipe_file(uri, data)
+            else:
+                _replace(root, uri, data)
         crash_point("after_move")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            raise cannot_write(self.local_root or self.url, error) from error
 
     def put_media(self, data: bytes, suffix: str) -> dict[str, Any]:
         """Keep bytes under their SHA-256. Returns `uri`, `sha256` and `size`; the same bytes are stored once."""
@@ -117,7 +131,8 @@ class Storage:
         return {"uri": uri, "sha256": digest, "size": len(data)}
 
     def put_media_file(self, path: Path, suffix: str) -> dict[str, Any]:
-        """`put_media` for what lies in a local file, which may be larger than memory. The file stays where it is."""
+        """`put_media` for what lies in a local file, which may be larger than memory. The file stays where it is.
+        Raises CannotWrite as `write` does."""
         hasher = hashlib.sha256()
         with path.open("rb") as file:
             while part := file.read(COPY_BYTES):
@@ -127,10 +142,11 @@ class Storage:
         there = self.info(uri)
         if there is None or there.size != size or datetime.now(UTC) - there.modified > REWRITE_AFTER:
             crash_point("before_move")
-            if (root := self.local_root) is None:
-                self.fs.put_file(str(path), self.check_relative(uri))
-            else:
-                _replace(root, self.check_relative(uri), path)
+            with self._writing():
+                if (root := self.local_root) is None:
+                    self.fs.put_file(str(path), self.check_relative(uri))
+                else:
+                    _replace(root, self.check_relative(uri), path)
             crash_point("after_move")
         return {"uri": uri, "sha256": digest, "size": size}
 

@@ -14,15 +14,18 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
 from stages.core.config import load_class
-from stages.core.errors import TRANSIENT, BadInput, is_out_of_memory, kind_of
+from stages.core.errors import TRANSIENT, UNWRITABLE, BadInput, is_out_of_memory, kind_of
+from stages.core.full_disk import as_cannot_write
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.storage import Storage
 from stages.core.running.launch import load_function
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.step import InputRow, PermanentError, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000
@@ -52,7 +55,14 @@ class Executor(Protocol):
         """Raise BadInput where a step asks for more than any node has; nothing has started then."""
 
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
-        """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set."""
+        """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set.
+
+        What is at work then is given up after some seconds, and no error that comes of the stop is a row. A row whose
+        `error_kind` is UNWRITABLE is none for the ledger: its error is why the run must stop.
+        """
+
+    def awaited(self) -> str:
+        """What is waited for where `map` or `check` is stopped now, in words; "" for nothing."""
 
     def fits_together(self, refs: Sequence[StepRef]) -> bool:
         """Whether one worker of each of these steps can be up at the same time; where not, run step after step."""
@@ -151,9 +161,13 @@ class Worker:
         try:
             self.setup()
         except Exception as error:  # weights that are not there may be there the next time; bad ones stay bad
-            kind = TRANSIENT if isinstance(error, OSError) else kind_of(error)
-            return {"status": "error", "error": describe(error), "error_kind": kind}
+            return self._error(error, TRANSIENT if isinstance(error, OSError) else kind_of(error))
         return {}
+
+    def _error(self, error: Exception, kind: str) -> Row:
+        if found := as_cannot_write(error, self.step.workspace.storage.local_root):
+            return {"status": "error", "error": str(found), "error_kind": UNWRITABLE}
+        return {"status": "error", "error": describe(error), "error_kind": kind}
 
     def _outcome(self, work: Work) -> Row:
         try:
@@ -162,8 +176,7 @@ class Worker:
             status = "skipped" if isinstance(refused, Skipped) else "rejected"
             return {"status": status, "reasons": [{"step": self.ref.name, **refused.reason}]}
         except Exception as error:
-            kind = TRANSIENT if is_out_of_memory(error) else kind_of(error)
-            return {"status": "error", "error": describe(error), "error_kind": kind}
+            return self._error(error, TRANSIENT if is_out_of_memory(error) else kind_of(error))
 
     def _checked(self, work: Work, output: Row) -> Row:
         """Hold a row to what the step declares, here, so that a bad one is an error of its own and not of its part.
@@ -192,6 +205,8 @@ class LocalExecutor:
         self.storage = storage
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
+        self._thread = LeavableThread("rows")
+        self._at_work = ""
 
     def check(self, refs: Sequence[StepRef]) -> None:
         """In-process there is one of everything, so nothing is refused."""
@@ -202,8 +217,23 @@ class LocalExecutor:
             with self._lock:
                 if stop.is_set():
                     return
-                result = self._worker(ref).run_one(item)
+                self._at_work = ref.name
+                try:
+                    result = self._thread.call(partial(self._run_one, ref, item), stop, lambda: GRACE_S)
+                except Left:
+                    return
+                finally:
+                    self._at_work = ""
+            if result["status"] == "error" and stop.is_set():
+                return  # a Ctrl-C reaches the processes that a row has started, too
             yield result
+
+    def awaited(self) -> str:
+        """The row at work."""
+        return f"a row of {self._at_work} (at most {GRACE_S:.0f} s)" if self._at_work else ""
+
+    def _run_one(self, ref: StepRef, work: Work) -> Row:
+        return self._worker(ref).run_one(work)
 
     def _worker(self, ref: StepRef) -> Worker:
         if ref.fingerprint not in self._workers:
@@ -231,3 +261,4 @@ class LocalExecutor:
         """Drop every warm instance."""
         with self._lock:
             self._workers.clear()
+        self._thread.close()

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,13 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.core.config import load_class
-from stages.core.errors import Stopped
+from stages.core.errors import UNWRITABLE, Stopped
+from stages.core.full_disk import as_cannot_write
 from stages.core.identity import digest
 from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Item, Survey
 from stages.core.running.executor import Executor, Work
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.running.step_inputs import work_for
 from stages.core.step import Job, Row, Step, StepRef, Workspace
 
@@ -98,6 +101,7 @@ class Run:
         self._made: dict[str, Row] = {}
         self._failed_with: dict[str, set[str]] = {}
         self._sharing: set[str] | None = None
+        self._job_at_work: tuple[str, threading.Event] | None = None
         self._started = datetime.now(UTC)
 
     # -- the run's own row -------------------------------------------------------------------------------------------
@@ -215,6 +219,9 @@ class Run:
         deadline = time.monotonic() + COMMIT_SECONDS
         try:
             for row in self._results(ref, work):
+                if row.get("error_kind") == UNWRITABLE:
+                    self.ask_to_stop(row["error"])
+                    continue
                 made[row["id"]] = row
                 ready.append({**row, "run_id": self.run_id})
                 if len(ready) >= COMMIT_ROWS or time.monotonic() > deadline:
@@ -231,7 +238,8 @@ class Run:
         return self.executor.map(ref, ordered, self.stop)
 
     def _commit(self, node: Node, rows: Sequence[Row], schema: pa.Schema) -> None:
-        self.catalog.commit(node.name, node.fingerprint, rows, schema)
+        with self._stopping_where_full():
+            self.catalog.commit(node.name, node.fingerprint, rows, schema)
         with self._lock:
             for row in rows:
                 self._stale = True
@@ -246,10 +254,31 @@ class Run:
             for row in rows:
                 self._listener(node.name, row)
 
+    @contextmanager
+    def _stopping_where_full(self) -> Iterator[None]:
+        """Where a place cannot be written to, all that is to come would fail likewise. Raises Stopped then."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception as error:
+            found = as_cannot_write(error, self.catalog.storage.local_root)
+            if found is None:
+                raise
+            self.ask_to_stop(str(found))
+            raise Stopped(self.stopped_because) from error
+
     def ask_to_stop(self, reason: str) -> None:
         """End the run soon: rows at work are finished or given up, nothing new starts."""
         self.stopped_because = self.stopped_because or reason
         self.stop.set()
+
+    def awaited(self) -> str:
+        """What a stop waits for now, in words."""
+        if self._job_at_work:
+            name, asks = self._job_at_work
+            return f"{name} to keep what it has done" if asks.is_set() else f"{name} (at most {GRACE_S:.0f} s)"
+        return self.executor.awaited() or "finished rows to be stored"
 
     def _with_row(self, node: Node, item: Item, own: Mapping[str, Row]) -> Item:
         work = work_for(self.plan, node, item)
@@ -265,12 +294,13 @@ class Run:
         Rows that failed are handed to it as they stand: one bad row, even one to be tried again, stops nothing.
         """
         survey = self.look()
-        if node.per:
-            self._do_groups(node, survey)
-        elif node.name not in survey.jobs:
-            survey.look_again(node)
-            if node.name not in survey.jobs:
-                self._do_table(node, survey)
+        with self._stopping_where_full():
+            if node.per:
+                self._do_groups(node, survey)
+            elif node.name not in survey.jobs:
+                survey.look_again(node)
+                if node.name not in survey.jobs:
+                    self._do_table(node, survey)
 
     def _do_table(self, node: Node, survey: Survey) -> None:
         mark = survey.job_digest(node)
@@ -313,14 +343,35 @@ class Run:
         cls = load_class(ref.use, ref.name)
         assert issubclass(cls, Job)
         clock, cpu = time.monotonic(), time.process_time()
-        threads = max(1, int(ref.resources.cpus))
-        space = Workspace(self.catalog.storage, threads, self.stop.is_set, self.executor.launch)
-        made = work(cls(ref.config, space, ref.name))
+        made = self._leavable(ref, lambda space: work(cls(ref.config, space, ref.name)))
         result = made if node.per else made.cast(cls.writes_of(ref.config))
         self.spent["core_seconds"] += time.process_time() - cpu
         if self._listener:
             self._listener(node.name, {"status": "ok", "rows": result.num_rows, "seconds": time.monotonic() - clock})
         return result
+
+    def _leavable(self, ref: StepRef, work: Callable[[Workspace], pa.Table]) -> pa.Table:
+        """A job that has asked whether to stop ends by itself, and keeps what it has; any other is left after a stop.
+
+        Raises Stopped where it was left.
+        """
+        asks = threading.Event()
+
+        def must_stop() -> bool:
+            asks.set()
+            return self.stop.is_set()
+
+        threads = max(1, int(ref.resources.cpus))
+        space = Workspace(self.catalog.storage, threads, must_stop, self.executor.launch)
+        thread = LeavableThread(ref.name)
+        self._job_at_work = (ref.name, asks)
+        try:
+            return thread.call(lambda: work(space), self.stop, lambda: None if asks.is_set() else GRACE_S)
+        except Left:
+            raise Stopped(self.stopped_because or "the run was stopped") from None
+        finally:
+            self._job_at_work = None
+            thread.close()
 
 
 def _of_units(table: pa.Table, members: pa.Array, column: str) -> pa.Table:

@@ -47,7 +47,7 @@ def run_two(config: TrainConfig, meeting: Path) -> list:
     workers = [FRESH.Process(target=work, args=(config, r, meeting, leave, queue)) for r in range(2)]
     for worker in workers:
         worker.start()
-    answers = sorted(queue.get(timeout=240) for _ in workers)
+    answers = sorted(queue.get(timeout=900) for _ in workers)
     for worker in workers:
         worker.join()
     assert [w.exitcode for w in workers] == [0, 0]
@@ -132,7 +132,7 @@ def test_what_cannot_be_in_parts_is_refused(settings, tmp_path, more, said):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(900)
     assert [w.exitcode for w in workers] == [0, 0]
 
 
