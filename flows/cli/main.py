@@ -29,15 +29,16 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from flows.views.terminal import say
         from stages.core.errors import BadInput, Stopped
 
         try:
             status = command(*args, **kwargs)
         except BadInput as error:
-            click.echo(f"rushes: {error}", err=True)
+            say(f"rushes: {error}", err=True)
             sys.exit(2)
         except Stopped as stopped:
-            click.echo(f"rushes: stopped: {stopped}", err=True)
+            say(f"rushes: stopped: {stopped}", err=True)
             sys.exit(3)
         sys.exit(status or 0)
 
@@ -48,7 +49,10 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
 @click.version_option(package_name="rushes")
 def main() -> None:
     """Rushes: footage to a curated training set, and prompts to finished video."""
+    from stages.core.reach.secrets import guard_output
+
     be_quiet()
+    guard_output()
 
 
 @main.command()

@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.outputs import FORMATS, is_special, write_special, write_table
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
+from flows.views.terminal import console as plain_console
 from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.upkeep import Report
 from stages.core.ledger.upkeep import repair as repair_store
+from stages.core.reach.harmless import for_terminal
 from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
 SHOWN_ROWS, SHOWN_WIDTH = 40, 48
 
-console = Console(highlight=False, emoji=False)
+console = plain_console()
 
 
 def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
@@ -39,7 +41,7 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     table = read_table(catalog, name, run_id=run_id, everything=everything)
     if out:
         write_table(table, out)
-        console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True)
+        console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True, markup=False)
     else:
         print_table(table)
     return 0
@@ -60,11 +62,9 @@ def _is_hidden(table: pa.Table, name: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    from rich.markup import escape
-
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value) if not hasattr(value, "strftime") else f"{value:%Y-%m-%d %H:%M:%S}"
+    text = for_terminal(str(value), keep="") if not hasattr(value, "strftime") else f"{value:%Y-%m-%d %H:%M:%S}"
     return escape(text if len(text) <= SHOWN_WIDTH else text[: SHOWN_WIDTH - 1] + "…")
 
 
@@ -83,7 +83,9 @@ def show_status(store: str) -> int:
 def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
     record = find_run(catalog, flow)
     table = Table(
-        title=f"{flow}: {counted(len(runs), 'run')}, the latest {_run_line(record)}", title_justify="left", box=None
+        title=f"{flow}: {counted(len(runs), 'run')}, the latest {escape(_run_line(record))}",
+        title_justify="left",
+        box=None,
     )
     for heading in ("step", "done", "to do", "waiting", "failed"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
@@ -92,7 +94,7 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         table.add_row(name, str(c.done), str(c.todo), str(c.waiting), str(c.failed))
     console.print(table)
     for line in _failures(record, catalog):
-        console.print(line, markup=False)
+        console.print(for_terminal(line, keep=""), markup=False)
 
 
 def _run_line(record: RunRecord) -> str:
@@ -122,7 +124,7 @@ def show_lineage(what: str, store: str) -> int:
     while row_id:
         origin = lineage(catalog, row_id)
         for line in [*(["", "trained from:"] if row_id != first else []), *as_text(origin)]:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
         row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
     return 0
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from rich.console import Console
-
 from flows.curate.report_data import (
     Scored,
     details,
@@ -24,6 +22,7 @@ from flows.curate.report_data import (
 from flows.curate.tables import captions_sql, is_known
 from flows.run.session import existing_catalog
 from flows.views.page import data_uri, page_environment, reason_text
+from flows.views.terminal import console as plain_console
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -34,7 +33,7 @@ NAME = "report.html"
 KEPT, PER_REASON, NEAR = 24, 6, 4
 LONGEST_LABEL = 40
 
-console = Console(highlight=False)
+console = plain_console()
 
 
 def report_command(store: str, run_id: str, out: Path | None) -> int:

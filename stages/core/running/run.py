@@ -24,6 +24,7 @@ from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Item, Survey
+from stages.core.reach.secrets import bare_in, cleared
 from stages.core.running.executor import Executor, Work
 from stages.core.running.step_inputs import work_for
 from stages.core.step import Job, Row, Step, StepRef, Workspace
@@ -90,7 +91,7 @@ class Run:
         self.stop = threading.Event()
         self.stopped_because = ""
         self.spent = {"core_seconds": 0.0, "gpu_seconds": 0.0}
-        self._config, self._scope = json.dumps(dict(config or {}), default=str), scope
+        self._config, self._scope = json.dumps(dict(config or {}), default=str), bare_in(scope)
         self._budget, self._listener = budget or Budget(), listener
         self._lock = threading.Lock()
         self._stale = False
@@ -122,7 +123,7 @@ class Run:
             "plan": self.plan.to_json(),
             "jobs": json.dumps(self.survey.jobs),
             "counts": json.dumps(counts),
-            "error": error,
+            "error": cleared(error),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "versions": json.dumps(versions()),
@@ -248,7 +249,7 @@ class Run:
 
     def ask_to_stop(self, reason: str) -> None:
         """End the run soon: rows at work are finished or given up, nothing new starts."""
-        self.stopped_because = self.stopped_because or reason
+        self.stopped_because = self.stopped_because or cleared(reason)
         self.stop.set()
 
     def _with_row(self, node: Node, item: Item, own: Mapping[str, Row]) -> Item:
