@@ -17,6 +17,7 @@ from flows.curate.curation import load_curation
 from flows.render.campaign import load_campaign
 from stages.core.config import find_config, load_class, make_ref, read_yaml
 from stages.core.ledger.catalog import LEDGER
+from stages.core.reach.policy import operators
 from stages.core.step import Job, Step
 from stages.training.settings import load_settings
 
@@ -73,7 +74,11 @@ def publish(path: Path) -> None:
     assert load_publication("name", path, {}, []).steps
 
 
-RESOLVERS = {f.__name__: f for f in (campaigns, cascades, models, train, curate, world, evaluate, publish)}
+def reach(path: Path) -> None:
+    assert operators().endpoints == {"https://api.openai.com/v1": "OPENAI_API_KEY"}, f"{path} allows nothing by itself"
+
+
+RESOLVERS = {f.__name__: f for f in (campaigns, cascades, models, train, curate, world, evaluate, publish, reach)}
 
 
 @pytest.mark.parametrize("name", FILES)

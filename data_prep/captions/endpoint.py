@@ -6,7 +6,7 @@ import base64
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ from data_prep.captions.questions import (
 )
 from data_prep.captions.text import CAPTIONS, printable
 from stages.core.errors import BadInput
+from stages.core.reach.policy import OPENAI, OPENAI_URL, VARIABLE, in_force
+from stages.core.reach.secrets import bare, cleared, remember
 from stages.core.step import Inputs, Resources, Row, Step
 
 _WHERE: Any = {"identity": False}
@@ -48,7 +50,8 @@ class EndpointCaption(Step):
         model        the name that the endpoint knows the model by
         rewriter     likewise a text model for a second pass over the windows' captions; empty: none
         base_url     such as http://127.0.0.1:8000/v1; empty: the client's default
-        api_key_env  the environment variable that holds the key; keys are in no config and no catalog
+        api_key_env  the environment variable that holds the key, where it is not the one that belongs to the endpoint
+                     anyway; whoever runs Rushes says which belongs to which, and no other is sent there
         concurrency  questions that are under way at a time
         timeout_s    of one request
         retries      of a request that failed by a time-out, a lost connection, 408, 409, 429 or 5xx; waits grow
@@ -59,7 +62,7 @@ class EndpointCaption(Step):
         model: str = ""
         rewriter: str = ""
         base_url: str = field(default="", metadata=_WHERE)
-        api_key_env: str = field(default="OPENAI_API_KEY", metadata=_WHERE)
+        api_key_env: str = field(default="", metadata=_WHERE)
         concurrency: int = field(default=8, metadata=_WHERE)
         timeout_s: float = field(default=120.0, metadata=_WHERE)
         retries: int = field(default=4, metadata=_WHERE)
@@ -75,9 +78,10 @@ class EndpointCaption(Step):
             if self.token_key not in TOKEN_KEYS:
                 raise BadInput(f"steps.caption.token_key must be one of {', '.join(TOKEN_KEYS)}")
             check_url(self.base_url)
-            if not self.base_url and not os.environ.get(self.api_key_env):
+            variable = key_variable(self.base_url, self.api_key_env)
+            if not self.base_url and not os.environ.get(variable):
                 raise BadInput(
-                    f"steps.caption: give base_url (an OpenAI-compatible endpoint), or set {self.api_key_env} in the "
+                    f"steps.caption: give base_url (an OpenAI-compatible endpoint), or set {variable} in the "
                     "environment for the default one"
                 )
 
@@ -93,9 +97,12 @@ class EndpointCaption(Step):
         except ModuleNotFoundError:
             raise BadInput("steps.caption needs the package openai: pip install 'rushes[captions]'") from None
         c = self.config
+        address = c.base_url or default_endpoint()
+        self.key = os.environ.get(key_variable(c.base_url, c.api_key_env), "")
+        remember([self.key])
         self.client = openai.OpenAI(
-            api_key=os.environ.get(c.api_key_env) or "none", base_url=c.base_url or None,
-            timeout=c.timeout_s, max_retries=c.retries,
+            api_key=self.key or "none", base_url=address, timeout=c.timeout_s, max_retries=c.retries,
+            organization="" if c.base_url else None, project="" if c.base_url else None,
         )  # fmt: skip
 
     def process(self, row: Row) -> Row:
@@ -138,19 +145,36 @@ class EndpointCaption(Step):
             return Answer(finish="refused") if _is_filtered(error) else Answer(error=self._plain(_said(error)))
         except openai.OpenAIError as error:
             return Answer(error=self._plain(f"{type(error).__name__}: {error}"))
-        return _answer(reply)
+        answer = _answer(reply)
+        return replace(answer, text=answer.text.replace(self.key, "***")) if self.key else answer
 
     def _plain(self, message: str) -> str:
         """A message on one line, without the key should the endpoint repeat it."""
-        key = os.environ.get(self.config.api_key_env)
-        return printable(message.replace(key, "***") if key else message, 300)
+        return printable(cleared(message), 300)
+
+
+def default_endpoint() -> str:
+    """The client's default: OPENAI_BASE_URL in the environment, else OpenAI's own."""
+    return os.environ.get(OPENAI_URL) or OPENAI
+
+
+def key_variable(base_url: str, asked: str = "") -> str:
+    """The environment variable with the key of an endpoint, "" where none belongs to it. Raises BadInput where a config
+    asks for another one: it could send any secret of this machine to any address."""
+    own = in_force().key_variable(base_url or default_endpoint())
+    if asked and asked != own:
+        raise BadInput(
+            f"steps.caption.api_key_env: {asked} does not belong to {bare(base_url or default_endpoint())}, so it is "
+            f"not sent there; whoever runs this can add the pair to `endpoints` in the file that {VARIABLE} names"
+        )
+    return own
 
 
 def check_url(url: str) -> None:
     """Raises BadInput for an address that is none, or that carries a secret: configs are stored with every run."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise BadInput(f"steps.caption.base_url {url!r} is no address such as http://127.0.0.1:8000/v1")
+        raise BadInput(f"steps.caption.base_url {bare(url)!r} is no address such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query:
         raise BadInput("steps.caption.base_url must hold no user, password or query: keys come from the environment")
 

@@ -15,7 +15,8 @@ from data_prep.publish.check import Seen
 from data_prep.publish.cutting import Shown
 from data_prep.publish.sound import Sound, SoundReader, pieces_of
 from data_prep.sources.counting import INDEX_COLUMNS, FrameIndex, FrameReader, presented
-from data_prep.sources.reading import CHANGED, local_path_of, open_media, unchanged_file
+from data_prep.sources.reading import CHANGED, open_media, unchanged_file
+from stages.core.reach.policy import local_path
 from stages.core.step import PermanentError, Row, Workspace
 
 COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
@@ -25,7 +26,7 @@ COLUMNS = (*INDEX_COLUMNS, "time_s", "signature")
 
 def stamp(uri: str) -> tuple[int, int] | None:
     """Length and time of a local file, which tell whether it was touched; None for what lies elsewhere."""
-    path = local_path_of(uri)
+    path = local_path(uri)
     if path is None:
         return None
     found = path.stat()

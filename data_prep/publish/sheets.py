@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.reach.containers import open_container
 from stages.core.step import ARTIFACT, OWN_UNITS, Inputs, Job, Port, Resources, Row, Step
 
 SHOWN = pa.struct([("clip_id", pa.string()), ("thumb_uri", pa.string()), ("media_uri", pa.string())])
@@ -127,8 +128,5 @@ class Sheet(Step):
 
         if clip["thumb_uri"]:
             return Image.open(io.BytesIO(self.workspace.read(clip["thumb_uri"]))).convert("RGB")
-        import av
-
-        opened: Any = av.open(io.BytesIO(self.workspace.read(clip["media_uri"])))
-        with opened as container:
+        with open_container(self.workspace.read(clip["media_uri"])) as container:
             return next(container.decode(video=0)).to_image()

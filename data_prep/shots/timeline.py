@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data_prep.sources.reading import local_path_of
 from stages.core.errors import BadInput
+from stages.core.reach.policy import local_path
 
 FORMATS = (".edl", ".otio")
 RATES = tuple(Fraction(n, d) for n, d in (
@@ -67,7 +67,7 @@ def timeline(strips: Sequence[Strip], name: str, counted: bool = False) -> Any:
             time = otio.opentime.RationalTime
             return otio.opentime.TimeRange(time(start, rate), time(end - start, rate))
 
-        path = local_path_of(strip.uri)
+        path = local_path(strip.uri)
         url = path.as_uri() if path and path.is_absolute() else strip.uri
         at = 0
         for start, end in strip.spans:

@@ -11,16 +11,16 @@ to a temporary file that the table is mapped from.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import pyarrow as pa
 from av.stream import Disposition
@@ -28,8 +28,9 @@ from av.stream import Disposition
 from data_prep.signals.frames import FRAMES, FrameMeter, Rates, Thumbnail
 from data_prep.sources.counting import presented
 from data_prep.sources.display import deinterlaced
-from data_prep.sources.reading import LIMITS, knows_breaks
+from data_prep.sources.reading import knows_breaks, open_media
 from stages.core.measures.bars import Bars, lasting
+from stages.core.reach.containers import LIMITS
 
 __all__ = ["FRAMES", "Rates", "SignalConfig", "Signals", "Thumbnail", "decode_signals"]
 
@@ -92,22 +93,14 @@ def decode_signals(
 ) -> Signals:
     """Decode the main video stream of a source once, sequentially, on one thread, and measure its frames.
 
-    source is a path, a file object, or an open PyAV container. stream_index names the stream; without it, it is the
+    source is a path, or an open PyAV container. stream_index names the stream; without it, it is the
     first that is marked default, else the first that is no cover art. time_limit_s ends the pass early (0: no limit).
-    spool is the folder of the temporary file. Raises av.FFmpegError where the source cannot be opened and ValueError
-    where it has no video or not one frame could be decoded.
+    spool is the folder of the temporary file. Raises PermanentError where the source cannot be opened and
+    ValueError where it has no video or not one frame could be decoded.
     """
     config = config or SignalConfig()
-    container = source if hasattr(source, "demux") else av.open(os.fspath(source) if _is_path(source) else source)
-    try:
+    with nullcontext(source) if hasattr(source, "demux") else open_media(Path(source)) as container:
         return _Pass(container, _stream(container, stream_index), config, time_limit_s).run(spool)
-    finally:
-        if container is not source:
-            container.close()
-
-
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike)
 
 
 def _stream(container: Any, index: int | None) -> Any:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +19,12 @@ from urllib.parse import quote_from_bytes
 import pyarrow as pa
 
 from data_prep.sources.manifests import MANIFESTS, read_manifest
-from data_prep.sources.reading import facts_of, local_path_of, remote_facts
+from data_prep.sources.reading import facts_of, remote_facts
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.reach.opening import is_web, joined, read_bytes
+from stages.core.reach.policy import in_force, local_path
+from stages.core.reach.secrets import bare, bare_in, cleared, remember, secret_parts
 from stages.core.step import Row
 
 ROOTS = pa.schema(
@@ -44,6 +49,7 @@ read again, so that a new label costs no new read."""
 
 TEXTS = ("uri", "version", "label", "caption", "licence", "extra", "shots", "problem")
 REMOTE_THREADS = 16
+CHAIN = re.compile(r"\w+::")
 
 
 def list_sources(
@@ -63,24 +69,64 @@ def list_sources(
 
     Raises BadInput for a word that names nothing, and for a manifest that cannot be read.
     """
-    found: dict[str, Row] = {}
+    found: dict[tuple[str, str], Row] = {}
+    several: Counter[str] = Counter()
+    trust_sources([*sources, *filter(None, [columns.get("root")])])
     for word in sources:
         empty = True
-        for row in _expand(str(word), columns):
+        for row in (_kept(row, several) for row in _expand(str(word), columns)):
             empty = False
-            found.setdefault(row["uri"], row)
+            found.setdefault((row["uri"], row.get("problem") or ""), row)
             if limit and len(found) >= limit:
                 break
         if empty:
-            raise BadInput(f"{word!r} names no files; give files, folders, globs or manifests ({', '.join(MANIFESTS)})")
+            raise BadInput(
+                f"{bare(word)!r} names no files; give files, folders, globs or manifests ({', '.join(MANIFESTS)})"
+            )
     rows = list(found.values())[: limit or None]
     if shot_lists:
         rows = _with_lists(rows, shot_lists)
     return [_finished(row, i, label_from_folder) for i, row in enumerate(_with_versions(rows))]
 
 
+def trust_sources(sources: Iterable[str]) -> None:
+    """Manifests may name what lies below the folders and addresses that are named as sources."""
+    reach = in_force()
+    for word in map(str, sources):
+        if "://" in word and not word.startswith("file://"):
+            place = bare(word)
+            whole = not glob.has_magic(place) and Path(place).suffix.lower() not in MANIFESTS
+            reach.trust(place if whole else re.split(r"[*?\[]", place, maxsplit=1)[0].rpartition("/")[0])
+            continue
+        path = (local_path(word) if word.startswith("file://") else None) or Path(word).expanduser()
+        if path.is_dir():
+            reach.trust(path)
+        elif path.is_file():
+            reach.trust(path.parent) if path.suffix.lower() in MANIFESTS else reach.trust_file(path)
+
+
+def _kept(row: Row, several: Counter[str]) -> Row:
+    """A row with the bare form of its address; who opens it gets the whole one. Of those that differ only in what is
+    taken away the first is kept, as the others could not be told from it; `several` counts these."""
+    uri, reach = row["uri"], in_force()
+    if "://" not in uri or uri.startswith("file://"):
+        return row
+    plain = bare(uri)
+    if row.get("problem"):
+        return {**row, "uri": plain}
+    if reach.links.get(plain, uri if plain == uri else "") not in ("", uri):
+        several[plain] += 1
+        alike = (
+            f"number {several[plain] + 1} of the addresses that differ only in their query or their user, of which the "
+            "first is read; give each file a path of its own"
+        )
+        return {**row, "uri": plain, "size": 0, "problem": alike}
+    return {**row, "uri": reach.keep(uri)}
+
+
 def _finished(row: Row, position: int, label_from_folder: bool) -> Row:
     texts = {k: str(row.get(k) or "") for k in TEXTS}
+    texts["extra"] = bare_in(texts["extra"])
     if label_from_folder and not texts["label"] and "/" in row["uri"].strip("/"):
         texts["label"] = row["uri"].rstrip("/").rsplit("/", 2)[-2]
     size = int(row["size"])
@@ -91,7 +137,7 @@ def _expand(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
     if "://" in word and not word.startswith("file://"):
         yield from _expand_remote(word, columns)
         return
-    path = (local_path_of(word) if word.startswith("file://") else None) or Path(word).expanduser()
+    path = (local_path(word) if word.startswith("file://") else None) or Path(word).expanduser()
     if path.is_dir():
         yield from _walk(Path(os.path.abspath(path)))
     elif path.is_file() and path.suffix.lower() in MANIFESTS:
@@ -154,9 +200,9 @@ def _below(root: str, rows: Iterable[Row]) -> Iterator[Row]:
     """The rows of a manifest whose paths count from a folder, or from a URL."""
     if "://" in root and not root.startswith("file://"):
         base = root.rstrip("/")
-        yield from ({**r, "uri": r["uri"] if "://" in r["uri"] else f"{base}/{r['uri']}"} for r in rows)
+        yield from _named_elsewhere({**r, "uri": joined(base, r["uri"])} for r in rows)
         return
-    folder = Path(os.path.abspath(local_path_of(root) or Path(root).expanduser()))
+    folder = Path(os.path.abspath(local_path(root) or Path(root).expanduser()))
     if not folder.is_dir():
         raise BadInput(f"manifest.root={root} is no folder")
     yield from _from_manifest(rows, folder)
@@ -165,41 +211,71 @@ def _below(root: str, rows: Iterable[Row]) -> Iterator[Row]:
 def _from_manifest(rows: Iterable[Row], folder: Path) -> Iterator[Row]:
     for row in rows:
         uri = next((place for place in row.get("nearby", ()) if (folder / place).is_file()), row["uri"])
-        if "://" in uri:
-            yield row if not uri.startswith("file://") else {**row, **local_row(local_path_of(uri) or Path(uri))}
+        if "://" in uri or CHAIN.match(uri):
+            yield from _named_elsewhere([{**row, "uri": uri}])
             continue
         path = Path(os.path.normpath(folder / uri))
         if uri != uri.strip() and not os.path.lexists(path):  # a name may begin with a space; more often one slipped in
             path = Path(os.path.normpath(folder / uri.strip()))
-        if not os.path.isabs(uri) and not path.is_relative_to(folder):
-            yield {**row, "uri": local_uri(path), "size": 0, "problem": "the path leads out of the manifest's folder"}
+        inside = path.is_relative_to(folder)
+        found = local_row(path, folder if inside else None)
+        if not inside and not os.path.isabs(uri):
+            found |= {"size": 0, "problem": "the path leads out of the manifest's folder"}
+        elif not found["problem"] and (refusal := in_force().refusal(str(path))):
+            found |= {"size": 0, "problem": refusal}
+        yield {**row, **found}
+
+
+def _named_elsewhere(rows: Iterable[Row]) -> Iterator[Row]:
+    """Addresses that a manifest names: those that it may not name keep their row and say so."""
+    for row in rows:
+        try:
+            refusal = in_force().refusal(row["uri"])
+        except BadInput as bad:
+            refusal = str(bad)
+        if refusal:
+            yield {**row, "uri": bare(row["uri"]), "size": 0, "problem": refusal}
+        elif (path := local_path(row["uri"])) is not None:
+            yield {**row, **local_row(path)}
         else:
-            yield {**row, **local_row(path, None if os.path.isabs(uri) else folder)}
+            yield row
 
 
 # -- object stores ---------------------------------------------------------------------------------------------------
 
 
 def _expand_remote(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
+    remember(secret_parts(word))
+    plain = bare(word)
+    suffix = "" if glob.has_magic(plain) else Path(plain).suffix.lower()
+    if suffix in MANIFESTS:
+        yield from _remote_manifest(word, columns)
+    elif suffix and is_web(word):
+        yield {"uri": word}  # a file: its size and version are asked for as those of rows are
+    else:
+        yield from _remote_files(word)
+
+
+def _remote_manifest(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
+    base = columns.get("root") or bare(word).rpartition("/")[0]
+    try:
+        data = read_bytes(in_force().keep(word))
+    except Exception as error:  # every file system has its own tree of errors
+        raise BadInput(cleared(f"{bare(word)!r} cannot be read: {error}")) from None
+    yield from _below(base, read_manifest(bare(word), data, columns))
+
+
+def _remote_files(word: str) -> Iterator[Row]:
     import fsspec
 
     try:
         fs, path = fsspec.core.url_to_fs(word)
-    except (ValueError, ImportError) as error:
-        raise BadInput(f"{word!r} cannot be listed: {error}") from None
-    try:
         if glob.has_magic(path):
             found = [i for i in fs.glob(path, detail=True).values() if i["type"] == "file"]
-        elif fs.isdir(path):
-            found = list(fs.find(path, detail=True).values())
-        elif Path(path).suffix.lower() in MANIFESTS:
-            rows = read_manifest(word, fs.cat_file(path), columns)
-            yield from _below(columns.get("root") or word.rsplit("/", 1)[0], rows)
-            return
         else:
-            found = [fs.info(path)]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{word!r} cannot be listed: {error}") from None
+            found = list(fs.find(path, detail=True).values()) if fs.isdir(path) else [fs.info(path)]
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(cleared(f"{bare(word)!r} cannot be listed: {error}")) from None
     for info in sorted(found, key=lambda i: str(i["name"])):
         if not str(info["name"]).rsplit("/", 1)[-1].startswith("."):
             yield {"uri": fs.unstrip_protocol(info["name"]), **facts_of(info)}
@@ -216,7 +292,7 @@ def _with_lists(rows: list[Row], folder: str) -> list[Row]:
         names = [i["name"] for i in fs.ls(path, detail=True) if i["type"] == "file"]
         lists = {name: fs.cat_file(name) for name in names if name.endswith(SUFFIXES)}
     except (OSError, ValueError, ImportError) as error:
-        raise BadInput(f"shot_lists={folder} cannot be listed: {error}") from None
+        raise BadInput(cleared(f"shot_lists={bare(folder)} cannot be listed: {error}")) from None
     found = by_source(lists, [_name(row) for row in rows])
     return [{**row, "shots": found.get(_name(row), "")} for row in rows]
 

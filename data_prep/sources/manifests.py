@@ -14,6 +14,7 @@ from typing import Any
 
 from stages.core.config import nearest
 from stages.core.errors import BadInput
+from stages.core.reach.harmless import from_cell
 from stages.core.step import Row
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
@@ -158,7 +159,10 @@ def _text(name: str, suffix: str, data: bytes) -> Iterator[tuple[int, Mapping[st
         return
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
     try:
-        yield from enumerate(reader, 2)
+        yield from (
+            (n, {k: from_cell(v) if isinstance(v, str) else v for k, v in row.items()})
+            for n, row in enumerate(reader, 2)
+        )
     except csv.Error as error:
         raise BadInput(f"{name}, line {reader.line_num}: {error}") from None
 

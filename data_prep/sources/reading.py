@@ -1,60 +1,27 @@
-"""Opening footage safely: from local disk or any fsspec URL, and never more than the one file that was named."""
+"""Opening footage: from local disk or elsewhere, made sure of, and never more than the one file that was named."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
+from stages.core.reach import containers, opening
+from stages.core.reach.policy import local_path
+from stages.core.reach.secrets import cleared
 from stages.core.step import PermanentError, Row
 
 COPY_BYTES = 1 << 20
-PLAYLISTS = frozenset({"hls", "dash", "concat", "concatf", "imf", "sdp", "rtsp", "vapoursynth", "avisynth", "lavfi"})
-"""Demuxers that read other files than the one they are given."""
-TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf"})
-"""Demuxers that make a picture of any text file."""
-MAX_PIXELS = 1 << 26
-"""The largest picture that is decoded, 8192 x 8192: a file of a few bytes may claim one that fills the memory."""
 TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT."""
-LIMITS = {"max_pixels": str(MAX_PIXELS)}
-"""Options of every decoder."""
 VERSIONS = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
 """What object stores call that by which a file tells that it has changed."""
 
-
-def local_path_of(uri: str) -> Path | None:
-    """The path of a uri on local disk, None for any other. Local uris are absolute paths, or file:// with %XX."""
-    if uri.startswith("file://"):
-        return Path(unquote_to_bytes(uri[len("file://") :]).decode("utf-8", "surrogateescape"))
-    return Path(uri) if uri.startswith("/") else None
-
-
-@contextmanager
-def local_file(uri: str, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """The file behind a uri as a path on local disk: itself, or a temporary copy of what lies on an object store.
-
-    `check` is called between parts of the copy and may raise, for a time limit.
-    """
-    if (path := local_path_of(uri)) is not None:
-        yield path
-        return
-    import fsspec
-
-    with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
-        copy = Path(folder) / "source"
-        with fsspec.open(uri, "rb") as remote, copy.open("wb") as file:
-            while part := remote.read(COPY_BYTES):
-                file.write(part)
-                check()
-        yield copy
+local_file = opening.local_copy
 
 
 @contextmanager
@@ -83,7 +50,7 @@ CHANGED = "the source is another file now than the one that was curated; curate 
 
 def _version_of(uri: str, found: os.stat_result) -> str:
     """As the listing notes it."""
-    if local_path_of(uri) is not None:
+    if local_path(uri) is not None:
         return str(found.st_mtime_ns)
     return str(remote_facts(uri)["version"])
 
@@ -95,14 +62,11 @@ def facts_of(info: Mapping[str, Any]) -> Row:
 
 
 def remote_facts(uri: str) -> Row:
-    """Size and version (etag or time) of one file on an object store; a problem where it cannot be found."""
-    import fsspec
-
+    """Size and version (etag or time) of one file that lies elsewhere; a problem where it cannot be found."""
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
-        return facts_of(fs.info(path))
+        return facts_of(opening.info(uri))
     except Exception as error:  # a bad row of a manifest never stops the batch, whatever its file system raises
-        return {"size": 0, "version": "", "problem": f"cannot be found: {error}"}
+        return {"size": 0, "version": "", "problem": f"cannot be found: {cleared(str(error))}"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -121,53 +85,16 @@ def _check_hash(uri: str, path: Path, found: os.stat_result, sha256: str, check:
     check()
 
 
-def only_this_file(path: Path, name: str) -> Callable[..., Any]:
-    """A libav open hook that opens one path, under this name: playlists cannot pull in other files or addresses."""
-
-    def open_file(url: str, flags: int, options: dict[str, str]) -> Any:
-        if url != name:
-            raise PermissionError(f"the file refers to another one, {url!r}, which is not opened")
-        return path.open("rb")
-
-    return open_file
-
-
 @contextmanager
 def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
-    """A PyAV input container on one local file. Raises PermanentError for playlists, text and what does not open.
-
-    libav never sees the file's own name, which might mean something to it (`concat:`, `%03d`) or be no text at all.
-    """
-    import av
-
-    timeout = time_limit_s or None
-    suffix = path.suffix if path.suffix[1:].isascii() and path.suffix[1:].isalnum() else ""
+    """A PyAV input container on one local file. Raises PermanentError for playlists, text and what does not open."""
     try:
-        container = av.open(
-            f"source{suffix}",
-            io_open=only_this_file(path, f"source{suffix}"),
-            timeout=(timeout, timeout),
-            metadata_errors="replace",
-            options=LIMITS,
-        )
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise PermanentError(f"libav cannot open it: {getattr(error, 'strerror', None) or error}") from None
-    with container:
-        names = set(container.format.name.split(","))
-        if names & PLAYLISTS or names & TEXT_ART:
-            raise PermanentError(f"a {container.format.name} file is no footage")
-        for stream in container.streams.video:
-            if stream.codec_context:
-                stream.codec_context.options = LIMITS
-        yield container
+        with containers.open_container(path, time_limit_s) as container:
+            yield container
+    except containers.NotOpened as error:
+        raise PermanentError(str(error)) from None
 
 
 def knows_breaks(container: Any) -> bool:
     """Whether a container's format may have breaks in its times: MPEG program and transport streams."""
     return bool(int(container.format.flags) & TS_DISCONT)
-
-
-def copy_to(uri: str, target: Path) -> None:
-    """Copy footage to a local file."""
-    with local_file(uri) as path:
-        shutil.copyfile(path, target)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flows.cli.run import curate_command, render_command
 from flows.run.session import EXIT_STATUS, STOPPED, existing_catalog
 from flows.views.page import stage_costs, write_page
 from flows.views.tables import read_table
+from flows.views.terminal import console as plain_console
 from stages.core.config import ROOT
 from stages.core.ledger.catalog import Catalog
 from stages.core.step import Row
@@ -22,7 +22,7 @@ PAGE = "demo.html"
 CURATED = (("sources", "status"), ("cuts", "kind"), ("clips", ""), ("verdicts", "status"), ("captions", "kind"))
 """Tables of the curation, each with the column whose values are counted."""
 
-console = Console(highlight=False)
+console = plain_console()
 
 
 def run_demo(store: str, executor: str | None) -> int:

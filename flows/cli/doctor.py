@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from flows.prefect.server import VARIABLE, named_server, ui_address, unreachable
+from flows.views.terminal import say
 from stages.core.config import CONFIGS, ROOT, structured
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import TEMPORARY, Storage
@@ -45,9 +46,9 @@ def examine(store: str | None = None) -> int:
     findings = list(run_checks(store))
     width = max(len(f.name) for f in findings)
     for f in findings:
-        click.echo(f"{click.style(f'{f.status:7}', fg=COLOURS[f.status])}  {f.name:{width}}  {f.state}")
+        say(f"  {f.name:{width}}  {f.state}", coloured=click.style(f"{f.status:7}", fg=COLOURS[f.status]))
         if f.advice:
-            click.echo(f"{'':7}  {'':{width}}  -> {f.advice}")
+            say(f"{'':7}  {'':{width}}  -> {f.advice}")
     return int(any(f.status == MISSING for f in findings))
 
 

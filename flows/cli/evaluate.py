@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flows.cli.run import common_settings, console, print_plan, run_and_report, split_words
 from flows.run.session import prepare
+from flows.views.terminal import console as plain_console
 from flows.views.words import counted
 from stages.core.errors import BadInput
 
@@ -51,12 +51,12 @@ def print_figures(figures: Mapping[str, Any], path: Path) -> None:
         table.add_column(heading, justify="left" if heading == "attribute" else "right")
     for name, share in figures["accuracy"].items():
         table.add_row(name, _share(share), _share(figures["quarters"].get(name)) if name != "all" else "")
-    Console(highlight=False, stderr=console.stderr).print(table)
+    plain_console(stderr=console.stderr).print(table)
     if first := figures.get("first_frame"):
         console.print(f"first frames: {first['psnr']:.1f} dB, the worst {first['least']:.1f} dB")
     for name, about in figures.get("distances", {}).items():
         console.print(f"{name}: {about['refused'] or format(figures[name], '.2f')}")
-    console.print(f"figures in {path}", soft_wrap=True)
+    console.print(f"figures in {path}", soft_wrap=True, markup=False)
 
 
 def _share(value: float | None) -> str:

@@ -35,6 +35,7 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         from flows.run.stopping import Interrupted, StopOnSignal, end_with
+        from flows.views.terminal import say
         from stages.core.errors import BadInput, Stopped
         from stages.core.full_disk import as_cannot_write
         from stages.core.running.leaving import left_at_work
@@ -43,10 +44,10 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
             with StopOnSignal():
                 status = command(*args, **kwargs) or 0
         except BadInput as error:
-            click.echo(f"rushes: {error}", err=True)
+            say(f"rushes: {error}", err=True)
             status = 2
         except Stopped as stopped:
-            click.echo(f"rushes: stopped: {stopped}", err=True)
+            say(f"rushes: stopped: {stopped}", err=True)
             status = 3
         except Interrupted as interrupted:
             status = interrupted.exit_status
@@ -54,7 +55,7 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
             store = str(kwargs.get("store") or "")
             if (found := as_cannot_write(error, Path(store) if store and "://" not in store else None)) is None:
                 raise
-            click.echo(f"rushes: {found}", err=True)
+            say(f"rushes: {found}", err=True)
             status = 3
         if left_at_work():
             end_with(status)
@@ -67,7 +68,10 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
 @click.version_option(package_name="rushes")
 def main() -> None:
     """Rushes: footage to a curated training set, and prompts to finished video."""
+    from stages.core.reach.secrets import guard_output
+
     be_quiet()
+    guard_output()
 
 
 @main.command()

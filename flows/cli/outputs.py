@@ -16,6 +16,7 @@ from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
+from stages.core.reach.harmless import for_cell
 from stages.core.running.runs import find_run
 
 FORMATS = (".parquet", ".csv", ".jsonl", *TIMELINES)
@@ -24,7 +25,9 @@ EACH = "{source}"
 
 
 def write_table(table: pa.Table, out: Path) -> None:
-    """Write a table as parquet, csv (nested columns as JSON text) or jsonl. Raises BadInput where that cannot be."""
+    """Write a table as parquet, csv or jsonl. Raises BadInput where that cannot be.
+
+    In csv nested columns are JSON, and texts that a spreadsheet would take for a formula begin with an apostrophe."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".parquet":
@@ -43,13 +46,15 @@ def write_table(table: pa.Table, out: Path) -> None:
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    columns = [
-        pa.array([json.dumps(v, default=str, ensure_ascii=False) for v in table[f.name].to_pylist()])
-        if pa.types.is_nested(f.type)
-        else table[f.name]
-        for f in table.schema
-    ]
-    return pa.table(columns, names=table.column_names)
+    return pa.table([_as_cells(table[f.name]) for f in table.schema], names=[for_cell(n) for n in table.column_names])
+
+
+def _as_cells(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if pa.types.is_nested(column.type):
+        return pa.array([json.dumps(v, default=str, ensure_ascii=False) for v in column.to_pylist()])
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pa.array([v if v is None else for_cell(v) for v in column.to_pylist()], column.type)
+    return column
 
 
 def is_special(out: Path) -> bool:

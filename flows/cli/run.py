@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from flows.prefect.server import require_server
 from flows.run.progress import Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
+from flows.views.terminal import console as plain_console
+from flows.views.terminal import say
 from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 
-console = Console(stderr=not sys.stdout.isatty(), highlight=False, emoji=False)
+console = plain_console(stderr=not sys.stdout.isatty())
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -55,7 +55,7 @@ def render_command(
         raise BadInput("give one campaign file, or --prompt TEXT")
     values = common_settings(**options)
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
-    campaign = load_campaign(files, values, overrides)
+    campaign = load_campaign(files, values, overrides, store)
     prepared = prepare(campaign, store)
     if export_to:
         check_export(export_to, campaign.takes, prepared.catalog.storage)
@@ -69,7 +69,7 @@ def render_command(
     elif export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
         paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
-        console.print(f"{counted(len(paths), 'video')} in {export_to}")
+        console.print(f"{counted(len(paths), 'video')} in {export_to}", markup=False)
     return outcome.exit_status
 
 
@@ -96,9 +96,9 @@ def print_plan(prepared: Prepared, what: str) -> int:
     if what == "settings":
         from omegaconf import OmegaConf
 
-        print(OmegaConf.to_yaml(OmegaConf.create(dict(prepared.plain))), end="")
+        say(OmegaConf.to_yaml(OmegaConf.create(dict(prepared.plain))))
         return 0
-    plan, survey, out = prepared.plan, prepared.survey, Console(highlight=False)
+    plan, survey, out = prepared.plan, prepared.survey, plain_console()
     unknown = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.nodes}
     out.print(f"{plan.flow}: what would run", markup=False)
     out.print(counts_table(survey.counts(), {n.name: n.fingerprint for n in plan.nodes}, unknown))
@@ -141,9 +141,9 @@ def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
     done = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
     rows = f"; {counted(failed, 'row')} failed" if failed else ""
-    console.print(f"run {outcome.run_id}: {done}{reason}{rows}")
+    console.print(f"run {outcome.run_id}: {done}{reason}{rows}", markup=False)
     if failed or outcome.reason:
-        console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True)
+        console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True, markup=False)
 
 
 __all__ = ["curate_command", "existing_catalog", "print_plan", "render_command", "run_and_report", "split_words"]

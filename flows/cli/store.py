@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from flows.cli.outputs import FORMATS, is_special, write_special, write_table
 from flows.run.session import existing_catalog
+from flows.views.grid import print_table
 from flows.views.tables import read_table
-from flows.views.terminal import print_table
+from flows.views.terminal import console as plain_console
 from flows.views.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.upkeep import Report
 from stages.core.ledger.upkeep import repair as repair_store
+from stages.core.reach.harmless import for_terminal
 from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
-console = Console(highlight=False, emoji=False)
+console = plain_console()
 
 
 def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
@@ -36,7 +37,7 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     table = read_table(catalog, name, run_id=run_id, everything=everything)
     if out:
         write_table(table, out)
-        console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True)
+        console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True, markup=False)
     else:
         print_table(console, table)
     return 0
@@ -77,7 +78,7 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         table.add_row(name, str(c.done), str(c.todo), str(c.waiting), str(c.failed))
     console.print(table)
     for line in _failures(record, catalog):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
 
 
 def _run_line(record: RunRecord) -> str:
@@ -117,7 +118,7 @@ def show_lineage(what: str, store: str) -> int:
         if about:
             about.append("")
         for line in [*(["", "trained from:"] if row_id != first else []), *about, *as_text(origin)]:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
         row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
     return 0
 

@@ -20,6 +20,8 @@ from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Node, Plan
+from stages.core.reach.policy import begin
+from stages.core.reach.secrets import bare
 from stages.core.step import StepRef
 
 FLOW = "curate"
@@ -68,7 +70,7 @@ class Curation(ResolvedConfig):
     @property
     def scope(self) -> str:
         """Its sources as they were named."""
-        return ", ".join(self.config.sources)
+        return ", ".join(bare(word) for word in self.config.sources)
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan over the sources as they lie there now; keeps the listing as roots. Raises BadInput."""
@@ -83,6 +85,7 @@ def load_curation(
     sources: Sequence[str], config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]
 ) -> Curation:
     """Merge configs/curate.yaml < config file < values < overrides and check all of it. Raises BadInput."""
+    begin()
     path = find_config(config)
     default = find_config("curate")
     files = [default] if path == default else [default, path]

@@ -9,8 +9,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from rich.console import Console
-
 from flows.curate.notes import sources_without_clips, why
 from flows.curate.report_data import (
     Scored,
@@ -25,6 +23,7 @@ from flows.curate.report_data import (
 from flows.curate.tables import captions_sql, is_known, sources
 from flows.run.session import existing_catalog
 from flows.views.page import data_uri, page_environment
+from flows.views.terminal import console as plain_console
 from flows.views.words import reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
@@ -36,7 +35,7 @@ NAME = "report.html"
 KEPT, PER_REASON, NEAR, LOST = 24, 6, 4, 200
 LONGEST_LABEL = 40
 
-console = Console(highlight=False)
+console = plain_console()
 
 
 def report_command(store: str, run_id: str, out: Path | None) -> int:

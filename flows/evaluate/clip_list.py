@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.reach.harmless import from_cell
 from stages.core.step import Row
 from stages.core.weights.digests import file_digest
 
@@ -35,7 +36,7 @@ def read_captions(table: Path, folder: Path) -> list[tuple[str, Path, str]]:
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if any(cell.strip() for cell in line)]
+            lines = [[from_cell(c) for c in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"captions {table} cannot be read: {error}") from None
     if not lines:

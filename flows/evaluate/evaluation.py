@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
-from flows.render.campaign import RenderConfig, on_top, resolve
+from flows.render.campaign import RenderConfig, on_top, resolve, trust_named
 from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, read_yaml
@@ -30,7 +30,7 @@ CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("par
 JUDGED, REFERENCE = "judged", "reference"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
 COMPARING = ("motion", "pictures", "compare")
-FIRST_FRAME_SIDE = 256
+FIRST_FRAME_SIDE, FIRST_FRAMES = 256, "first-frames"
 
 
 @dataclass
@@ -89,7 +89,9 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     before any work."""
     path, default = find_config(config), find_config(DEFAULT)
     files = [default] if path == default else [default, path]
-    layers = [*((str(p), read_yaml(p)) for p in files), *on_top(values, overrides)]
+    named = on_top(values, overrides)
+    trust_named((path.resolve().parent, cache_folder() / FIRST_FRAMES), named)
+    layers = [*((str(p), read_yaml(p)) for p in files), *named]
     compared = any(layer.get("reference") for _, layer in layers)
     on = {"steps": {name: {"enabled": True} for name in COMPARING}} if compared else {}
     settings, steps = resolve(EvaluateConfig, [layers[0], ("the flow", on), *layers[1:]])
@@ -162,7 +164,7 @@ def first_frame(prompt: str, seed: int, world: str) -> Path:
     scene = scene_from_prompt(prompt, seed, load_world(Path(world).expanduser()))
     frame = render(scene, FIRST_FRAME_SIDE, FIRST_FRAME_SIDE, 1, 16)[0]
     data = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
-    path = cache_folder() / "first-frames" / f"{hashlib.sha256(data).hexdigest()}.png"
+    path = cache_folder() / FIRST_FRAMES / f"{hashlib.sha256(data).hexdigest()}.png"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

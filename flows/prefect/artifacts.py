@@ -19,6 +19,8 @@ from prefect.artifacts import (
 )
 
 from flows.run.session import Outcome
+from stages.core.reach.harmless import for_markdown, for_terminal
+from stages.core.reach.secrets import bare, bare_in
 from stages.core.step import Row
 
 log = logging.getLogger("rushes")
@@ -135,22 +137,28 @@ def result_table(outcome: Outcome, costs: Mapping[str, Cost]) -> list[dict[str, 
 
 def show_result(flow: str, scope: str, store: str, outcome: Outcome, costs: Mapping[str, Cost]) -> None:
     """The result artifacts: a table of the stages, and a text that says where everything is."""
-    create_table_artifact(result_table(outcome, costs), key=f"{flow}-stages", description=f"Stages of {scope}")
-    create_markdown_artifact(result_text(flow, scope, store, outcome), key=f"{flow}-result", description=scope)
+    create_table_artifact(
+        result_table(outcome, costs), key=f"{flow}-stages", description=f"Stages of {for_markdown(bare_in(scope))}"
+    )
+    create_markdown_artifact(
+        result_text(flow, scope, store, outcome), key=f"{flow}-result", description=for_markdown(bare_in(scope))
+    )
 
 
 def result_text(flow: str, scope: str, store: str, outcome: Outcome) -> str:
     """What was made, how it ended, and the commands that show it."""
     ending = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    table = SHOWN.get(flow, "clips")
+    table, place = SHOWN.get(flow, "clips"), for_terminal(bare(store), keep="")
     name = f"--run {outcome.run_id}"
     return (
-        f"## {flow}: {ending}{reason}\n\n- scope: `{scope}`\n- run: `{outcome.run_id}`\n- store: `{store}`\n\n"
-        f"    rushes table {table} {name} --store {store}\n    rushes status --store {store}\n"
+        f"## {flow}: {ending}{for_markdown(reason)}\n\n- scope: {for_markdown(bare_in(scope))}\n"
+        f"- run: `{outcome.run_id}`\n- store: {for_markdown(place)}\n\n"
+        f"    rushes table {table} {name} --store {place}\n    rushes status --store {place}\n"
     )
 
 
 def show_link(flow: str, name: str, address: str, text: str) -> None:
     """A link artifact, to an export or a page."""
-    create_link_artifact(address, link_text=text, key=f"{flow}-{name}", description=text)
+    shown = for_markdown(text)
+    create_link_artifact(address, link_text=shown, key=f"{flow}-{name}", description=shown)

@@ -14,9 +14,11 @@ from prefect.states import Failed
 
 from flows.prefect.artifacts import show_link
 from flows.prefect.flow_run import FLOW_OPTIONS, closing_state, run_tasks, task_runner
+from flows.prefect.form import check_form
 from flows.run.session import Prepared, prepare
 from flows.views.words import counted
 from stages.core.errors import BadInput
+from stages.core.reach.secrets import cleared
 
 log = logging.getLogger("prefect.flow_runs")
 
@@ -37,7 +39,8 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str = "
     from flows.render.export import check_export
 
     try:
-        loaded = load_campaign([campaign], {}, overrides)
+        check_form(store, overrides=overrides)
+        loaded = load_campaign([campaign], {}, overrides, store)
         prepared = prepare(loaded, store)
         if export:
             check_export(export, loaded.takes, prepared.catalog.storage)
@@ -45,7 +48,7 @@ def render(campaign: str, store: str, overrides: list[str] = [], export: str = "
         if export:
             _export(prepared, outcome.run_id, Path(export))
     except BadInput as bad:
-        return Failed(message=str(bad))
+        return Failed(message=cleared(str(bad)))
     return closing_state(outcome)
 
 
@@ -74,9 +77,10 @@ def curate(sources: list[str], store: str, config: str = "curate", overrides: li
     from flows.curate.curation import load_curation
 
     try:
+        check_form(store, *sources, overrides=overrides)
         outcome = run_tasks(prepare(load_curation(sources, config, {}, overrides), store))
     except BadInput as bad:
-        return Failed(message=str(bad))
+        return Failed(message=cleared(str(bad)))
     return closing_state(outcome)
 
 
@@ -109,13 +113,14 @@ def evaluate(
     from flows.evaluate.report import check_out, write_report
 
     try:
+        check_form(store, prompts, overrides=overrides)
         path = check_out(out)
         loaded = load_evaluation(config, settings_of_options(prompts, videos, captions, reference), overrides)
         prepared = prepare(loaded, store)
         outcome = run_tasks(prepared)
         write_report(prepared.catalog, outcome.run_id, loaded, path)
     except BadInput as bad:
-        return Failed(message=str(bad))
+        return Failed(message=cleared(str(bad)))
     show_link("evaluate", "figures", path.resolve().as_uri(), f"figures in {out}")
     return closing_state(outcome)
 
@@ -134,10 +139,11 @@ def train(config: str, store: str, overrides: list[str] = []) -> State[None]:  #
     from flows.train.training import checkpoint_lines, load_training
 
     try:
+        check_form(store, overrides=overrides)
         prepared = prepare(load_training(config, overrides), store)
         outcome = run_tasks(prepared)
     except BadInput as bad:
-        return Failed(message=str(bad))
+        return Failed(message=cleared(str(bad)))
     if not outcome.exit_status:
         log.info("%s", "\n".join(checkpoint_lines(prepared.catalog, outcome.run_id)))
     return closing_state(outcome)

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, get_run_context
 from prefect.exceptions import MissingContextError
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -26,6 +26,7 @@ from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
 from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
 from flows.views.words import counted
+from stages.core.reach.secrets import bare_in
 from stages.core.running.run import Listener
 from stages.core.step import Row
 
@@ -101,6 +102,12 @@ def summary(outcome: Outcome) -> str:
     return f"run {outcome.run_id}" + (f"; {counted(failed, 'row')} failed" if failed else "")
 
 
+def _without_keys_for(url: str) -> dict[Any, Any]:
+    """What keeps Prefect's own keys from a server that a config names: they belong to the one of the environment."""
+    own = (PREFECT_API_URL.value() or "").rstrip("/")
+    return {} if url == own else {PREFECT_API_KEY: None, PREFECT_API_AUTH_STRING: None}
+
+
 def execute_as_flow(
     url: str, prepared: Prepared, listener: Listener | None = None, say: Callable[[str], None] | None = None
 ) -> Outcome:
@@ -114,10 +121,10 @@ def execute_as_flow(
         outcomes.append(run_tasks(prepared, listener))
         return closing_state(outcomes[-1])
 
-    name = prepared.scope[:60] or prepared.plan.flow
+    name = bare_in(prepared.scope)[:60] or prepared.plan.flow
     flow = Flow(run, name=prepared.plan.flow, flow_run_name=lambda: name, task_runner=task_runner(), **FLOW_OPTIONS)
-    with temporary_settings({PREFECT_API_URL: url}):
-        state = cast("State[None]", flow(prepared.scope, prepared.store, return_state=True))
+    with temporary_settings({PREFECT_API_URL: url, **_without_keys_for(url)}):
+        state = cast("State[None]", flow(bare_in(prepared.scope), prepared.store, return_state=True))
     if not outcomes:
         state.result()  # raises what ended it
         raise RuntimeError(f"the flow run ended as {state.name}: {state.message}")

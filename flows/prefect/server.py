@@ -10,6 +10,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from stages.core.errors import BadInput
+from stages.core.reach.secrets import bare, cleared
 
 VARIABLE = "PREFECT_API_URL"
 WAIT_SECONDS, TRIES = 5.0, 3
@@ -19,7 +20,7 @@ def named_server(configured: str = "") -> str:
     """The server's API address: the config's, else that of PREFECT_API_URL, else "". Raises BadInput for no address."""
     url = (configured or os.environ.get(VARIABLE, "")).strip().rstrip("/")
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        raise BadInput(f"{_source(configured)}: {url!r} is no address like http://127.0.0.1:4200/api")
+        raise BadInput(f"{_source(configured)}: {bare(url)!r} is no address like http://127.0.0.1:4200/api")
     return url
 
 
@@ -29,7 +30,7 @@ def require_server(configured: str = "") -> str:
     if url and (reason := unreachable(url)):
         fix = "empty it" if configured else "unset it"
         raise BadInput(
-            f"{_source(configured)} names the Prefect server {url}, which does not answer ({reason}): "
+            f"{_source(configured)} names the Prefect server {bare(url)}, which does not answer ({cleared(reason)}): "
             f"start it (`rushes serve`), or {fix} to run without one"
         )
     return url
@@ -52,7 +53,7 @@ def unreachable(url: str, wait_s: float = WAIT_SECONDS) -> str:
 
 def ui_address(url: str) -> str:
     """Where a person looks at the server behind an API address."""
-    return url.removesuffix("/api")
+    return bare(url).removesuffix("/api")
 
 
 def run_link(url: str, flow_run_id: object) -> str:

@@ -21,6 +21,7 @@ from data_prep.publish.cutting import VideoForm
 from data_prep.publish.folder import MANIFEST, check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import index_columns, kept_clips, kept_phase, yields_of
+from data_prep.sources.listing import trust_sources
 from flows.run.settings import FlowConfig, ResolvedConfig, fill_in
 from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
@@ -29,6 +30,7 @@ from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Survey
+from stages.core.reach.policy import begin
 from stages.core.running.runs import find_run
 from stages.core.step import Job, StepRef, Workspace
 
@@ -76,6 +78,7 @@ class Publication(ResolvedConfig):
     def plan(self, catalog: Catalog) -> Plan:
         """The plan; keeps the clips as its roots. Raises BadInput where no finished curation kept any."""
         record = find_run(catalog, "curate", self.config.curation)
+        trust_sources(json.loads(record.row["config"]).get("sources", ()))
         survey = record.survey(catalog)
         _check_finished(survey, record.row["run_id"])
         clips = kept_clips(survey)
@@ -96,6 +99,7 @@ class Publication(ResolvedConfig):
 
 def load_publication(name: str, config: str | Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Publication:
     """Merge configs/publish.yaml < config file < values < overrides and check all of it. Raises BadInput."""
+    begin()
     path, default = find_config(config), find_config("publish")
     files = [default] if path == default else [default, path]
     layers: list[tuple[str, Any]] = [(str(p), read_yaml(p)) for p in files]

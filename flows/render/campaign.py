@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,8 @@ from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Plan
+from stages.core.reach.policy import begin
+from stages.core.reach.secrets import bare
 from stages.core.step import Row, StepRef
 
 FLOW = "render"
@@ -53,15 +55,37 @@ class Campaign(ResolvedConfig):
         return dataclasses.replace(plan, roots=catalog.put_roots(takes, TAKES, mark, plan.phases[0].depends))
 
 
-def load_campaign(files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str]) -> Campaign:
-    """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work."""
+def load_campaign(
+    files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str], store: str = ""
+) -> Campaign:
+    """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work.
+
+    store: where results go; prompts may name files on the same kind of store."""
     layers = [(str(path), anchored(find_config(path, "campaigns"))) for path in files]
-    config, steps = resolve(RenderConfig, [*layers, *on_top(values, overrides)])
+    named = on_top(values, overrides)
+    trust_named((find_config(path, "campaigns").resolve().parent for path in files), named, store)
+    config, steps = resolve(RenderConfig, [*layers, *named])
     if config.until:
         steps = until(steps, config.until)
     takes = expand(config, str(files[0]) if files else "the command line")
     check_takes(takes, steps)
     return Campaign(config, steps, tuple(takes))
+
+
+def trust_named(folders: Iterable[Path], layers: Iterable[tuple[str, Any]], store: str = "") -> None:
+    """Begin with the operator's rules: prompts may name what lies below these folders, and what the layers, which are
+    the command line's, name themselves."""
+    reach = begin()
+    reach.allow_store(store)
+    for folder in folders:
+        reach.trust(folder)
+    for _, layer in layers:
+        prompts = [p for p in layer.get("prompts") or () if isinstance(p, Mapping | DictConfig)]
+        for picture in (holder.get("image") for holder in (layer, *prompts)):
+            if picture and isinstance(picture, str):
+                reach.trust_file(picture)
+        if (listed := layer.get("prompts_file")) and isinstance(listed, str):
+            reach.trust(bare(listed).rpartition("/")[0] if "://" in listed else Path(listed).expanduser().parent)
 
 
 def anchored(path: Path) -> Any:

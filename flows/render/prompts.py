@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 from flows.render.entries import CHECKS, PADDING, Entry, as_entry, check_all, check_entry, plain_name
 from stages.core.config import nearest
 from stages.core.errors import BadInput
+from stages.core.reach.harmless import from_cell
+from stages.core.reach.opening import read_bytes
+from stages.core.reach.secrets import cleared
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 """What ends a line of text. A separator of Unicode or a form feed inside a line belongs to its prompt."""
@@ -66,16 +69,12 @@ def _where(url: str, base: str | Path) -> tuple[str, str, str]:
 
 
 def _fetched(url: str, base: str | Path, shown: str) -> bytes:
-    import fsspec
-
     try:
         if not _is_url(url):
             return (Path(base).expanduser() / Path(url).expanduser()).read_bytes()
-        with fsspec.open(url, "rb") as file:
-            data: bytes = file.read()
-            return data
+        return read_bytes(url)
     except Exception as error:  # every file system has its own tree of errors
-        reason = getattr(error, "strerror", None) or str(error).replace(url, shown) or type(error).__name__
+        reason = getattr(error, "strerror", None) or cleared(str(error).replace(url, shown)) or type(error).__name__
         raise BadInput(f"{shown} cannot be read: {reason}") from None
 
 
@@ -181,7 +180,7 @@ def _read_table_text(shown: str, text: str, folder: str, known: Collection[str],
             )
             yield Entry(place, {}, folder, many)
         elif any(cell.strip(PADDING) for cell in cells):
-            yield as_entry(place, dict(zip(names, cells, strict=False)), folder)
+            yield as_entry(place, dict(zip(names, map(from_cell, cells), strict=False)), folder)
 
 
 def _records(shown: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:

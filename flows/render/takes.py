@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +18,11 @@ from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.latents.artifacts import CONDITION, MEDIUM
 from stages.core.ledger.catalog import Catalog
-from stages.core.media import BadMedia, read_picture
+from stages.core.media import read_picture
+from stages.core.reach.opening import check_named, joined, read_named
+from stages.core.reach.policy import in_force
+from stages.core.reach.secrets import cleared
 from stages.core.step import Row, Step, StepRef
-from stages.core.weights.digests import file_digest
 
 TAKES = pa.schema(
     [
@@ -87,13 +90,15 @@ def expand(config: TakesConfig, where: str) -> list[Row]:
     """One row per take: every prompt with every seed. Raises BadInput naming every prompt or line that is wrong."""
     entries = [as_entry(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)]
     if config.prompts_file:
-        entries += read_prompts(config.prompts_file)
+        listed = in_force().keep(joined("", config.prompts_file))
+        check_named(listed)
+        entries += read_prompts(listed)
     if not entries:
         raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
     of_all = {name: value for name in OF_ALL if (value := getattr(config, name)) not in (None, "", [])}
     check_entry(where, {**of_all, "prompt": "any"})
     if config.image:
-        find_image(Path(config.image).expanduser(), where)
+        find_image(joined("", config.image), where)
     asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
     takes: dict[str, Row] = {}
     faults: list[str] = []
@@ -164,17 +169,20 @@ def _conditions(image: Any, entry: Entry) -> tuple[list[Row], list[Row]]:
     """The conditions of a take, and where their files lie. Raises BadInput for what is no picture."""
     if not image:
         return [], []
-    path, sha256 = find_image(Path(entry.folder) / Path(image).expanduser(), entry.place)
-    return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [{"sha256": sha256, "uri": path}]
+    uri, sha256 = find_image(joined(entry.folder, image), entry.place)
+    return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [{"sha256": sha256, "uri": uri}]
 
 
-def find_image(path: Path, place: str) -> tuple[str, str]:
-    """Path and SHA-256 of a picture. Raises BadInput for what is none."""
+def find_image(location: str, place: str) -> tuple[str, str]:
+    """Path or address, and SHA-256, of a picture. Raises BadInput for what is none, and for what may not be opened."""
+    uri = in_force().keep(location)
     try:
-        read_picture(path.read_bytes(), 16, 16)
-    except (OSError, BadMedia) as error:
-        raise BadInput(f"{place}: image {path}: {getattr(error, 'strerror', None) or error}") from None
-    return str(path.resolve()), file_digest(path)
+        data = read_named(uri)
+        read_picture(data, 16, 16)
+    except Exception as error:  # every file system has its own tree of errors
+        said = getattr(error, "strerror", None) or cleared(str(error))
+        raise BadInput(f"{place}: image {said if said.startswith(uri) else f'{uri}: {said}'}") from None
+    return uri, hashlib.sha256(data).hexdigest()
 
 
 def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
@@ -182,8 +190,11 @@ def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
     kept: dict[str, str] = {}
     for medium in (m for t in takes for m in t.get("media") or ()):
         if medium["sha256"] not in kept:
-            path = Path(medium["uri"])
-            kept[medium["sha256"]] = catalog.storage.put_media(path.read_bytes(), path.suffix.lower())["uri"]
+            data = read_named(medium["uri"])
+            if hashlib.sha256(data).hexdigest() != medium["sha256"]:
+                raise BadInput(f"image {medium['uri']} has changed since it was looked at; run again")
+            suffix = PurePosixPath(medium["uri"]).suffix.lower()
+            kept[medium["sha256"]] = catalog.storage.put_media(data, suffix)["uri"]
     return [
         {**t, "media": [{"sha256": m["sha256"], "uri": kept[m["sha256"]]} for m in t["media"]]} if t.get("media") else t
         for t in takes

@@ -21,6 +21,8 @@ from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
 from stages.core.planning.plan import Plan
 from stages.core.planning.survey import Count, Survey
+from stages.core.reach.policy import in_force
+from stages.core.reach.secrets import cleared, guard_output, remember, secret_values
 from stages.core.running.executor import LocalExecutor
 from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.running.run import Budget, Listener, Run
@@ -60,7 +62,7 @@ def open_catalog(url: str, options: Mapping[str, Any] | None = None) -> Catalog:
     except CannotWrite as error:
         raise BadInput(str(error)) from None
     except Exception as error:
-        raise BadInput(f"cannot write to the store {url}: {error}") from None
+        raise BadInput(cleared(f"cannot write to the store {url}: {error}")) from None
     return Catalog(storage)
 
 
@@ -71,7 +73,7 @@ def existing_catalog(url: str, options: Mapping[str, Any] | None = None, *, resu
     """
     storage = Storage(url, dict(options or {}))
     if not _check_format(storage, (1, FORMAT) if results else (FORMAT,)):
-        raise BadInput(f"there is no store at {url}; `curate` or `render` with --store makes one")
+        raise BadInput(f"there is no store at {storage.url}; `curate` or `render` with --store makes one")
     return Catalog(storage)
 
 
@@ -82,7 +84,7 @@ def _check_format(storage: Storage, wanted: Sequence[int]) -> bool:
     except FileNotFoundError:
         return False
     except Exception as error:
-        raise BadInput(f"cannot read the store {storage.url}: {error}") from None
+        raise BadInput(cleared(f"cannot read the store {storage.url}: {error}")) from None
     try:
         found = json.loads(text)["format"]
     except (ValueError, KeyError, TypeError):
@@ -147,7 +149,10 @@ def prepare(checked: Checked, store: str, *, exists: bool = False) -> Prepared:
     exists: the store must be there already. Raises BadInput before any work.
     """
     config: FlowConfig = checked.config
+    guard_output()
+    remember(secret_values(config.infra.ray.env))
     catalog = (existing_catalog if exists else open_catalog)(store, config.infra.storage)
+    in_force().allow_store(catalog.storage.address)
     plan = checked.plan(catalog)
     survey = Survey(catalog, plan, retry=config.retry)
     if config.only:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.settings import InfraConfig
+from stages.core.config import LITERAL
+from stages.core.reach.secrets import shown, without_values
 from stages.core.step import StepRef
 
 
@@ -47,9 +49,17 @@ class FlowConfig:
 
 
 def plain_config(config: Any, steps: Mapping[str, StepRef]) -> dict[str, Any]:
-    """The resolved config, as it is stored with the run and printed by --dry-run."""
+    """The resolved config, as it is stored with the run and printed by --dry-run. Of what may be secret it holds only
+    the names."""
     entries = {n: {"use": r.use, **dataclasses.asdict(r.config)} for n, r in steps.items()}
-    return {**dataclasses.asdict(config), "steps": entries}
+    plain = {**dataclasses.asdict(config), "steps": entries}
+    infra = plain["infra"]
+    infra["storage"] = without_values(infra["storage"])
+    infra["ray"]["env"] = without_values(infra["ray"]["env"])
+    found: dict[str, Any] = shown(plain, LITERAL)
+    if "prompts" in found:
+        found["prompts"] = [p if isinstance(p, str) else shown(p, ("prompt", *LITERAL)) for p in found["prompts"]]
+    return found
 
 
 def fill_in(steps: Mapping[str, StepRef], found: Mapping[str, Any]) -> dict[str, StepRef]:

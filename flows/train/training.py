@@ -20,6 +20,7 @@ from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Plan
+from stages.core.reach.secrets import shown
 from stages.core.step import StepRef
 from stages.core.weights.digests import cache_folder, weights_digest
 from stages.train import REQUEST, WORK, dataset_identity, plain_settings
@@ -79,7 +80,7 @@ class TrainingRun:
             "id": training_id,
             "name": self.name,
             "stage": self.training.stage,
-            "config": json.dumps(dataclasses.asdict(self.training)),
+            "config": json.dumps(shown(dataclasses.asdict(self.training))),
             "dataset": dataset,
             "start": start,
             "parent": find_checkpoint(catalog, start),
@@ -94,7 +95,10 @@ class TrainingRun:
     def plain(self) -> dict[str, Any]:
         """The resolved config."""
         found = plain_config(self.config, self.steps)
-        return {**{k: v for k, v in found.items() if k in FLOW_KEYS}, "training": dataclasses.asdict(self.training)}
+        return {
+            **{k: v for k, v in found.items() if k in FLOW_KEYS},
+            "training": shown(dataclasses.asdict(self.training)),
+        }
 
     def _bound(self, shared: Mapping[str, Any]) -> Plan:
         return make_plan(FLOW, "", fill_in(self.steps, shared), REQUEST.names)

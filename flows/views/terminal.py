@@ -1,95 +1,30 @@
-"""Tables in a terminal: columns that fit its width, cells that wrap where they hold sentences."""
+"""What is printed for people: texts of others cannot move the cursor, change colours or hide lines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-import pyarrow as pa
-from rich import box
+import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from flows.views.words import counted, error_text, file_name, listed, reason_text
-
-SHOWN_ROWS, ID_LENGTH, GAP = 40, 12, 3
-WIDEST, NARROWEST_TEXT = 28, 20
-SENTENCES = ("reasons", "reason", "error", "note", "prompt", "text", "caption")
-"""Columns with sentences: they wrap, and none of their text is left out."""
-FIRST = ("clip_id", "take_id", "run_id", "file", "uri", "start_s", "end_s", "status", *SENTENCES)
-"""Columns that are shown before the others, as far as a table has them."""
-HIDDEN = ("plan", "config", "jobs", "versions", "sha256", "host", "pid")
+from stages.core.reach.harmless import for_terminal
+from stages.core.reach.secrets import cleared
 
 
-def print_table(console: Console, table: pa.Table) -> None:
-    """The first rows of a table, in the columns that fit; below it what is not shown, and how to get it."""
-    if table.num_rows:
-        names = [n for n in table.column_names if n not in HIDDEN and not _is_empty(table[n])]
-        first = table.select(names).slice(0, SHOWN_ROWS).to_pylist()
-        rows = [{n: cell_text(n, v) for n, v in row.items()} for row in first]
-        shown = fitting([n for n in FIRST if n in names] + [n for n in names if n not in FIRST], rows, console.width)
-        console.print(_grid(shown, rows, table.schema))
-        left = [n for n in names if n not in shown]
-        if left:
-            console.print(f"not shown: {listed(left, 8)}; --out FILE writes all columns", soft_wrap=True)
-    more = f"; the first {SHOWN_ROWS} are shown, --out FILE writes all" if table.num_rows > SHOWN_ROWS else ""
-    console.print(f"{counted(table.num_rows, 'row')}{more}", soft_wrap=True)
+class PlainConsole(Console):
+    """A console on which control characters in texts are shown, not obeyed."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is shown, also that of a table's cell. Only what this project marks has a colour."""
+        return super().render_str(for_terminal(cleared(text)), **options)
 
 
-def fitting(names: Sequence[str], rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """Those columns that fit into `width` characters, in their order. The first column, the file, the status and one
-    column of sentences come before all others; sentences count as narrow, since they wrap in what is left."""
-
-    def need(name: str) -> int:
-        longest = max((len(r[name]) for r in rows), default=0)
-        return GAP + (min(longest, NARROWEST_TEXT) if name in SENTENCES else min(max(longest, len(name)), WIDEST))
-
-    first = [*names[:1], *(n for n in names[1:] if n in ("file", "uri", "status"))]
-    first += [n for n in names if n in SENTENCES and n not in first][:1]
-    shown, used = set[str](), 0
-    for name in dict.fromkeys([*first, *names]):
-        if not shown or used + need(name) <= width:
-            shown.add(name)
-            used += need(name)
-    return [n for n in names if n in shown]
+def console(stderr: bool = False) -> PlainConsole:
+    """A console on standard output, or on standard error."""
+    return PlainConsole(stderr=stderr, highlight=False, emoji=False)
 
 
-def _grid(names: Sequence[str], rows: Sequence[dict[str, str]], schema: pa.Schema) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in names:
-        kind = schema.field(name).type
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if name in SENTENCES:
-            grid.add_column(name, overflow="fold", min_width=len(name))
-        else:
-            grid.add_column(name, justify="right" if number else "left", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(Text(row[n]) for n in names))
-    return grid
-
-
-def _is_empty(column: pa.ChunkedArray) -> bool:
-    return not any(v not in ("", None, []) for v in column.to_pylist())
-
-
-def cell_text(name: str, value: Any) -> str:
-    """A value as a person reads it: ids by their beginning, files by their name, reasons as sentences."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if name == "reasons":
-        return "; ".join(reason_text(r) for r in value)
-    if isinstance(value, list):
-        return " ".join(cell_text("", v) for v in value)
-    if name == "error":
-        return error_text(str(value))
-    if name.endswith("uri"):
-        return file_name(str(value))
-    if name.endswith(("_id", "_of", "_group")) and name != "run_id":
-        return str(value)[:ID_LENGTH]
-    return str(value)
+def say(text: str, err: bool = False, coloured: str = "") -> None:
+    """One line; coloured: what click has styled, which goes in front."""
+    click.echo(coloured + for_terminal(cleared(text)), err=err)

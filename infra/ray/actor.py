@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from infra.logs import LogRecord
 from stages.core import config
 from stages.core.ledger.storage import Storage
+from stages.core.reach.policy import Reach, in_force, put_in_force
+from stages.core.reach.secrets import guard_output, known, remember
 from stages.core.running.executor import Work, Worker, describe
 from stages.core.step import Row, StepRef
 
@@ -52,10 +55,34 @@ class LogCollector(logging.Handler):
         return records
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker takes over from the driver: packages of steps, what may be opened, what must not be said, and more
+    environment variables. Handed over in a call, so that none of it stands in a list of processes or in Ray's logs."""
+
+    packages: Sequence[str]
+    reach: Reach
+    secrets: Sequence[str] = field(repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def here(cls, env: Mapping[str, str]) -> Surroundings:
+        """Those of this process, with these variables."""
+        return cls(config.PACKAGES, in_force(), known(), dict(env))
+
+    def take_over(self) -> None:
+        """Make them this process's own."""
+        os.environ.update(self.env)
+        config.PACKAGES = tuple(self.packages)
+        put_in_force(self.reach)
+        remember(self.secrets)
+        guard_output()
+
+
 class RemoteWorker:
     """The class of the Ray actors: a `Worker` in a process of its own. Nothing loads before `setup`."""
 
-    def setup(self, ref: StepRef, storage: Storage, packages: Sequence[str], crash: str) -> Row:
+    def setup(self, ref: StepRef, storage: Storage, surroundings: Surroundings, crash: str) -> Row:
         """Make the worker and load its weights.
 
         Returns `worker` (host/pid), `seconds`, `logs`, `failed` (why there is no worker: no row can run here) and
@@ -64,7 +91,7 @@ class RemoteWorker:
         started = time.monotonic()
         if crash:
             os.environ["RUSHES_CRASH"] = crash
-        config.PACKAGES = tuple(packages)
+        surroundings.take_over()
         result: Row = {"worker": "", "failed": "", "error": "", "logs": []}
         try:
             self._worker = Worker(ref, storage)

@@ -40,9 +40,12 @@ NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DIS
 def worker_environment(settings: RaySettings) -> dict[str, str]:
     """What workers have in their environment beside the driver's (local) or the node's (cluster).
 
-    A kill that a fault test has asked of the driver (RUSHES_CRASH) is not handed down to them.
+    A kill that a fault test has asked of the driver (RUSHES_CRASH) is not handed down to them. Of `infra.ray.env` a
+    cluster is told only what says how many threads there are: Ray shows the rest in its logs and its list of processes,
+    so workers are handed that one by one (`infra.ray.actor.Surroundings`).
     """
-    return {**ONE_THREAD, **NO_TELEMETRY, "RUSHES_CRASH": "", **settings.env}
+    own = settings.env if settings.address == "local" else {k: v for k, v in settings.env.items() if k in ONE_THREAD}
+    return {**ONE_THREAD, **NO_TELEMETRY, "RUSHES_CRASH": "", **own}
 
 
 def first_worker_crash() -> str:

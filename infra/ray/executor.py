@@ -44,7 +44,8 @@ class RayExecutor:
         self.settings = settings or RaySettings()
         self._on_log = on_log or log_locally
         self._cluster = Cluster(self.settings)
-        self._pools = WorkerPools(storage, self._cluster.nodes)
+        self._env = self.settings.env if self.settings.address != "local" else {}  # a local Ray has them from its start
+        self._pools = WorkerPools(storage, self._cluster.nodes, self._env)
 
     # -- what fits ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class RayExecutor:
         self._cluster.connect()
         if not self.settings.autoscaling:
             check_capacity(group, self._cluster.nodes())
-        return launch(entry, settings, group, stop, say)
+        return launch(entry, settings, group, stop, say, self._env)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

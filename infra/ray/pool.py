@@ -6,16 +6,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from infra.ray.actor import RemoteWorker
+from infra.ray.actor import RemoteWorker, Surroundings
 from infra.ray.capacity import Need, Node, fit_together
 from infra.ray.cluster import first_worker_crash
-from stages.core import config
 from stages.core.ledger.storage import Storage
 from stages.core.step import StepRef
 
@@ -63,8 +62,8 @@ class WorkerPools:
     """The pools of all steps. They share the nodes, so one lock guards them all; `changed` is notified whenever a
     worker may have become free, or room for one."""
 
-    def __init__(self, storage: Storage, nodes: Callable[[], Sequence[Node]]) -> None:
-        self.storage, self._nodes = storage, nodes
+    def __init__(self, storage: Storage, nodes: Callable[[], Sequence[Node]], env: Mapping[str, str]) -> None:
+        self.storage, self._nodes, self._env = storage, nodes, env
         self.changed = threading.Condition()
         self.stats: dict[str, PoolStats] = {}
         self._pools: dict[str, WorkerPool] = {}
@@ -102,7 +101,7 @@ class WorkerPools:
         progress.info("starting a worker for %s", pool.ref.name)
         crash = "" if pool.stats.started else first_worker_crash()
         pool.stats.started += 1
-        return WorkerActor(actor, actor.setup.remote(pool.ref, self.storage, config.PACKAGES, crash))
+        return WorkerActor(actor, actor.setup.remote(pool.ref, self.storage, Surroundings.here(self._env), crash))
 
     def mark_ready(self, pool: WorkerPool, worker: WorkerActor, result: dict[str, Any]) -> None:
         """Record the result of a worker's set-up: from now on it can be handed rows."""

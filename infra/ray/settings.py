@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stages.core.errors import BadInput
+
+OPERATORS = ("OPENAI_BASE_URL", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that lead what is sent, and the key with it, elsewhere."""
+
 
 @dataclass
 class RaySettings:
@@ -25,3 +30,11 @@ class RaySettings:
     ready_s: float = 900.0
     autoscaling: bool = False
     env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.env:
+            if name.upper().startswith("RUSHES_") or name.upper() in OPERATORS or name.upper().endswith("_PROXY"):
+                raise BadInput(
+                    f"infra.ray.env.{name}: what may be opened, and where keys go, is set in the environment of the "
+                    "process and of the nodes, not in a config"
+                )

@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
+
+from infra.ray.actor import Surroundings
 from infra.ray.capacity import Need, Node
-from stages.core import config
 from stages.core.errors import BadInput
 from stages.core.running.launch import load_function
 from stages.core.step import Row
@@ -41,12 +43,17 @@ def check_capacity(group: Mapping[str, Any], nodes: Sequence[Node]) -> None:
 
 
 def launch(
-    entry: str, settings: Row, group: Mapping[str, Any], stop: Callable[[], bool], say: Callable[[str], None]
+    entry: str,
+    settings: Row,
+    group: Mapping[str, Any],
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+    env: Mapping[str, str] | None = None,
 ) -> Row:
     """Run `module:function` of our packages on every worker and return the first one's result. Ray must be up.
 
-    group: `workers`, `cpus` and `gpus` of each, and `folder`, which all of them see. Raises BadInput that a worker
-    raised, RuntimeError where the group failed more than MAX_FAILURES times.
+    group: `workers`, `cpus` and `gpus` of each, and `folder`, which all of them see. env: more environment variables of
+    theirs. Raises BadInput that a worker raised, RuntimeError where the group failed more than MAX_FAILURES times.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -64,7 +71,7 @@ def launch(
         "entry": entry,
         "settings": settings,
         "folder": str(folder.resolve()),
-        "packages": list(config.PACKAGES),
+        "surroundings": ray.put(Surroundings.here(env or {})),  # a reference: Ray Train writes its config down
         "working_directory": str(Path.cwd()),
     }
     with _relay(folder, stop, say):
@@ -122,7 +129,7 @@ def _run_worker(worker_config: dict[str, Any]) -> None:
     """One worker. Bad input is returned as a result: all workers meet it alike, and another try would not help."""
     import ray.train
 
-    config.PACKAGES = tuple(worker_config["packages"])
+    ray.get(worker_config["surroundings"]).take_over()
     if Path(worker_config["working_directory"]).is_dir():
         os.chdir(worker_config["working_directory"])  # so that relative paths in settings mean the same as there
     folder, is_first = Path(worker_config["folder"]), ray.train.get_context().get_world_rank() == 0

@@ -11,6 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from stages.core.errors import BadInput
 from stages.core.pictures import read_rgb
+from stages.core.reach.containers import NotOpened, open_container
 
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
@@ -141,7 +143,8 @@ def with_tags(source: bytes | Path, tags: Mapping[str, str]) -> bytes:
             source = folder / "source.mp4"
         lines = [f"{_escaped(key)}={_escaped(value)}\n" for key, value in sorted(tags.items())]
         listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", newline="")
-        inputs = ["-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{listed}"]
+        alone = ["-protocol_whitelist", "file"]
+        inputs = [*alone, "-f", "mov", "-i", f"file:{source}", *alone, "-f", "ffmetadata", "-i", f"file:{listed}"]
         copied = ["-map", "0", "-c", "copy", "-map_metadata", "1", "-map_chapters", "-1"]
         form = ["-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
         command = [ffmpeg_binary(), "-hide_banner", "-loglevel", "error", *inputs, *copied, *form]
@@ -159,32 +162,31 @@ def read_tags(source: bytes | Path) -> dict[str, str]:
 
     Whatever the file holds, no other one is opened.
     """
-    import av
+    with _opened(source) as container:
+        if "mov" not in container.format.name:
+            raise BadMedia(f"it is {container.format.name}, not mp4")
+        return dict(container.metadata)
+
+
+@contextmanager
+def _opened(source: bytes | str | Path) -> Iterator[Any]:
+    """The container of a video; what is wrong with it is BadMedia. No other file is opened, whatever it names."""
     from av.error import FFmpegError
 
     try:
-        with (
-            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
-            av.open(file, "r", format="mov") as container,
-        ):
-            return dict(container.metadata)
-    except FFmpegError as error:
+        with open_container(source if isinstance(source, bytes) else Path(source)) as container:
+            yield container
+    except (FFmpegError, NotOpened) as error:
         raise BadMedia(f"not a readable video: {error}") from None
 
 
 def iter_frames(source: bytes | str | Path) -> Iterator[Frames]:
     """Each frame of a video, as RGB [H, W, 3], in order of presentation. Raises BadMedia."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
-            if not container.streams.video:
-                raise BadMedia("the file has no video stream")
-            for frame in container.decode(container.streams.video[0]):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    except FFmpegError as error:
-        raise BadMedia(f"not a readable video: {error}") from None
+    with _opened(source) as container:
+        if not container.streams.video:
+            raise BadMedia("the file has no video stream")
+        for frame in container.decode(container.streams.video[0]):
+            yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
 
 
 def read_frames(source: bytes | str | Path) -> Frames:
@@ -197,15 +199,9 @@ def read_frames(source: bytes | str | Path) -> Frames:
 
 def read_fps(source: bytes | str | Path) -> float:
     """The average frame rate that a video's container states, 0 where it states none. Raises BadMedia."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
-            rate = container.streams.video[0].average_rate if container.streams.video else None
-            return float(rate) if rate else 0.0
-    except FFmpegError as error:
-        raise BadMedia(f"not a readable video: {error}") from None
+    with _opened(source) as container:
+        rate = container.streams.video[0].average_rate if container.streams.video else None
+        return float(rate) if rate else 0.0
 
 
 def write_jpeg(frame: Frames, quality: int = 90) -> bytes:

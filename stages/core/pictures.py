@@ -12,6 +12,28 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL import Image
 
+FORMATS = tuple(
+    [
+        "PNG",
+        "JPEG",
+        "WEBP",
+        "TIFF",
+        "BMP",
+        "DIB",
+        "GIF",
+        "PPM",
+        "JPEG2000",
+        "AVIF",
+        "TGA",
+        "ICO",
+        "PCX",
+        "DDS",
+        "SGI",
+        "PSD",
+        "QOI",
+    ]
+)
+"""The formats that are read. Others of Pillow's start programs (EPS), or read what lies beside the file."""
 DEEP = ("I", "F")
 """How Pillow's modes of deep grey and of floats begin. Its own conversions of these cut values, they do not scale."""
 FLOAT_SLACK = 1e-3
@@ -28,7 +50,7 @@ def read_rgb(data: bytes) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as found:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as found:
             upright = ImageOps.exif_transpose(found)
             flat = _eight_bit(upright, found) if found.mode.startswith(DEEP) else upright
             if flat.has_transparency_data:

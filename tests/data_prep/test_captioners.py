@@ -18,6 +18,7 @@ from flows.views.tables import read_table
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
+from stages.core.reach import policy
 from stages.core.step import Workspace
 from stages.core.weights.digests import fingerprint
 from tests.data_prep.endpoint import Asked, Reply, serving
@@ -197,6 +198,7 @@ def test_where_nothing_is_answered_the_row_fails_and_names_no_key(row, tmp_path,
     monkeypatch.setenv("SECRET_FOR_TEST", "sk-very-secret")
     body = {"error": {"message": "Incorrect key sk-very-secret"}}
     with serving(lambda asked, seen: Reply(status=401, body=body)) as endpoint:
+        monkeypatch.setattr(policy, "_in_force", policy.Reach(endpoints={endpoint.url: "SECRET_FOR_TEST"}))
         step = endpoint_step(tmp_path, endpoint.url, api_key_env="SECRET_FOR_TEST")
         with pytest.raises(
             RuntimeError, match=r"answered none of 6 questions; the first: HTTP 401: .*\*\*\*"
@@ -222,6 +224,35 @@ def test_the_second_pass_reads_the_windows_and_its_failure_keeps_the_first(row, 
     notes = next(a for a in endpoint.asked if a.body["model"] == "writer")
     assert f"- 1.0 to 2.0 s: {GOOD}" in notes.prompt
     assert notes.images == 0
+
+
+def test_a_key_goes_to_its_own_endpoint_alone(row, tmp_path, monkeypatch):
+    """A config names an address and a variable; which of them belong together the environment alone says."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sk-other")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr(policy, "_in_force", None)
+    with serving(lambda asked, seen: Reply(GOOD)) as endpoint:
+        for variable in ("AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY"):
+            words = [
+                "caption.use=data_prep.captions.endpoint:EndpointCaption", "caption.model=m",
+                f"caption.base_url={endpoint.url}", f"caption.api_key_env={variable}",
+            ]  # fmt: skip
+            with pytest.raises(BadInput, match=f"{variable} does not belong to {endpoint.url}"):
+                load_curation(["a.mp4"], "curate", {}, words)
+        endpoint_step(tmp_path, endpoint.url, kinds=["short"]).process(row)
+        assert {a.authorization for a in endpoint.asked} == {"Bearer none"}
+        rules = tmp_path / "reach.yaml"
+        rules.write_text(json.dumps({"endpoints": {endpoint.url: "AWS_SECRET_ACCESS_KEY"}}))
+        monkeypatch.setenv("RUSHES_REACH", str(rules))
+        policy.begin()
+        step = endpoint_step(tmp_path, endpoint.url + "/", kinds=["short"], api_key_env="AWS_SECRET_ACCESS_KEY")
+        step.process(row)
+        assert endpoint.asked[-1].authorization == "Bearer sk-other"
+        for near in ("http://127.0.0.1:1/v1", endpoint.url.replace("/v1", "/v2"), "http://127.0.0.1@evil.org/v1"):
+            with pytest.raises(BadInput):
+                EndpointCaption.Config(model="m", base_url=near, api_key_env="AWS_SECRET_ACCESS_KEY")
+    assert not any("sk-openai" in a.authorization for a in endpoint.asked)
 
 
 def test_no_key_and_no_address_enter_identity(monkeypatch):
@@ -329,6 +360,7 @@ def test_a_run_through_an_endpoint_leaves_captions_and_no_key(tmp_path, monkeypa
         return read_table(prepared.catalog, "captions").to_pylist()
 
     with serving(lambda asked, seen: Reply(GOOD)) as endpoint:
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
         rows = run(endpoint.url)
         assert len(endpoint.asked) == 2
         assert 'the name "Waves"' in endpoint.asked[0].prompt

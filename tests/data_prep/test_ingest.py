@@ -10,8 +10,9 @@ import pytest
 
 from data_prep.signals.signals import decode_signals
 from data_prep.sources.ingest import Ingest, deadline, probe
-from data_prep.sources.reading import MAX_PIXELS, open_media
+from data_prep.sources.reading import open_media
 from stages.core.ledger.storage import Storage
+from stages.core.reach.containers import MAX_PIXELS
 from stages.core.step import PermanentError, Skipped, Workspace
 from tests.data_prep.hostile_makers import sound, turned
 from tests.data_prep.little import video

@@ -77,7 +77,7 @@ def test_links_out_of_the_folder_keep_their_row_and_say_so(folder, tmp_path):
 
 
 def test_names_that_are_not_utf8_stay_reachable(folder):
-    from data_prep.sources.reading import local_path_of
+    from stages.core.reach.policy import local_path as local_path_of
 
     raw = os.fsencode(folder) + b"/\xff\xfe.mp4"
     with open(raw, "wb") as file:

@@ -205,7 +205,9 @@ def test_broken_sources_are_rows_with_reasons(footage, store, more, tmp_path):
     assert Curated(store, [footage, more], retry_errors=True).work["ingest"] == 5
 
 
-def test_manifests_bring_labels_and_captions(footage, store, more):
+def test_manifests_bring_labels_and_captions(footage, store, more, monkeypatch):
+    (more / "rules.yaml").write_text(f"roots: [{footage}]\n")
+    monkeypatch.setenv("RUSHES_REACH", str(more / "rules.yaml"))
     rows = [{"path": f"{footage}/a.mp4", "text": "The video shows waves.", "kind": "OceanWaves"}]
     (more / "m.jsonl").write_text(json.dumps(rows[0]) + "\n")
     words = ["manifest.uri=path", "manifest.caption=text", "manifest.label=kind"]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from data_prep.sources.reading import local_path_of
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from stages.core.ledger.upkeep import verify
+from stages.core.reach.policy import local_path as local_path_of
 from tests.data_prep.hostile import Case, a_few, hostile_cases, make
 
 SOUND_SCORES = ("luma", "contrast", "sharpness", "motion", "static_ratio", "black_ratio")

@@ -50,7 +50,8 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     (folder / "cascade.yaml").write_text(yaml.safe_dump({"steps": CASCADE}, sort_keys=False))
     values = {"name": "toy", "cascade": str(folder / "cascade.yaml"), "seeds": 2, "shard_rows": 4}
-    values |= {"infra": {"executor": "local"}, "prompts": ["one", "two two", "three", "a broken one"]}
+    keys = {"storage": {"secret": "kanari-option"}, "ray": {"env": {"SOME_KEY": "kanari-env"}}}
+    values |= {"infra": {"executor": "local", **keys}, "prompts": ["one", "two two", "three", "a broken one"]}
     (folder / "toy.yaml").write_text(yaml.safe_dump(values))
     return folder / "toy.yaml"
 
@@ -87,6 +88,8 @@ def api(tmp_path_factory: pytest.TempPathFactory, hanging: Path) -> Iterator[Api
         assert serve.wait(600) == 0
         assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
         assert (state / "rushes" / "prefect" / "prefect.db").is_file()
+        kept = [path for path in state.rglob("*") if path.is_file() and b"kanari" in path.read_bytes()]
+        assert not kept, "a key of a campaign came to Prefect"
     finally:
         for process in (*children, serve):
             if process.poll() is None if isinstance(process, subprocess.Popen) else process.is_running():

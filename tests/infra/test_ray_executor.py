@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from infra.ray.executor import RayExecutor
+from infra.ray.settings import RaySettings
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
 from stages.core.running.executor import LocalExecutor, Work
@@ -64,6 +68,25 @@ def test_every_worker_sets_up_once_and_threads_are_pinned(executors: Make, meeti
     assert (stats.started, stats.set_ups, stats.lost) == (2, 2, 0)
     assert {row["threads"] for row in rows} == {"1"}
     assert all(not row["worker"].endswith(f"/{os.getpid()}") for row in rows)
+
+
+def test_keys_reach_the_workers_and_neither_rays_logs_nor_its_list_of_processes(ray_up: None, tmp_path: Path) -> None:
+    """On a cluster: what a worker is handed stands nowhere that others can read."""
+    store = Storage(str(tmp_path / "store"), {"secret": "kanari-option"})
+    executor = RayExecutor(store, RaySettings(address="auto", env={"OMP_NUM_THREADS": "kanari-env"}))
+    try:
+        rows = list(executor.map(ref(), works(2, {1: "raise"}), NEVER))
+        family = psutil.Process().children(recursive=True)
+        shown = [" ".join(p.cmdline()) for p in family if p.is_running()]
+    finally:
+        executor.release(ref())
+    assert {row["threads"] for row in rows if row["status"] == "ok"} == {"kanari-env"}
+    folders = {found[1] for line in shown if (found := re.search(r"--session[_-]dir=(\S+)", line))}
+    assert folders
+    logs = [p for folder in folders for p in Path(folder, "logs").rglob("*") if p.is_file()]
+    assert len(logs) > 3
+    assert not [line for line in shown if "kanari" in line]
+    assert not [p for p in logs if b"kanari" in p.read_bytes()]
 
 
 def test_workers_start_only_as_there_is_work(executors: Make) -> None:

@@ -20,6 +20,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from stages.core.crash import crash_point
 from stages.core.errors import BadInput
 from stages.core.full_disk import cannot_write, is_refusal
+from stages.core.reach.secrets import bare, remember, secret_parts, secret_values
 
 MEDIA = "media"
 TEMPORARY = "tmp"
@@ -44,13 +45,22 @@ def _absolute(url: str) -> str:
 
 @dataclass(frozen=True)
 class Storage:
-    """One store. Pickles as its URL, so workers open it themselves. Every path is relative to the root."""
+    """One store. Pickles as its URL, so workers open it themselves. Every path is relative to the root.
+
+    url      where it lies, without user, password and query: it may be shown
+    options  of its file system; they may hold keys
+    address  the URL as it was given, which is the one that is opened
+    """
 
     url: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    address: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", _absolute(self.url))
+        address = self.address or _absolute(self.url)
+        object.__setattr__(self, "address", address)
+        object.__setattr__(self, "url", bare(address))
+        remember((*secret_parts(address), *secret_values(self.options)))
 
     @property
     def fs(self) -> DirFileSystem:
@@ -66,7 +76,7 @@ class Storage:
 
     def _opened(self) -> tuple[Any, str]:
         """Listings are never cached: another process may have written since."""
-        fs, path = fsspec.core.url_to_fs(self.url, **{"use_listings_cache": False, **self.options})
+        fs, path = fsspec.core.url_to_fs(self.address, **{"use_listings_cache": False, **self.options})
         return fs, path
 
     def check_relative(self, uri: str) -> str:

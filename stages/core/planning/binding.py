@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from stages.core.config import load_class, nearest
 from stages.core.errors import BadInput
 from stages.core.planning.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Plan
+from stages.core.reach.secrets import shown
 from stages.core.step import Inputs, Job, Port, Step, StepRef
 from stages.core.weights.digests import fingerprint, weights_identity
 
@@ -67,7 +68,7 @@ class _Binder:
             units=inputs.units,
             tables=tuple(inputs.tables.items()),
             attempts=ref.resources.attempts,
-            config=json.dumps(asdict(ref.config), default=str, sort_keys=True),
+            config=json.dumps(shown(asdict(ref.config)), default=str, sort_keys=True),
             weights=tuple(weights_identity(ref).items()),
         )
         if issubclass(cls, Job) and cls.passes:

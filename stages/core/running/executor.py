@@ -24,11 +24,14 @@ from stages.core.full_disk import as_cannot_write
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.storage import Storage
+from stages.core.reach.secrets import cleared
 from stages.core.running.launch import load_function
 from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.step import InputRow, PermanentError, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000
+SENTENCES = ("BadMedia", "BadLatent", "Refused", "NotThere", "NotOpened")
+"""Errors whose message is a sentence for people."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,18 @@ def ledger_row(ref: StepRef, work: Work, **columns: Any) -> Row:
 
 def error_row(ref: StepRef, work: Work, message: str, kind: str = TRANSIENT, **columns: Any) -> Row:
     """The row of a failure."""
-    return ledger_row(ref, work, status="error", error=message[:ERROR_LENGTH], error_kind=kind, **columns)
+    return ledger_row(ref, work, status="error", error=cleared(message)[:ERROR_LENGTH], error_kind=kind, **columns)
 
 
 def describe(error: BaseException) -> str:
-    """What a person needs, bounded in length: of bad input the sentence alone; else class, message and the place."""
-    if isinstance(error, BadInput | PermanentError) or type(error).__name__ in ("BadMedia", "BadLatent"):
-        return str(error)[:ERROR_LENGTH].encode("utf-8", "replace").decode()
+    """What a person needs, bounded in length and without secrets: of bad input the sentence alone; else class, message
+    and the place."""
+    said = cleared(str(error))
+    if isinstance(error, BadInput | PermanentError) or type(error).__name__ in SENTENCES:
+        return said[:ERROR_LENGTH].encode("utf-8", "replace").decode()
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    text = f"{type(error).__name__}: {error}"[: ERROR_LENGTH - len(where)] + where
+    text = f"{type(error).__name__}: {said}"[: ERROR_LENGTH - len(where)] + where
     return text.encode("utf-8", "replace").decode()  # a file's name may hold what is no text
 
 
@@ -174,7 +179,8 @@ class Worker:
             return {"status": "ok", **self._checked(work, self.step.process(InputRow(work.row)))}
         except Rejected as refused:
             status = "skipped" if isinstance(refused, Skipped) else "rejected"
-            return {"status": status, "reasons": [{"step": self.ref.name, **refused.reason}]}
+            reason = {name: cleared(text) for name, text in refused.reason.items()}
+            return {"status": status, "reasons": [{"step": self.ref.name, **reason}]}
         except Exception as error:
             return self._error(error, TRANSIENT if is_out_of_memory(error) else kind_of(error))
 

@@ -26,6 +26,7 @@ from stages.core.ledger.catalog import BOOKKEEPING, Catalog, ledger_schema
 from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
 from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Item, Survey
+from stages.core.reach.secrets import bare_in, cleared
 from stages.core.running.executor import Executor, Work
 from stages.core.running.leaving import GRACE_S, LeavableThread, Left
 from stages.core.running.step_inputs import work_for
@@ -93,7 +94,7 @@ class Run:
         self.stop = threading.Event()
         self.stopped_because = ""
         self.spent = {"core_seconds": 0.0, "gpu_seconds": 0.0}
-        self._config, self._scope = json.dumps(dict(config or {}), default=str), scope
+        self._config, self._scope = json.dumps(dict(config or {}), default=str), bare_in(scope)
         self._budget, self._listener = budget or Budget(), listener
         self._lock = threading.Lock()
         self._stale = False
@@ -126,7 +127,7 @@ class Run:
             "plan": self.plan.to_json(),
             "jobs": json.dumps(self.survey.jobs),
             "counts": json.dumps(counts),
-            "error": error,
+            "error": cleared(error),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "versions": json.dumps(versions()),
@@ -270,7 +271,7 @@ class Run:
 
     def ask_to_stop(self, reason: str) -> None:
         """End the run soon: rows at work are finished or given up, nothing new starts."""
-        self.stopped_because = self.stopped_because or reason
+        self.stopped_because = self.stopped_because or cleared(reason)
         self.stop.set()
 
     def awaited(self) -> str:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from stages.core.errors import BadInput
 from stages.core.media import BadMedia
+from stages.core.reach.containers import NotOpened, open_container
 from stages.core.weights.digests import file_digest
 from stages.training.data.batches import Frames
 from stages.training.settings import Bucket
@@ -155,15 +156,14 @@ def _decode(path: Path, wanted: set[int], bucket: Bucket) -> dict[int, Frames]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A video's container; what is wrong with it is BadMedia."""
-    import av
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise BadMedia(f"{path.name} has no video in it")
             yield container
-    except (FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, NotOpened, OSError, IndexError) as error:
         raise BadMedia(f"{path.name} is not a readable video: {error}") from None
 
 
