@@ -36,7 +36,7 @@ class Cuts(Step):
     """One row per transition of a source; see `data_prep.shots.shots` for how they are found."""
 
     kind = "cuts"
-    version = 1
+    version = 2
     writes = CUTS
     fan_out = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,15 @@ from stages.core.measures.mixing import (
     spread_of,
     switched_share,
     unlikeness,
-    unlikeness_after_shift,
 )
-from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8, Novelty, plane_weights, relit
+from stages.core.measures.registration import kept_share, motion_likeness, motion_over_mixture
+from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8, Novelty, pictures, plane_weights, relit
 
 Cells = npt.NDArray[np.bool_]
+_WIPE_LED = 1.5  # the most that what a wipe leaves unexplained and how well motion leads may come to
+_SLOPE = 0.17  # by how much better motion may lead through a dissolve that it explains once worse
+RETURN_S = 0.6
+"""Seconds after which what passed in front of the camera is gone."""
 
 
 class Stretch:
@@ -38,17 +43,58 @@ class Stretch:
         grid = cells[:LUMA].reshape(ROWS, COLUMNS)
         self._box = np.ix_(np.flatnonzero(grid.any(1)), np.flatnonzero(grid.any(0)))
         self._luma = even[:, :LUMA].reshape(-1, ROWS, COLUMNS)
-        self._planes, self._small = signatures, keep.reshape(ROWS // 2, COLUMNS // 2)
+        self.planes, self.cells, self._small = signatures, cells, keep.reshape(ROWS // 2, COLUMNS // 2)
         self.novelty = Novelty(even, plane_weights(cells))
+        self._known: dict[tuple[int, int, str], tuple[float, float]] = {}
 
     def picture(self, frame: int) -> F32:
         """One frame's luma without bars, exposure evened out: float32 [rows, columns]."""
         return np.asarray(self._luma[frame][self._box], np.float32)
 
-    def is_pan(self, a: int, b: int) -> bool:
-        """Whether moving the camera leads from frame a to the middle and on to frame b."""
-        middle = self.picture((a + b) // 2)
-        return all(unlikeness_after_shift(self.picture(end), middle) < 0.1 for end in (a, b))
+    def motion(self, a: int, b: int, kind: str) -> tuple[float, float]:
+        """How well motion explains the frames from a to b: (how well it leads, how much worse it explains them).
+
+        It leads from a to b in steps; the correlation is that of the worst one, and of a wipe that of the best way of
+        taking halves, thirds or quarters. A mixture of two shots is not had by moving either. The middle of
+        a dissolve is the mean of frames around it, which is not so where things move: the median, over three places,
+        of how much worse than such a mean motion explains them. A wipe is no mixture, so it has 1.
+        """
+        if (a, b, kind) not in self._known:
+            ways = (2, 3, 4) if kind == "wipe" else (2,)
+            led = max(self._led(a, b, parts) for parts in ways)
+            places = () if kind == "wipe" else (0.3, 0.5, 0.7)
+            worse = float(np.median([self._worse(a, b, share) for share in places])) if places else 1.0
+            self._known[a, b, kind] = led, worse
+        return self._known[a, b, kind]
+
+    def is_motion(self, a: int, b: int, kind: str, error: float, rules: GradualRules) -> bool:
+        """Whether motion explains the frames from a to b better than a transition that leaves this error does.
+
+        The error is relative to what is allowed. The better motion leads, the less may be left.
+        """
+        led, worse = self.motion(a, b, kind)
+        if kind == "wipe":
+            return led > rules.wipe_moved or error + led > _WIPE_LED
+        return error > worse or led > rules.moved + _SLOPE * (worse - 0.5)
+
+    def _worse(self, a: int, b: int, share: float) -> float:
+        near, middle = max(1, round((b - a) / 4)), round(a + share * (b - a))
+        first, last = max(0, middle - near), min(len(self.planes) - 1, middle + near)
+        one, two, three = pictures(self.planes, self.cells, [first, middle, last])
+        return motion_over_mixture(one, two, three, (middle - first) / (last - first))
+
+    def _led(self, a: int, b: int, parts: int) -> float:
+        """How well motion leads from a to b in so many steps: the worst of them."""
+        steps = pairwise(np.unique(np.rint(np.linspace(a, b, parts + 1)).astype(int)))
+        return min(motion_likeness(*pictures(self.planes, self.cells, step))[0] for step in steps)
+
+    def returns(self, a: int, b: int, fps: float) -> bool:
+        """Whether the picture of frame a is back soon after b: something passed in front of the camera."""
+        later = range(b + 1, min(len(self.planes), b + 2 + round(RETURN_S * fps)))
+        if not len(later):
+            return False
+        now, *then = pictures(self.planes, self.cells, [a, *later]).reshape(1 + len(later), -1)
+        return bool(unlikeness(np.stack([now] * len(then)), np.stack(then)).min() < 0.15)
 
     def front(self, a: int, b: int) -> float:
         """How ragged the border is between what has switched from a to b and what has not, on average over a..b.
@@ -68,7 +114,7 @@ class Stretch:
         return ragged / max(1, pairs)
 
     def _stack(self, at: npt.NDArray[np.intp]) -> F32:
-        return pooled(self._planes[at], np.ones(CHROMA, bool)).reshape(len(at), 3, ROWS // 2, COLUMNS // 2)
+        return pooled(self.planes[at], np.ones(CHROMA, bool)).reshape(len(at), 3, ROWS // 2, COLUMNS // 2)
 
     def unchanged(self, a: int, b: int) -> float:
         """The share of the picture that is the same in frames a and b."""
@@ -197,7 +243,7 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
     drift = float(np.sqrt(np.mean((course - np.arange(1, b - a) / (b - a)) ** 2)))
     trust = min(1.0, novelty / rules.full_novelty)
     trust *= min(1.0, spread_of(stretch.relit[a], stretch.relit[b]) / rules.evenness)
-    trust *= min(1.0, 0.4 + 1.5 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile
+    trust *= min(1.0, 0.55 + 2.0 * (b - a) / fps)  # the shorter it is, the less the shots have moved meanwhile
     if kind == "wipe":
         clean = np.clip(rules.front / max(stretch.front(a, b), 1e-3), 1.0, 1.6)  # a clean border is evidence too
         error = _rms(mix.switched) / (rules.switched * trust * clean)
@@ -205,6 +251,12 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
         error = _rms(mix.residual) / (rules.residual * trust)
     if novelty < rules.novelty or unlike < rules.unlike or mix.strength < rules.strength:
         return None
-    if error > 1 or drift > rules.drift or stretch.unchanged(a, b) > rules.unchanged or stretch.is_pan(a, b):
+    if error > 1 or drift > rules.drift or stretch.unchanged(a, b) > rules.unchanged:
+        return None
+    if kept_share(*pictures(stretch.planes, stretch.cells, [a, b])) > rules.unchanged or stretch.is_motion(
+        a, b, kind, error, rules
+    ):
+        return None
+    if kind == "wipe" and stretch.returns(a, b, fps):
         return None
     return Gradual(a + 1, b, round(float(1.0 / (1.0 + error)), 4))

@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from data_prep.shots.gradual import Gradual, GradualRules
 from stages.core.measures.mixing import F32, fit_ramp, unlikeness
-from stages.core.measures.signature import LUMA, U8
+from stages.core.measures.registration import motion_over_mixture
+from stages.core.measures.signature import LUMA, U8, pictures
 
 Cells = npt.NDArray[np.bool_]
 _BLACK, _WHITE = 16.0, 235.0  # luma of black and white in limited range
+_MOTION = 1.5  # how much worse than a mixture motion must explain a fade; blurred pans reach 1.3, fades begin at 2.5
 _TRACE = 0.7  # grey levels by which a frame differs from a plain one
 
 
@@ -30,7 +32,7 @@ class Fades:
 
 def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules: GradualRules) -> Fades:
     """Look at both sides of each run of plain black or white frames: a ramp makes a fade, a step makes a cut."""
-    n = len(signatures)
+    n, shape = len(signatures), pictures(signatures[:1], cells, [0]).shape[1:]
     luma = signatures[:, :LUMA][:, cells[:LUMA]].astype(np.float32)
     found = Fades([], {}, 0, n)
     reach = int(rules.max_s * fps) + 4
@@ -38,8 +40,8 @@ def find_fades(signatures: U8, cells: Cells, cuts: list[int], fps: float, rules:
         plain = np.median(luma[start:stop], axis=0)
         low = max([c for c in cuts if c <= start], default=0)
         high = min([c for c in cuts if c >= stop], default=n)
-        left = ramp_length(luma[max(low, start - reach) : start + 1][::-1], plain)
-        right = ramp_length(luma[stop - 1 : min(high, stop - 1 + reach)], plain)
+        left = ramp_length(luma[max(low, start - reach) : start + 1][::-1], plain, shape)
+        right = ramp_length(luma[stop - 1 : min(high, stop - 1 + reach)], plain, shape)
         at_end = start == 0 or stop == n
         if stop - start == n or (at_end and not (left or right) and np.median(luma[start:stop].std(1)) > _TRACE):
             continue  # a dark shot
@@ -108,8 +110,10 @@ def _sides(values: F32, reach: int, pick: Callable[..., npt.NDArray[Any]]) -> tu
     return pick(windows[:n], axis=1), pick(windows[reach : reach + n], axis=1)
 
 
-def ramp_length(luma: F32, floor: F32) -> tuple[int, int] | None:
+def ramp_length(luma: F32, floor: F32, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """How a picture comes up from `floor` over frames luma [n, d]: (last frame at the floor, first at full strength).
+
+    `shape` is that of a picture, rows and columns.
 
     None where it comes at once, or not at all, or where what comes is not the same picture all along.
     """
@@ -124,7 +128,20 @@ def ramp_length(luma: F32, floor: F32) -> tuple[int, int] | None:
     alike = unlikeness(luma[middle : middle + 1], luma[high : high + 1])[0] < 0.6
     if high - low < 2.5 or rise < 8 or error > 0.15 * rise or not (alike or error < 0.06 * rise):
         return None
-    return low, high
+    return None if _is_motion(luma[low : high + 1].reshape(-1, *shape)) else (low, high)
+
+
+def _is_motion(ramp: F32) -> bool:
+    """Whether motion explains the middle of a ramp [n, rows, columns] nearly as well as a mixture of its ends.
+
+    A blurred pan over a bright wall looks like a fade to white.
+    """
+    if len(ramp) < 4:
+        return False
+    height = np.abs(ramp - ramp[0]).mean((1, 2))
+    middle = int(np.clip(np.argmin(np.abs(height - height[-1] / 2)), 1, len(ramp) - 2))
+    share = float(height[middle] / max(float(height[-1]), 1e-3))
+    return motion_over_mixture(ramp[0], ramp[middle], ramp[-1], share) < _MOTION
 
 
 def _levels_off(height: npt.NDArray[np.float64]) -> int | None:

@@ -19,20 +19,25 @@ class GradualRules:
     strength      the least root mean square difference of both sides, in grey levels
     evenness      how evenly the change must cover the picture for full trust (0 a few cells, 1 all alike)
     drift         the largest rms deviation of the mixture's course from a straight line
+    moved         how well, as a correlation, motion may lead through a dissolve that it explains half as badly as a
+                  mixture does; 0.17 more where it explains it one and a half times as badly, and so on
+    wipe_moved    how well motion may lead through a wipe
     flat          spread of luma, in grey levels, below which a frame counts as plain black or white
     max_s         the longest transition looked for, in seconds
     """
 
-    residual: float = 0.4
+    residual: float = 0.5
     switched: float = 0.25
     front: float = 0.12
     novelty: float = 8.0
     full_novelty: float = 25.0
-    unlike: float = 0.33
+    unlike: float = 0.25
     unchanged: float = 0.3
     strength: float = 10.0
     evenness: float = 0.35
-    drift: float = 0.14
+    drift: float = 0.16
+    moved: float = 0.78
+    wipe_moved: float = 0.83
     flat: float = 2.5
     max_s: float = 4.0
 

@@ -18,10 +18,23 @@ from data_prep.shots.dissolves import find_mixtures
 from data_prep.shots.fades import find_fades
 from data_prep.shots.gradual import GradualRules
 from stages.core.measures.mixing import mixture, unlikeness
-from stages.core.measures.signature import LUMA, SIZE, U8, Novelty, cut_distance, picture_cells, plane_weights
+from stages.core.measures.registration import CHANGED, kept_share, light_likeness, motion_likeness, rank_likeness
+from stages.core.measures.signature import (
+    F32,
+    LUMA,
+    SIZE,
+    U8,
+    Novelty,
+    cut_distance,
+    picture_cells,
+    pictures,
+    plane_weights,
+)
 
 _CORE = 6000  # frames looked at in one go, so that memory does not grow with the source
 _SAMPLE = 400
+_LIGHT = 0.93  # coloured light explains 0.97 of what it changes and more, the next shot 0.85 at the most
+_LEFT = 0.25  # the most that motion may leave of the difference that it explains
 _FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
 
 
@@ -32,12 +45,18 @@ class ShotConfig:
     cut_floor    the least cut signal of a hard cut
     cut_ratio    how many times a hard cut must stand above its surroundings (2 levels are added to those)
     flash_s      what returns to the old picture within this time is a flash, no cut
+    moved        how well motion may explain the new picture from the old one, as a correlation; above it is no cut
+    relit        how well light may explain it, as a rank correlation
+    kept         the share of what is drawn that may stay the same; above it something was laid over the picture
     gradual      thresholds of dissolves, wipes and fades
     """
 
     cut_floor: float = 6.0
     cut_ratio: float = 2.5
     flash_s: float = 0.125
+    moved: float = 0.93
+    relit: float = 0.92
+    kept: float = 0.58
     gradual: GradualRules = field(default_factory=GradualRules)
 
 
@@ -139,7 +158,9 @@ def _signal(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -
 def find_in(signatures: U8, cells: np.ndarray, fps: float, config: ShotConfig) -> Shots:
     """The transitions within one stretch of signatures [n, 864]; `cells` says which cells are picture."""
     novelty, signal, span = _signal(signatures, cells, fps, config)
+    gain = dark_gain(signatures, cells)
     cuts = find_cuts(signal, signatures, cells, config)
+    cuts = {c: s for c, s in cuts.items() if not _stays(signatures, cells, c, float(gain[c]), config)}
     cuts = without_flashes(cuts, novelty, span, config)
     plain = find_fades(signatures, cells, sorted(cuts), fps, config.gradual)
     for at, score in plain.cuts.items():
@@ -164,7 +185,7 @@ def find_cuts(signal: np.ndarray, signatures: U8, cells: np.ndarray, config: Sho
         ratio = prominence(signal, int(t), 1)
         if ratio < config.cut_ratio and _is_blended(signal, signatures[:, cells], int(t)):
             ratio = prominence(signal, int(t), 2)
-        if ratio >= config.cut_ratio and not _is_exposure(signatures[:, :LUMA][:, cells[:LUMA]], int(t)):
+        if ratio >= config.cut_ratio:
             cuts[int(t)] = round(ratio / (ratio + config.cut_ratio), 4)
     return cuts
 
@@ -177,10 +198,25 @@ def dark_gain(signatures: U8, cells: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(_FULL_CONTRAST / np.maximum(windows.max(1), 1e-3), 1.0, 3.0))
 
 
-def _is_exposure(luma: U8, t: int) -> bool:
-    """Whether frame t is the one before it, only brighter or darker, or of more or less contrast."""
-    pair = luma[t - 1 : t + 1].astype(np.float32)
-    return bool(unlikeness(pair[:1], pair[1:])[0] < 0.03)
+def _stays(signatures: U8, cells: np.ndarray, t: int, gain: float, config: ShotConfig) -> bool:
+    """Whether frame t shows the same shot as the one before, whatever the cut signal says."""
+    before, after = pictures(signatures, cells, [t - 1, t])
+    light = light_likeness(signatures[t - 1], signatures[t], cells)
+    return light > _LIGHT or is_same_shot(before, after, gain, config)
+
+
+def is_same_shot(before: F32, after: F32, gain: float, config: ShotConfig) -> bool:
+    """Whether two neighbouring pictures [rows, columns] differ by light, by an overlay or by motion alone.
+
+    `gain` is that of `dark_gain`: in low light less counts as a change.
+    """
+    luma = before.reshape(1, -1), after.reshape(1, -1)
+    if unlikeness(*luma)[0] < 0.03 or kept_share(before, after, CHANGED / min(gain, 1.5)) > config.kept:
+        return True
+    if rank_likeness(before, after) > config.relit:
+        return True
+    moved, still = motion_likeness(before, after)
+    return moved > config.moved and 1 - moved < _LEFT * (1 - still)
 
 
 def without_flashes(cuts: dict[int, float], novelty: Novelty, span: int, config: ShotConfig) -> dict[int, float]:

@@ -113,24 +113,3 @@ def spread_of(a: F32, b: F32) -> float:
     """How evenly the change from a to b [d] covers the picture: 1 all cells alike, near 0 a few cells only."""
     size = np.abs(b - a)
     return float(size.mean() ** 2 / max(float((size**2).mean()), 1e-6))
-
-
-def unlikeness_after_shift(a: F32, b: F32, reach: tuple[int, int] = (5, 8)) -> float:
-    """The least `unlikeness` of two luma pictures [rows, columns] when one is moved over the other, by up to `reach`.
-
-    Near 0 where a camera pan leads from one to the other.
-    """
-    rows, columns = a.shape
-    down, across = (np.arange(-min(r, n // 3), min(r, n // 3) + 1) for r, n in zip(reach, a.shape, strict=True))
-    one, two = (np.stack([np.ones_like(p), p, p * p]) for p in (q.astype(np.float64) - q.mean() for q in (a, b)))
-    size = (2 * rows, 2 * columns)  # so that nothing wraps round
-    spectra = np.fft.rfft2(one, size), np.conj(np.fft.rfft2(two, size))
-
-    def overlap(i: int, j: int) -> F64:
-        """The sum of products over what overlaps, for every shift: float64 [shifts down, shifts across]."""
-        return np.asarray(np.fft.irfft2(spectra[0][i] * spectra[1][j], size)[np.ix_(down, across)])
-
-    count = np.rint(overlap(0, 0))
-    left, right = overlap(1, 0) / count, overlap(0, 1) / count
-    power = (overlap(2, 0) / count - left**2 + 4.0) * (overlap(0, 2) / count - right**2 + 4.0)
-    return float((1.0 - (overlap(1, 1) / count - left * right + 4.0) / np.sqrt(power)).min())

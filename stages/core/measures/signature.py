@@ -6,6 +6,8 @@ over 9 x 16 cells each, all 0-255, in display orientation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,13 @@ def picture_cells(signatures: U8) -> npt.NDArray[np.bool_]:
         keep = np.ones_like(keep)
     small = keep.reshape(ROWS // 2, 2, COLUMNS // 2, 2).any(axis=(1, 3))
     return np.concatenate([keep.ravel(), small.ravel(), small.ravel()])
+
+
+def pictures(signatures: U8, cells: npt.NDArray[np.bool_], at: Sequence[int]) -> F32:
+    """The luma of frames `at` without bars: float32 [len(at), rows, columns]."""
+    grid = cells[:LUMA].reshape(ROWS, COLUMNS)
+    box = np.ix_(np.arange(len(at)), np.flatnonzero(grid.any(1)), np.flatnonzero(grid.any(0)))
+    return np.asarray(signatures[list(at), :LUMA].reshape(-1, ROWS, COLUMNS)[box], np.float32)
 
 
 def cells_within(top: float, bottom: float, left: float, right: float) -> npt.NDArray[np.bool_]:
