@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from data_prep.shots.timeline import FORMATS as TIMELINES
 from data_prep.shots.timeline import check_library, write_timeline
-from flows.views.words import counted
+from flows.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey

@@ -13,7 +13,7 @@ from flows.run.progress import Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.views.terminal import console as plain_console
 from flows.views.terminal import say
-from flows.views.words import counted
+from flows.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 

@@ -11,7 +11,7 @@ from flows.run.session import existing_catalog
 from flows.views.grid import print_table
 from flows.views.tables import read_table
 from flows.views.terminal import console as plain_console
-from flows.views.words import counted
+from flows.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.upkeep import Report

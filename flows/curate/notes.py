@@ -6,7 +6,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from flows.curate.tables import clips, is_known, sources, verdicts
-from flows.views.words import counted, error_text, file_name, listed, reason_text
+from flows.words import counted, error_text, file_name, listed, reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.survey import Survey

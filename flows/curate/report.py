@@ -24,7 +24,7 @@ from flows.curate.tables import captions_sql, is_known, sources
 from flows.run.session import existing_catalog
 from flows.views.page import data_uri, page_environment
 from flows.views.terminal import console as plain_console
-from flows.views.words import reason_text
+from flows.words import reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey

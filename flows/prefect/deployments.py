@@ -16,7 +16,7 @@ from flows.prefect.artifacts import show_link
 from flows.prefect.flow_run import FLOW_OPTIONS, closing_state, run_tasks, task_runner
 from flows.prefect.form import check_form
 from flows.run.session import Prepared, prepare
-from flows.views.words import counted
+from flows.words import counted
 from stages.core.errors import BadInput
 from stages.core.reach.secrets import cleared
 

@@ -25,7 +25,7 @@ from flows.prefect.submit import PrefectSubmit
 from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
 from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
-from flows.views.words import counted
+from flows.words import counted
 from stages.core.reach.secrets import bare_in
 from stages.core.running.run import Listener
 from stages.core.step import Row

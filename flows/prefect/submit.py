@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed
 
-from flows.views.words import counted
+from flows.words import counted
 from stages.core.errors import TRANSIENT, BadInput, Stopped, kind_of
 from stages.core.planning.plan import Node
 

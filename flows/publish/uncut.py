@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.views.words import error_text, reason_text
+from flows.words import error_text, reason_text
 from stages.core.planning.plan import ROOT_UNITS
 from stages.core.planning.survey import Survey
 

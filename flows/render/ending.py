@@ -6,7 +6,7 @@ from textwrap import shorten
 
 import pyarrow as pa
 
-from flows.views.words import counted, error_text, reason_text
+from flows.words import counted, error_text, reason_text
 from stages.core.step import Row
 
 MOST, PROMPT = 5, 60

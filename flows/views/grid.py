@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.views.words import counted, error_text, file_name, listed, reason_text
+from flows.words import counted, error_text, file_name, listed, reason_text
 from stages.core.reach.harmless import for_terminal
 
 SHOWN_ROWS, ID_LENGTH, GAP = 40, 12, 3

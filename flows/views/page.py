@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.views.tables import read_table
-from flows.views.words import reason_text
+from flows.words import reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from flows.views.grid import fitting, print_table
-from flows.views.words import counted, error_text, listed, reason_text
+from flows.words import counted, error_text, listed, reason_text
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234567, "1,234,567 rows")])
