@@ -35,10 +35,10 @@ class Api:
         """The deployments by name."""
         return {d["name"]: d for d in self.ask("/deployments/filter")}
 
-    def start(self, name: str, **parameters: Any) -> str:
+    def start(self, name: str, run_name: str = "", **parameters: Any) -> str:
         """Start a run of a deployment, as the form does. Returns the run's id."""
         deployment = self.deployments()[name]["id"]
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}} | ({"name": run_name} if run_name else {})
         return str(self.ask(f"/deployments/{deployment}/create_flow_run", body)["id"])
 
     def run(self, run_id: str) -> Any:
@@ -50,7 +50,7 @@ class Api:
         answer = self.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
         assert answer["status"] == "ACCEPT"
 
-    def wait(self, run_id: str, seconds: float = 60) -> Any:
+    def wait(self, run_id: str, seconds: float = 240) -> Any:
         """The run once it has ended."""
         return self.until(lambda: (run := self.run(run_id))["state_type"] in FINAL and run, seconds)
 
@@ -68,7 +68,7 @@ class Api:
         return {a["key"]: a for a in found}
 
     @staticmethod
-    def until(true: Any, seconds: float = 30) -> Any:
+    def until(true: Any, seconds: float = 240) -> Any:
         """Wait for something to hold. Returns what it gave."""
         deadline = time.monotonic() + seconds
         while not (value := true()):
