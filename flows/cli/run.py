@@ -126,13 +126,17 @@ def run_and_report(prepared: Prepared) -> Outcome:
 
 def _execute_on(url: str, prepared: Prepared, bars: Bars) -> Outcome:
     """Run a plan as a flow run of the server at `url`, and print the link to it. Only here is Prefect imported."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")  # the bars are shown instead
+    # The bars are shown instead of Prefect's own lines, and what goes wrong is raised or told here.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.prefect.flow_run import execute_as_flow
 
     def print_link(link: str) -> None:
         console.print(f"run page: {link}", soft_wrap=True)
 
-    return execute_as_flow(url, prepared, bars, print_link)
+    def print_warning(line: str) -> None:
+        console.print(f"warning: {line}", soft_wrap=True, markup=False)
+
+    return execute_as_flow(url, prepared, bars, print_link, print_warning)
 
 
 def print_outcome(outcome: Outcome, catalog: Catalog) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
-from flows.render.campaign import RenderConfig, on_top, resolve, trust_named
+from flows.render.campaign import RenderConfig, anchored, on_top, resolve, trust_named
 from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, read_yaml
@@ -91,7 +91,7 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     files = [default] if path == default else [default, path]
     named = on_top(values, overrides)
     trust_named((path.resolve().parent, cache_folder() / FIRST_FRAMES), named)
-    layers = [*((str(p), read_yaml(p)) for p in files), *named]
+    layers = [*((str(p), anchored(p)) for p in files), *named]
     compared = any(layer.get("reference") for _, layer in layers)
     on = {"steps": {name: {"enabled": True} for name in COMPARING}} if compared else {}
     settings, steps = resolve(EvaluateConfig, [layers[0], ("the flow", on), *layers[1:]])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import logging
+import re
+import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -18,14 +22,17 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.prefect.endings import Ending, address_of
+from flows.prefect.reporting import contact
 from flows.run.session import Outcome
-from stages.core.reach.harmless import for_markdown, for_terminal
 from stages.core.reach.secrets import bare, bare_in
 from stages.core.step import Row
 
 log = logging.getLogger("rushes")
 
 UPDATE_SECONDS, ERRORS_LOGGED = 3.0, 20
+WITHOUT_RUN = ("train", "publish")
+"""Flows whose table is of the whole store."""
 SHOWN = {"render": "videos", "evaluate": "judgements", "train": "checkpoints", "publish": "datasets"}
 """The table that shows what a flow has made."""
 
@@ -69,8 +76,9 @@ class Watch:
 
     def begin(self) -> None:
         """Make the progress artifact; called in the flow's own thread, so that it belongs to the flow run."""
-        artifact_id = create_progress_artifact(0.0, key=f"{self._flow}-progress", description=self._progress_text())
-        assert isinstance(artifact_id, UUID)  # a coroutine only inside an event loop
+        key, text = f"{self._flow}-progress", self._progress_text()
+        artifact_id = contact.send(create_progress_artifact, 0.0, key=key, description=text)
+        assert artifact_id is None or isinstance(artifact_id, UUID)  # a coroutine only inside an event loop
         self._artifact = artifact_id
 
     def __call__(self, node: str, row: Row) -> None:
@@ -99,10 +107,7 @@ class Watch:
         if self._artifact is None:
             return
         percent = min(100.0, 100.0 * self._made / self._expected)
-        try:
-            update_progress_artifact(self._artifact, percent, description=self._progress_text())
-        except Exception as error:  # the server's trouble must not become the run's
-            log.debug("progress not sent: %s", error)
+        contact.send(update_progress_artifact, self._artifact, percent, description=self._progress_text())
 
     def _progress_text(self) -> str:
         parts = [f"{name} {c.rows}" + (f" ({c.failed} failed)" if c.failed else "") for name, c in self.costs.items()]
@@ -135,30 +140,54 @@ def result_table(outcome: Outcome, costs: Mapping[str, Cost]) -> list[dict[str, 
     return lines
 
 
-def show_result(flow: str, scope: str, store: str, outcome: Outcome, costs: Mapping[str, Cost]) -> None:
-    """The result artifacts: a table of the stages, and a text that says where everything is."""
-    create_table_artifact(
-        result_table(outcome, costs), key=f"{flow}-stages", description=f"Stages of {for_markdown(bare_in(scope))}"
-    )
-    create_markdown_artifact(
-        result_text(flow, scope, store, outcome), key=f"{flow}-result", description=for_markdown(bare_in(scope))
-    )
+def show_result(flow: str, scope: str, store: str, outcome: Outcome, costs: Mapping[str, Cost], ending: Ending) -> None:
+    """The result artifacts: a table of the stages, what came of them in words, a contact sheet, links."""
+    lines = result_table(outcome, costs)
+    contact.send(create_table_artifact, lines, key=f"{flow}-stages", description=f"Stages of {plain(scope)}")
+    text = result_text(flow, scope, store, outcome, ending)
+    contact.send(create_markdown_artifact, text, key=f"{flow}-result", description=plain(scope))
+    show_ending(flow, ending)
 
 
-def result_text(flow: str, scope: str, store: str, outcome: Outcome) -> str:
-    """What was made, how it ended, and the commands that show it."""
-    ending = "nothing to do" if outcome.did_nothing else outcome.status
-    reason = f" ({outcome.reason})" if outcome.reason else ""
-    table, place = SHOWN.get(flow, "clips"), for_terminal(bare(store), keep="")
-    name = f"--run {outcome.run_id}"
-    return (
-        f"## {flow}: {ending}{for_markdown(reason)}\n\n- scope: {for_markdown(bare_in(scope))}\n"
-        f"- run: `{outcome.run_id}`\n- store: {for_markdown(place)}\n\n"
-        f"    rushes table {table} {name} --store {place}\n    rushes status --store {place}\n"
-    )
+def show_ending(flow: str, ending: Ending) -> None:
+    """The contact sheet and the links."""
+    if ending.sheet:
+        picture = f"data:image/jpeg;base64,{base64.b64encode(ending.sheet).decode()}"
+        contact.send(create_image_artifact, picture, key=f"{flow}-contact-sheet", description="Contact sheet")
+    for name, place in ending.places.items():
+        address = address_of(place)
+        contact.send(
+            create_link_artifact, address, link_text=place, key=f"{flow}-{name}", description=f"{name}: {place}"
+        )
 
 
-def show_link(flow: str, name: str, address: str, text: str) -> None:
-    """A link artifact, to an export or a page."""
-    shown = for_markdown(text)
-    create_link_artifact(address, link_text=shown, key=f"{flow}-{name}", description=shown)
+def result_text(flow: str, scope: str, store: str, outcome: Outcome, ending: Ending) -> str:
+    """How a run ended, what came of it, why the rest is missing, and where all of it is, as Markdown."""
+    word = "nothing to do" if outcome.did_nothing else outcome.status
+    reason = f" ({plain(outcome.reason)})" if outcome.reason else ""
+    parts = [f"## {flow}: {word}{reason}", bullets(ending.lines)]
+    if ending.reasons:
+        parts += ["### Why the rest is missing", *_table(("rows", "reason"), ending.reasons)]
+    places = {"scope": scope, "store": store, **ending.places}
+    parts += ["### Where", "\n".join(f"- {name}: {plain(place)}" for name, place in places.items())]
+    table, run = SHOWN.get(flow, "clips"), "" if flow in WITHOUT_RUN else f" --run {outcome.run_id}"
+    where = f"--store {shlex.quote(bare(store))}"
+    parts.append(f"```\nrushes table {table}{run} {where}\nrushes status {where}\n```")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """Sentences as a list."""
+    return "\n".join(f"- {plain(line)}" for line in lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    marks = " | ".join("---" for _ in head)
+    body = "\n".join(f"| {' | '.join(plain(str(cell)) for cell in row)} |" for row in rows)
+    return [f"| {' | '.join(head)} |\n| {marks} |\n{body}"]
+
+
+def plain(text: str) -> str:
+    """A text that came with data, such that Markdown and HTML in it mean nothing, and no address has a key."""
+    flat = "".join(c if c.isprintable() else " " for c in bare_in(text))
+    return re.sub(r"([\\`*_{}\[\]()<>#!|~&])", r"\\\1", flat)  # the pages show entities as they are written

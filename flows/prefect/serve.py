@@ -101,8 +101,9 @@ def read_deployments(path: Path = DEPLOYMENTS) -> list[dict[str, Any]]:
 
 
 def make_deployments(entries: list[dict[str, Any]], switched: Mapping[tuple[str, str], bool]) -> list[Any]:
-    """Prefect's deployments of these entries, for a runner of our own (the work pool is for clusters).
+    """Prefect's deployments of these entries, for a runner of our own (the work pool is for workers).
 
+    A form whose file gives no store is filled in with the folder `store` of the folder in which this was started.
     switched: (deployment, schedule) -> whether a person has switched that schedule on; else as the file says.
     """
     from prefect.deployments.runner import RunnerDeployment
@@ -112,7 +113,7 @@ def make_deployments(entries: list[dict[str, Any]], switched: Mapping[tuple[str,
             entry["entrypoint"],
             name=entry["name"],
             description=entry.get("description"),
-            parameters=entry.get("parameters"),
+            parameters={"store": str(Path("store").resolve()), **(entry.get("parameters") or {})},
             tags=entry.get("tags"),
             schedules=[_schedule(entry["name"], s, switched) for s in entry.get("schedules") or []],
         )

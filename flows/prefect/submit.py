@@ -6,6 +6,7 @@ Prefect passes on unopened, and the ledger keeps what was made. Results are neit
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +27,10 @@ RETRIES, RETRY_DELAYS = 2, [2.0, 10.0]
 class Piece:
     """One piece of work: what it needs, and, once it has run, what it gave or raised."""
 
-    def __init__(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._work, self._args = work, args
+    def __init__(self, work: Callable[..., Any], args: tuple[Any, ...], name: str = "work") -> None:
+        self._work, self._args, self._name = work, args, name
         self._ran, self._value = False, None
+        self._seconds = 0.0
         self._error: BaseException | None = None
         self.future: PrefectFuture[Any] | None = None
 
@@ -41,7 +43,10 @@ class Piece:
         """Do the work, once what it needs is there."""
         self._ran, self._error = True, None
         try:
-            self._value = self._work(*(a.result() if isinstance(a, Piece) else a for a in self._args))
+            args = [a.result() if isinstance(a, Piece) else a for a in self._args]
+            clock = time.monotonic()
+            self._value = self._work(*args)
+            self._seconds = time.monotonic() - clock
         except BaseException as error:
             self._error = error
             raise
@@ -64,14 +69,21 @@ class Piece:
         self.future.add_done_callback(call)
 
     def summary(self) -> str:
-        """How many rows it brought past its node, by their status."""
+        """How many rows it brought past its node, by their status, and how long that took."""
         node = next((a for a in self._args if isinstance(a, Node)), None)
         if node is None or not isinstance(self._value, list):
-            return "done"
-        tally = Counter((item.get(node.name) or {}).get("status", "stopped earlier") for item in self._value)
-        return f"{counted(len(self._value), 'row')}: " + ", ".join(
-            f"{count} {status}" for status, count in sorted(tally.items())
-        )
+            return f"{self._name}: done in {self._seconds:.1f} s"
+        tally = Counter((item.get(node.name) or {}).get("status", MISSING) for item in self._value)
+        parts = ", ".join(f"{tally[status]} {WORDS.get(status, status)}" for status in sorted(tally, key=_rank))
+        return f"{self._name}: {counted(len(self._value), 'row')} in {self._seconds:.1f} s: {parts}"
+
+
+MISSING = ""
+WORDS = {"error": "failed", MISSING: "left out, because an earlier step failed or rejected them"}
+
+
+def _rank(status: str) -> tuple[bool, bool, str]:
+    return status == MISSING, status != "ok", status
 
 
 def worth_another_try(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -101,7 +113,7 @@ class PrefectSubmit:
 
     def __call__(self, name: str, work: Callable[..., Any], *args: Any) -> Piece:
         """One task run of this name; it starts once the pieces among `args` have ended."""
-        piece = Piece(work, args)
+        piece = Piece(work, args, name)
         named = stage.with_options(name=name.split()[0], task_run_name=name)
         before: list[Any] = [p.future for p in piece.needs]
         piece.future = named.submit(piece, return_state=False, wait_for=before)

@@ -89,13 +89,20 @@ def trust_named(folders: Iterable[Path], layers: Iterable[tuple[str, Any]], stor
 
 
 def anchored(path: Path) -> Any:
-    """What a campaign file says. Its relative paths count from the folder in which it lies."""
-    layer = read_yaml(path)
+    """What a campaign file says. Its relative paths count from the folder in which it lies; a cascade, a model or a
+    checkpoint is taken from there where it is there, because these may be names as well."""
+    layer, folder = read_yaml(path), path.resolve().parent
     for holder in (layer, *(p for p in layer.get("prompts") or () if OmegaConf.is_dict(p))):
-        for key in ("prompts_file", "image"):
+        for key in ("prompts_file", "image", "videos", "captions", "reference"):
             value = holder.get(key)
             if isinstance(value, str) and value and "://" not in value:
-                holder[key] = str(path.resolve().parent / Path(value).expanduser())
+                holder[key] = str(folder / Path(value).expanduser())
+    model = layer.get("model")
+    for holder, keys in ((layer, ("cascade", "model")), (model, ("checkpoint", "vae"))):
+        for key in keys if OmegaConf.is_dict(holder) else ():
+            value = holder.get(key)
+            if isinstance(value, str) and value and (folder / value).exists():
+                holder[key] = str(folder / value)
     return layer
 
 

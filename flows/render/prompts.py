@@ -95,6 +95,11 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip(PADDING)
 
 
+def lines_of(text: str) -> list[str]:
+    """The prompts of a text that holds one a line; none of an empty one."""
+    return [line for _, line in _lines(text)]
+
+
 # -- text and JSON -----------------------------------------------------------------------------------------------------
 
 

@@ -35,10 +35,10 @@ class Api:
         """The deployments by name."""
         return {d["name"]: d for d in self.ask("/deployments/filter")}
 
-    def start(self, name: str, **parameters: Any) -> str:
+    def start(self, name: str, run_name: str = "", **parameters: Any) -> str:
         """Start a run of a deployment, as the form does. Returns the run's id."""
         deployment = self.deployments()[name]["id"]
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}} | ({"name": run_name} if run_name else {})
         return str(self.ask(f"/deployments/{deployment}/create_flow_run", body)["id"])
 
     def run(self, run_id: str) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,12 +18,16 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
 from flows.prefect.serve import read_deployments
+from flows.prefect.server import unreachable
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from stages.core.config import ROOT
 from stages.core.running.runs import runs_table
+from tests.data_prep.little import video
+from tests.flows.curated import KEEP_ALL
 from tests.flows.prefect_api import Api
 
 RUSHES = [sys.executable, "-m", "flows.cli.main"]
@@ -63,9 +70,14 @@ def hanging(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory, hanging: Path) -> Iterator[Api]:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which `rushes serve` is started."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def api(state: Path, hanging: Path) -> Iterator[Api]:
     """`rushes serve` on a free port. At the end an interrupt must end it and its server cleanly."""
-    state = tmp_path_factory.mktemp("state")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,24 +128,21 @@ def last_run(store: Path) -> dict[str, Any]:
     return dict(runs_table(existing_catalog(str(store))).to_pylist()[-1])
 
 
-def test_the_deployments_give_forms_and_their_schedules_are_off(api: Api) -> None:
+def test_the_deployments_give_forms_and_their_schedules_are_off(api: Api, state: Path) -> None:
     served, listed = api.deployments(), {d["name"]: d for d in read_deployments()}
-    assert set(served) == set(listed) >= {"curate", "render", "evaluate", "train"}
+    assert set(served) == set(listed) >= {"curate", "render", "evaluate", "train", "publish", "report"}
     for name, deployment in served.items():
         assert deployment["entrypoint"] == listed[name]["entrypoint"]
-        assert deployment["parameters"] == listed[name]["parameters"]
+        assert deployment["parameters"] == {"store": str(state / "store"), **listed[name]["parameters"]}
         assert [s["active"] for s in deployment["schedules"]] == [False]
-        fields = deployment["parameter_openapi_schema"]["properties"]
-        assert all(len(f["description"]) > 20 for f in fields.values()), fields
+        schema = deployment["parameter_openapi_schema"]
+        assert all(len(f["description"]) > 20 for f in schema["properties"].values()), schema
+        assert set(deployment["parameters"]) <= set(schema["properties"])
+        assert "store" in schema["required"]
     form = served["render"]["parameter_openapi_schema"]
-    assert form["required"] == ["campaign", "store"]
+    assert form["required"] == ["store"]
     assert form["properties"]["overrides"]["items"] == {"type": "string"}
-    assert set(served["curate"]["parameter_openapi_schema"]["properties"]) == {
-        "sources",
-        "store",
-        "config",
-        "overrides",
-    }
+    assert form["properties"]["prompts"]["type"] == "string"
 
 
 SERVED_AGAIN = """
@@ -157,7 +166,7 @@ def test_a_schedule_that_is_switched_on_makes_runs_and_stays_on(api: Api) -> Non
         done = subprocess.run(command, env=environment(PREFECT_API_URL=api.url), capture_output=True, text=True)
         switched = [f"{d['name']} [{d['name'] == 'render'}] None" for d in read_deployments()]
         assert done.stdout.splitlines() == switched, done.stderr
-        api.until(lambda: api.ask("/flow_runs/filter", wanted), 60)
+        api.until(lambda: api.ask("/flow_runs/filter", wanted))
     finally:
         api.ask(place, {"active": False}, "PATCH")
 
@@ -165,17 +174,18 @@ def test_a_schedule_that_is_switched_on_makes_runs_and_stays_on(api: Api) -> Non
 def test_training_is_a_flow_run_with_a_task_for_each_part(api: Api, training_file: Path, tmp_path: Path) -> None:
     run_id = api.start("train", config=str(training_file), store=str(tmp_path / "store"), overrides=["promote=small"])
     assert api.wait(run_id)["state_type"] == "COMPLETED"
-    assert sorted(t["name"] for t in api.tasks(run_id)) == ["encode", "evaluate", "promote", "train"]
-    said = [r["message"] for r in api.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})]
-    assert any("step 3/3  loss" in line for line in said), said
+    named = ["encode", "evaluate", "promote", "train"]
+    api.until(lambda: sorted(t["name"] for t in api.tasks(run_id)) == named)
+    api.until(lambda: any("step 3/3  loss" in r["message"] for r in api.logs(run_id)))
 
 
 def test_a_run_from_the_form_makes_the_same_store_as_threads(
     api: Api, campaign: Path, threads_store: Path, tmp_path: Path
 ) -> None:
-    run_id = api.start("render", campaign=str(campaign), store=str(tmp_path / "store"), export=str(tmp_path / "out"))
+    asked = {"campaign": str(campaign), "store": str(tmp_path / "store"), "export": str(tmp_path / "out")}
+    run_id = api.start("render", "typed by a person", **asked)
     run = api.wait(run_id)
-    assert run["state_type"] == "COMPLETED", run["state"]
+    assert (run["state_type"], run["name"]) == ("COMPLETED", "typed by a person"), run["state"]
     assert last_run(tmp_path / "store")["run_id"] in run["state"]["message"]
     assert content(tmp_path / "store") == content(threads_store)
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 6
@@ -192,19 +202,63 @@ def test_a_run_from_the_form_makes_the_same_store_as_threads(
 
     api.until(lambda: logged("letters 1/2", "letters of two two"))  # what a step logs stands with its task run
     api.until(lambda: logged("letters 2/2", "this prompt is broken"))
+    api.until(lambda: logged("letters 2/2", "4 rows in ") and logged("letters 2/2", "2 ok, 2 failed"))
+    wanted = {"6 of 8 videos finished", "2 x letters: this prompt is broken"}
+    said = api.until(lambda: wanted <= set(found := [r["message"] for r in api.logs(run_id)]) and found)
+    assert any("to do: letters 4, draw 8, finish 8; in this process" in line for line in said), said
 
     artifacts = api.artifacts(run_id)
     assert artifacts["render-progress"]["data"] == 100
     table = {line["stage"]: line for line in json.loads(artifacts["render-stages"]["data"])}
     assert (table["letters"]["failed"], table["finish"]["done"]) == (1, 6)
-    assert "rushes table videos" in artifacts["render-result"]["data"]
+    result, page = artifacts["render-result"]["data"].replace("\\", ""), tmp_path / "store" / "render.html"
+    for words in ("6 of 8 videos finished", "| 2 | letters: this prompt is broken |", "rushes table videos", str(page)):
+        assert words in result, result
     assert (tmp_path / "out").as_uri() in artifacts["render-export"]["data"]
+    assert page.as_uri() in artifacts["render-page"]["data"]
+    assert page.read_text().count("<video") == 6
+    kind, picture = artifacts["render-contact-sheet"]["data"].split(",", 1)
+    assert kind == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size[0] > 900
 
 
-def test_bad_input_fails_the_run_with_its_sentence(api: Api, campaign: Path, tmp_path: Path) -> None:
-    run = api.wait(api.start("render", campaign=str(campaign), store=str(tmp_path), overrides=["drw.seconds=1"]))
-    assert run["state_type"] == "FAILED"
-    assert "unknown key 'drw'; did you mean 'draw'?" in run["state"]["message"]
+def test_what_is_wrong_with_a_form_fails_the_run_with_its_sentence(
+    api: Api, campaign: Path, state: Path, tmp_path: Path
+) -> None:
+    typo = api.start("render", campaign=str(campaign), store=str(tmp_path / "typo"), overrides=["drw.seconds=1"])
+    relative = api.start("render", campaign=str(campaign), store="results")
+    texts = {"prompts": "one\n\n  two two  \n", "overrides": [f"cascade={campaign.parent}/cascade.yaml"]}
+    text = api.start("render", campaign=str(campaign), store=str(tmp_path / "text"), **texts)
+    assert "unknown key 'drw'; did you mean 'draw'?" in api.wait(typo)["state"]["message"]
+    assert "store: 'results' is a relative path" in api.wait(relative)["state"]["message"]
+    assert [api.run(r)["state_type"] for r in (typo, relative)] == ["FAILED"] * 2
+    assert not (state / "results").exists()
+    assert not [r["message"] for r in api.logs(relative) if "Traceback" in r["message"]]
+    assert api.wait(text)["state_type"] == "COMPLETED"
+    prompts = read_table(existing_catalog(str(tmp_path / "text")), "takes")["prompt"].to_pylist()
+    assert prompts == ["one", "one", "two two", "two two"]
+
+
+def test_a_curation_is_published_and_reported_from_forms(api: Api, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    for seed in (1, 2):
+        video(tmp_path / "footage" / f"s{seed}.mp4", (seed,))
+    (tmp_path / "footage" / "broken.mp4").write_bytes(b"no video")
+    curated = api.start("curate", sources=[str(tmp_path / "footage")], store=store, overrides=KEEP_ALL)
+    assert api.wait(curated)["state_type"] == "COMPLETED"
+    published, reported = api.start("publish", dataset="set", store=store), api.start("report", store=store)
+    assert [api.wait(r)["state_type"] for r in (published, reported)] == ["COMPLETED"] * 2
+    results = {r: {k: str(a["data"]) for k, a in api.artifacts(r).items()} for r in (curated, published, reported)}
+    kept = read_table(existing_catalog(store), "datasets").to_pylist()[0]["clips"]
+    assert kept == 2
+    assert "3 sources, 1 of them unreadable" in results[curated]["curate-result"]
+    assert "broken.mp4" in results[curated]["curate-result"]
+    assert "2 clips, 2 of them kept" in results[curated]["curate-result"]
+    assert "set v1: 2 clips" in results[published]["publish-result"]
+    assert "set/v1" in results[published]["publish-dataset"]
+    assert Path(store, "report.html").as_uri() in results[reported]["report-page"]
+    for run, key in ((curated, "curate-contact-sheet"), (published, "publish-contact-sheet")):
+        assert results[run][key].startswith("data:image/jpeg;base64,")
 
 
 def test_cancel_leaves_the_row_at_work_and_a_store_to_go_on_with(
@@ -231,6 +285,73 @@ def test_cancel_leaves_the_row_at_work_and_a_store_to_go_on_with(
     rows = read_table(existing_catalog(str(store)), "artifacts").to_pylist()
     assert len([r for r in rows if r["run_id"] == row["run_id"]]) == done  # nothing of the first run was done again
     assert len({r["artifact_id"] for r in rows if r["stage"] == "finish"}) == 6
+
+
+@pytest.mark.ray
+def test_cancel_while_ray_starts_is_shown_at_once(api: Api, campaign: Path, tmp_path: Path) -> None:
+    run_id = api.start("render", campaign=str(campaign), store=str(tmp_path), overrides=["infra.executor=ray"])
+    api.until(lambda: any("which starts now" in r["message"] for r in api.logs(run_id)))
+    api.cancel(run_id)
+    run = api.wait(run_id)
+    assert (run["state_type"], run["state"]["message"]) == ("CANCELLED", "cancelled by SIGTERM")
+    api.until(lambda: not engines(run_id))
+    said = [r["message"] for r in api.logs(run_id)]
+    assert not [line for line in said if "Running()" in line or "Traceback" in line], said
+
+
+@pytest.mark.soak
+def test_a_process_worker_puts_results_where_the_form_says(api: Api, campaign: Path, tmp_path: Path) -> None:
+    """A worker as infra/prefect.yaml describes it, in a folder of its own, with what all its runs begin with."""
+    text = re.sub(
+        r"  - name: (\w+)\n    entry", r"  - name: \1-pool\n    entry", (ROOT / "infra/prefect.yaml").read_text()
+    )
+    (tmp_path / "prefect.yaml").write_text(text)
+    here = environment(PREFECT_API_URL=api.url, PREFECT_HOME=str(tmp_path / "home"), RUSHES_OVERRIDES="seeds=1")
+
+    def prefect(*words: str) -> None:
+        command = [sys.executable, "-m", "prefect", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    prefect("work-pool", "create", "rushes", "--type", "process")
+    prefect("--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml")
+    asked = {"campaign": str(campaign), "export": str(tmp_path / "out")}
+    good = api.start("render-pool", store=str(tmp_path / "store"), **asked)
+    bad = api.start("render-pool", store="store", **asked)
+    prefect("worker", "start", "--pool", "rushes", "--run-once")
+    assert api.wait(good)["state_type"] == "COMPLETED"
+    assert "store: 'store' is a relative path" in api.wait(bad)["state"]["message"]
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 3  # three sound prompts, one seed each
+    assert last_run(tmp_path / "store")["status"] == "done"
+    assert {p.name for p in tmp_path.iterdir()} == {"prefect.yaml", "home", "out", "store"}
+
+
+@pytest.mark.soak
+def test_a_server_that_is_killed_costs_a_run_one_line(campaign: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, here = f"http://127.0.0.1:{port}/api", environment(PREFECT_HOME=str(tmp_path / "home"))
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(
+        command, env=here, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    try:
+        Api.until(lambda: not unreachable(url, 5.0))
+        words = ["render", str(campaign), "--store", str(tmp_path / "store"), "draw.seconds=3"]
+        with (tmp_path / "log").open("w+") as log:
+            run = subprocess.Popen([*RUSHES, *words], env={**here, "PREFECT_API_URL": url}, stdout=log, stderr=log)
+            Api.until(lambda: "run page" in (tmp_path / "log").read_text())
+            os.killpg(server.pid, signal.SIGKILL)
+            assert run.wait(200) == 0, (tmp_path / "log").read_text()  # it took more than ten minutes once
+    finally:
+        server.kill()
+        server.wait()
+    said = (tmp_path / "log").read_text()
+    assert said.count("warning:") == said.count("does not answer any more") == 1, said
+    assert "Traceback" not in said
+    assert last_run(tmp_path / "store")["status"] == "done"
+    assert read_table(existing_catalog(str(tmp_path / "store")), "videos").num_rows == 6
 
 
 def engines(run_id: str) -> list[int]:
