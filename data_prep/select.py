@@ -87,7 +87,10 @@ class Select(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """thresholds: metric -> {min, max, exclude}; null lifts one, or all of a metric."""
+        """Which clips pass.
+
+        thresholds  limits by metric: `select.METRIC.min`, `.max` and `.exclude` (a list of values); null lifts a limit
+        """
 
         thresholds: dict[str, Any] = field(default_factory=dict)
 

@@ -17,7 +17,10 @@ __all__ = ["InfraConfig", "LogRecord", "OnLog", "PrefectSettings", "RaySettings"
 
 @dataclass
 class PrefectSettings:
-    """Which Prefect server the flows report to; empty: the one that PREFECT_API_URL names, or none."""
+    """Which Prefect server the flows report to.
+
+    api_url  URL of the server's API; empty uses the one that PREFECT_API_URL names, or none
+    """
 
     api_url: str = ""
 
@@ -26,7 +29,10 @@ class PrefectSettings:
 class InfraConfig:
     """The `infra:` part of a flow's config. Nothing in it changes a result, so none of it enters an identity.
 
-    executor  `ray`, or `local` for everything in this process, one row at a time
+    executor  [ray, local] `ray` runs each step on workers of its own; `local` runs all in this process, one row at a
+              time
+    ray       how Ray is started or joined
+    prefect   which Prefect server is used
     storage   options for the store's file system, as fsspec names them (`endpoint_url`, `anon`, ...)
     """
 

@@ -25,8 +25,13 @@ class Base(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """sampling: its guidance is that of the take. fps_conditioning: the frame rate that the model is told, in
-        frames a second; 0: the take's."""
+        """How base takes are made.
+
+        model             the weights
+        lora              an adapter that is put onto the denoiser
+        sampling          how to denoise; its guidance is that of the take
+        fps_conditioning  [from 0] frame rate that the model is told, in frames a second; 0 is the take's
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)

@@ -31,9 +31,17 @@ class Extend(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """overlap: latent frames that a window is given; more keep motion better and make less at a time. guidance: of
-        windows, 0 for that of `sampling`, or of the take; more holds them to the prompt, less to what they are given.
-        back_projections: rounds by which the end of a clip is encoded closer (`stages.families.back_projection`)."""
+        """How takes are made longer, window by window.
+
+        model             the weights
+        lora              an adapter that is put onto the denoiser
+        sampling          how to denoise
+        overlap           [from 1] latent frames of the window before that a window is given; more keep motion better,
+                          and each window then adds less
+        guidance          [from 0] guidance of windows; 0 is that of `sampling` or of the take. More holds windows to
+                          the prompt, less to what they are given
+        back_projections  [from 0] rounds that bring the encoded end of a clip closer to its pixels
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)

@@ -57,7 +57,10 @@ class Judge(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """world: the file with the words of the world and what they look like."""
+        """What words mean.
+
+        world  the file with the words of the world and what they look like
+        """
 
         world: str = WORLD
 

@@ -30,9 +30,15 @@ class Refine(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """strength: the share of the schedule's steps that is done, 0 to 1, both excluded. window: how many frames are
-        refined at a time, 0 for all. overlap: latent frames that a window has in common with the one before; it fades
-        in over them."""
+        """How latents are refined.
+
+        model     the weights
+        lora      an adapter that is put onto the denoiser
+        sampling  how to denoise
+        strength  [above 0, below 1] share of the schedule's steps that is run
+        window    [from 0] frames refined at a time; 0 refines all at once
+        overlap   [from 1] latent frames that two neighbouring windows share and fade over
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)

@@ -24,7 +24,10 @@ class See(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """model: the checkpoint whose VAE encodes."""
+        """Which VAE encodes.
+
+        model  the weights
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
 

@@ -45,15 +45,17 @@ class EndpointCaption(Step):
     class Config(AskConfig):
         """What is asked (see `AskConfig`), and of whom.
 
-        model        the name that the endpoint knows the model by
-        rewriter     likewise a text model for a second pass over the windows' captions; empty: none
-        base_url     such as http://127.0.0.1:8000/v1; empty: the client's default
-        api_key_env  the environment variable that holds the key; keys are in no config and no catalog
-        concurrency  questions that are under way at a time
-        timeout_s    of one request
-        retries      of a request that failed by a time-out, a lost connection, 408, 409, 429 or 5xx; waits grow
-        temperature  of the first answer
-        token_key    how the endpoint calls the most tokens: max_tokens or max_completion_tokens
+        model        name of the model at the endpoint; required
+        rewriter     name of a text model for a second pass over the captions of windows; empty skips it
+        base_url     URL of the endpoint, such as http://127.0.0.1:8000/v1; empty uses the default of OpenAI's client
+        api_key_env  environment variable that holds the key; no config and no table ever holds the key itself
+        concurrency  [from 1] questions that are under way at the same time
+        timeout_s    [above 0] seconds that one request may take
+        retries      [from 0] repeats of a request after a time-out, a lost connection, 408, 409, 429 or 5xx, with
+                     growing waits
+        temperature  sampling temperature of the first answer
+        token_key    [max_tokens, max_completion_tokens] name of the endpoint's parameter for the most tokens of an
+                     answer
         """
 
         model: str = ""

@@ -26,9 +26,9 @@ BT601 = 6
 class VideoForm:
     """What every published clip is brought to; 0 leaves it as the source has it.
 
-    fps     frames a second
-    size    pixels of the shorter side, made even; the aspect stays
-    frames  the first so many frames; a clip that has fewer is rejected, and is not in the dataset
+    fps     [from 0] frames a second; 0 keeps the source's
+    size    [from 0] pixels of the shorter side, an even number; the aspect stays; 0 keeps the source's
+    frames  [from 0] keep only this many frames from the start, and leave out clips that have fewer; 0 keeps all
     """
 
     fps: float = 0.0

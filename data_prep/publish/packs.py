@@ -47,7 +47,10 @@ class Shards(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """mb: a shard is full at this many megabytes of video."""
+        """How large shards are.
+
+        mb  [above 0] megabytes of video in one shard
+        """
 
         mb: float = 256.0
 

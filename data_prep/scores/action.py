@@ -54,11 +54,13 @@ class Action(Step):
     class Config:
         """What is shown to the model.
 
-        frames  pictures of each clip, at most, from 16
-        fps     how many of these make a second, at most: 32 at 12.5 are the 2.6 s in the middle of a clip. The model
-                was trained with 25; on real clips half of the frames gave the same labels at half of the cost
-        model   a safetensors file of `data_prep.models.i3d.I3D` instead of the packaged one
-        device  `auto` (a GPU where there is one), `cpu` or `cuda`
+        frames  [from 16] frames of each clip that are shown, at most
+        fps     [above 0] frames shown per second of the clip, at most: 32 at 12.5 are the 2.6 s in the middle of a clip
+        model   safetensors file of an I3D network to use instead of the packaged one
+        device  [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
+
+        The model was trained with 25 frames a second; on real clips half of the frames gave the same labels at half the
+        cost.
         """
 
         frames: int = 32

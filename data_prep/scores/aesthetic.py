@@ -33,9 +33,11 @@ class Aesthetic(Step):
     class Config:
         """Which weights, and how many pictures of each clip they are shown.
 
-        clip, revision  a folder, or a hub id in the local cache with a revision
-        head            the predictor: linear layers one after the other, named by numbers, or a single one
-        device          auto (a GPU where there is one), cpu or cuda
+        clip      folder of a CLIP checkpoint, or a hub id in the local cache with a revision; required
+        revision  revision of a hub id
+        head      .safetensors or .pth file of the predictor: linear layers named by numbers, or a single one; required
+        frames    [from 1] pictures of each clip
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
         """
 
         clip: str = ""

@@ -31,7 +31,11 @@ class Nsfw(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """frames: pictures of each clip that are looked at. model: an ONNX file instead of the packaged one."""
+        """What is shown to the model.
+
+        frames  [from 1] pictures of each clip
+        model   ONNX file to use instead of the packaged model
+        """
 
         frames: int = 3
         model: str = ""

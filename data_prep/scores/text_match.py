@@ -34,7 +34,12 @@ class TextMatch(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """clip, revision: the same model as that of the step `vectors`."""
+        """Which model compares pictures with text.
+
+        clip      folder or hub id of the CLIP checkpoint that the step `vectors` uses; required
+        revision  revision of a hub id
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
+        """
 
         clip: str = ""
         revision: str = field(default="", metadata={"identity": False})

@@ -28,8 +28,10 @@ class Vectors(Step):
     class Config:
         """Which model, and how many pictures of each clip it is shown.
 
-        clip, revision  a folder, or a hub id in the local cache with a revision
-        device          auto (a GPU where there is one), cpu or cuda
+        clip      folder of a CLIP checkpoint, or a hub id in the local cache with a revision; required
+        revision  revision of a hub id
+        frames    [from 1] pictures of each clip
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
         """
 
         clip: str = ""

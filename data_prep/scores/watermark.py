@@ -29,9 +29,11 @@ class Watermark(Step):
     class Config:
         """Which classifier, and how many pictures of each clip it is shown.
 
-        model, revision  a folder, or a hub id in the local cache with a revision
-        label            the name of the class that means a watermark
-        device           auto (a GPU where there is one), cpu or cuda
+        model     folder of an image classifier with safetensors weights, or a hub id in the local cache; required
+        revision  revision of a hub id
+        label     name of the class that means a watermark
+        frames    [from 1] pictures of each clip
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
         """
 
         model: str = ""

@@ -40,11 +40,14 @@ class CompareSets(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The least number of videos in each set for FVD, and of their frames for FID.
+        """How large the sets must be. Both distances are biased upwards on smaller sets.
 
         256 videos is the smallest set that FVD is reported on (the BAIR test set); 2048 frames is where the covariance
-        of Inception's features can have full rank, which FID's authors ask for. Both distances are biased upwards on
-        smaller sets.
+        of
+        Inception's features can have full rank, which FID's authors ask for.
+
+        least_videos  [from 2] videos that each set needs for FVD
+        least_frames  [from 2] frames that each set needs for FID
         """
 
         least_videos: int = 256

@@ -73,8 +73,12 @@ class MotionFeatures(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """frames: from the start, at least 16. model: a safetensors file of `data_prep.models.i3d.I3D` instead of
-        the packaged one. device: auto, cpu or cuda."""
+        """What is shown to the network.
+
+        frames  [from 16] frames from the start of each video
+        model   safetensors file of an I3D network to use instead of the packaged one
+        device  where the model runs: auto (a GPU where there is one), cpu or cuda
+        """
 
         frames: int = 32
         model: str = ""
@@ -127,8 +131,13 @@ class PictureFeatures(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """frames: how many, evenly over the video. model: a TorchScript file instead of the packaged one, from [-1, 1]
-        pictures [N, 3, 299, 299] to features. device: auto, cpu or cuda."""
+        """What is shown to the network.
+
+        frames  [from 1] frames of each video, evenly spaced
+        model   TorchScript file to use instead of the packaged one; it turns [-1, 1] pictures [N, 3, 299, 299] into
+                features
+        device  where the model runs: auto (a GPU where there is one), cpu or cuda
+        """
 
         frames: int = 8
         model: str = ""

@@ -46,12 +46,11 @@ class Clips(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Lengths in seconds; see `data_prep.signals.aggregate.SpanConfig`. Without a step that makes cuts a
-        source is one clip.
+        """Lengths in seconds; see `SpanConfig`. Without a step that makes cuts a source is one clip.
 
-        min_s   shorter shots make no clip
-        max_s   longer ones are split into equal parts, 0: never
-        trim_s  cut off at each transition, beyond its own frames
+        min_s   [from 0] shorter shots make no clip
+        max_s   [from 0] longer shots are split into equal parts; 0 never splits
+        trim_s  [from 0] seconds cut off at each transition, beyond its own frames
         """
 
         min_s: float = 1.0

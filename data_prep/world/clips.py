@@ -30,8 +30,11 @@ class WorldClip:
 class WorldClips:
     """Clips by seed. Combinations held out in configs/world.yaml never appear, unless another split is asked for.
 
-    motions: weights of motions, such as {"rotating": 5}: one that is harder than the others is to be seen more often.
-    Those not named weigh 1. Raises BadInput for a motion that the world does not have, or a weight below 0.
+    world    file that describes the world
+    split    [train, heldout, any] which combinations are drawn
+    motions  how often a motion is drawn, such as `{rotating: 5}` for a hard one; those not named have 1
+
+    Raises BadInput for a motion that the world does not have, or a weight below 0.
     """
 
     def __init__(

@@ -37,11 +37,13 @@ FIRST_FRAME_SIDE = 256
 class EvaluateConfig(RenderConfig):
     """An evaluation: a campaign whose videos are judged.
 
-    heldout    so many of the combinations that the world holds out from training are prompts too, evenly over its list
-    first_frames  whether these begin with the first frame of a true clip of theirs, as a picture given to the model
-    world      the file that says what words mean and look like
-    videos     a folder of videos to judge in place of rendering; `captions` is the CSV file that says what each shows
-    reference  a folder of videos that the judged ones are compared with, as two sets: FVD and FID
+    heldout       how many of the combinations that the world holds out from training become prompts, spread over its
+                  list
+    first_frames  give the model the first frame of a true clip of each of these prompts
+    world         the file that says what the words of prompts mean and look like
+    videos        a folder of videos to judge instead of rendering any
+    captions      CSV file that says what each file in `videos` shows
+    reference     a folder of videos to compare the judged ones with, as two sets: FVD and FID
     """
 
     heldout: int = 0

@@ -41,7 +41,21 @@ NEEDED = ("cut", "index", "sheet", "version")
 
 @dataclass
 class PublishSettings:
-    """What a dataset is like; see configs/publish.yaml for each key. The steps there take their settings from these."""
+    """What a dataset is like. The steps of configs/publish.yaml take their settings from these.
+
+    video        a common form for all clips
+    audio        keep the sound
+    crf          quality of x264 for clips that have to be encoded, 0 to 51; lower is better
+    preset       speed preset of x264, such as `fast`, `medium` or `slow`
+    val_share    [0 to 1] share of the sources whose clips are for validation
+    salt         seed of the split: another text gives another split
+    caption      [long, medium, short, source, label] kind of caption in the index; captions.parquet has all kinds
+    buckets      limits of the buckets by size, aspect, length, frame rate and motion
+    webdataset   also write WebDataset shards, `shards/SPLIT/000000.tar`
+    shard_mb     megabytes of video in one WebDataset shard
+    lance        also write a Lance dataset that holds the videos; needs the extra `lance`
+    sheet_clips  [from 1] clips on a contact sheet, at most
+    """
 
     video: VideoForm = field(default_factory=VideoForm)
     audio: bool = False
@@ -59,7 +73,12 @@ class PublishSettings:
 
 @dataclass
 class PublishConfig(FlowConfig):
-    """A publication. curation: the run whose kept clips are published; empty for the latest."""
+    """A publication.
+
+    name      name of the dataset: letters, digits and `-_.`
+    curation  id of the curation whose kept clips are published; empty uses the latest
+    publish   what the dataset is like
+    """
 
     name: str = ""
     curation: str = ""

@@ -13,7 +13,12 @@ from stages.core.step import StepRef
 
 @dataclass
 class BudgetConfig:
-    """What a run may spend before it stops, leaving the rest to do; 0 means no limit."""
+    """What a run may spend before it stops and leaves the rest to do; 0 means no limit.
+
+    core_seconds  [from 0] CPU-core seconds: the time of each row times the cores that its worker has
+    gpu_seconds   [from 0] GPU seconds, counted in the same way
+    wall_seconds  [from 0] seconds on the clock since the run began
+    """
 
     core_seconds: float = 0
     gpu_seconds: float = 0
@@ -22,13 +27,16 @@ class BudgetConfig:
 
 @dataclass
 class FlowConfig:
-    """Settings shared by the flows.
+    """Settings that all commands share.
 
-    shard_rows     units per task; 0 chooses: some tens, fewer where stages could not overlap otherwise
-    limit          process at most so many sources or takes; 0 means all
-    until          the last step to do; empty: all of them
-    only           the steps to do; what they are handed must be there
-    retry_errors   also retry permanent failures
+    shard_rows    [from 0] units in one task; 0 chooses some tens, or fewer where steps could not overlap otherwise
+    limit         [from 0] process at most this many sources, takes or clips; 0 means all
+    until         the last step to run; empty runs all
+    only          the only steps to run; the rows that they read must be there already
+    retry_errors  also retry permanent failures
+    infra         where the work runs
+    budget        what the run may spend
+    steps         the steps by name, in their order
     """
 
     shard_rows: int = 0

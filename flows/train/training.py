@@ -38,12 +38,13 @@ NEEDED = ("encoded", "checkpoint", "figures")
 class TrainFlowConfig(FlowConfig):
     """What `rushes train` knows beside the settings of the training itself.
 
-    name      what the checkpoint is called in tables; the stage, if empty
-    workers   processes that train together on Ray; 1 trains in this process
-    gpus, cpus  what each of several workers asks for; with a GPU, one worker trains on Ray too
-    clips     how many held-out clips the checkpoint is measured on; 0: it is not
-    promote   the name that the checkpoint gets, for `checkpoint: promoted:NAME@STORE` in cascades; empty: none
-    at_least  figure -> the least value that it must have to be promoted
+    name      name of the checkpoint in tables; empty uses the stage
+    workers   [from 1] processes that train together on Ray; 1 trains in this process
+    gpus      [from 0] GPUs of each worker; above 0, a single worker trains on Ray too
+    cpus      [above 0] CPUs of each worker
+    clips     [from 0] held-out clips that the checkpoint is measured on; 0 skips the measurement
+    promote   name for the checkpoint, to be used as `model.checkpoint=promoted:NAME@STORE`; empty gives none
+    at_least  least value of each figure, such as `{psnr: 30}`, that a checkpoint needs to be promoted
     """
 
     name: str = ""

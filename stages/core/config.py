@@ -243,7 +243,14 @@ def load_class(use: str, name: str = "") -> type[Step] | type[Job]:
 
 
 def make_ref(name: str, entry: Mapping[str, Any]) -> StepRef:
-    """Check one step entry against its class. Raises BadInput that names the step and the key."""
+    """Check one step entry against its class. Raises BadInput that names the step and the key.
+
+    use        [module:Class] import path of the step's class, inside `stages` or `data_prep`
+    resources  what each worker of the step asks for
+    enabled    [true, false] false leaves the step out
+    after      [a name, or a list of names] earlier steps to read from, where it is not clear from the kind alone
+    before     [a name] place the step before this one; without it, a step stays where it is written
+    """
     if "use" not in entry:
         raise BadInput(f"steps.{name} needs `use: module:Class`")
     cls = load_class(entry["use"], name)

@@ -34,12 +34,15 @@ NO_LORA = LoraConfig()
 class Sampling:
     """How to denoise.
 
-    steps      passes from pure noise to a clean latent; a refine pass does only the last of them
-    guidance   classifier-free guidance scale; up to 1 there is none, and a pass costs half; None: that of the take
-    rescale    0 to 1, against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
-    schedule   noise levels: `linear_quadratic` (LTX-Video's own) or `linear`, which `shift` > 1 pushes towards noise
-    timesteps  explicit noise levels instead, falling from at most 1000, as distilled models want them
-    condition_noise  0 to 1: noise on the frames that a clip is conditioned on; a little of it gives more motion
+    steps            [from 1] passes from pure noise to a clean latent; a refine pass does only the last of them
+    guidance         [from 0] scale of classifier-free guidance; up to 1 there is none, and a pass costs half; null is
+                     that of the take
+    rescale          [0 to 1] rescaling against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
+    schedule         [linear_quadratic, linear] noise levels: `linear_quadratic` is LTX-Video's own, `linear` uses
+                     `shift`
+    shift            [above 0] pushes a linear schedule towards noise where above 1
+    timesteps        explicit noise levels instead, falling from at most 1000, as distilled models need them
+    condition_noise  noise on the frames that a clip is conditioned on, 0 to 1; a little of it gives more motion
     """
 
     steps: int = 30

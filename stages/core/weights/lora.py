@@ -59,11 +59,11 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """An adapter that is put onto a stage's denoiser.
+    """An adapter that is put onto a stage's denoiser, as diffusers, ComfyUI or kohya's trainers save it.
 
-    path   a folder that a training with `model.lora` has made, a .safetensors file, or a hub id `owner/name@revision`.
-           Empty: none. Not part of identity: its content is. Spelled as diffusers, ComfyUI or kohya's trainers do
-    scale  1 as trained, 0 not at all
+    path   folder made by a training with `model.lora`, a .safetensors file, or a hub id `owner/name@revision`; empty
+           uses no adapter. Not part of identity: its content is
+    scale  strength of the adapter: 1 as trained, 0 not at all
     """
 
     path: str = field(default="", metadata={"identity": False})

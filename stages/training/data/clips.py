@@ -41,10 +41,13 @@ class PublishedClip:
 class PublishedClips:
     """Clips of a published dataset, cut to a bucket's shape, length and rate.
 
-    folder: the dataset's; index: its Parquet file or folder of parts, relative to it. columns: other names of `uri`
-    and `caption`. split: `train`, `heldout` or `any`. As the index has it (`val` is held out, clips of other words are
-    in neither); with holdout, every so many-th clip, by its place in the index, is held out instead, and without either
-    none is. Raises BadInput where the index or a column is missing, or nothing is left.
+    folder   folder of the dataset
+    index    its Parquet file, or folder of parts, relative to `folder`
+    columns  other names of the columns `uri` and `caption`
+    split    [train, heldout, any] clips to use; of the index's splits, `val` is held out, and only `train` is trained on
+    holdout  hold out every n-th clip of the index instead of its split `val`; 0 goes by the split
+
+    Raises BadInput where the index or a column is missing, or nothing is left.
     """
 
     def __init__(
