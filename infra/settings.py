@@ -14,6 +14,8 @@ from stages.core.running.executor import Executor, LocalExecutor
 
 __all__ = ["InfraConfig", "LogRecord", "OnLog", "PrefectSettings", "RaySettings", "make_executor"]
 
+EXECUTORS = ("ray", "local")
+
 
 @dataclass
 class PrefectSettings:
@@ -41,17 +43,19 @@ class InfraConfig:
     prefect: PrefectSettings = field(default_factory=PrefectSettings)
     storage: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            hint = nearest(self.executor, EXECUTORS)
+            raise BadInput(f"infra.executor: there is no executor {self.executor!r}; {hint}")
+
 
 def make_executor(config: InfraConfig, storage: Storage, on_log: OnLog | None = None) -> Executor:
     """The executor that a config asks for. Ray itself starts with its first real work.
 
-    Raises BadInput for an unknown executor, and for a store that the executor cannot share with its workers.
+    Raises BadInput for a store that the executor cannot share with its workers.
     """
     if config.executor == "local":
         return LocalExecutor(storage)
-    if config.executor != "ray":
-        hint = nearest(config.executor, ("local", "ray"))
-        raise BadInput(f"infra.executor: there is no executor {config.executor!r}; {hint}")
     from infra.ray.executor import RayExecutor  # takes half a second, which `--dry-run` need not spend
 
     return RayExecutor(storage, config.ray, on_log=on_log)

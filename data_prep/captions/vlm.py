@@ -67,6 +67,8 @@ class VlmCaption(Step):
                 )
             if self.dtype not in DTYPES:
                 raise BadInput(f"steps.caption.dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+            if self.device not in ("auto", "cpu", "cuda"):
+                raise BadInput(f"steps.caption.device is {self.device!r}; it must be auto, cpu or cuda")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -69,7 +69,7 @@ class Analyse(Step):
 
         def __post_init__(self) -> None:
             if min(self.flow_hz, self.detail_hz, self.pictures_hz) <= 0 or self.pictures < 2:
-                raise BadInput("steps.analyse: rates must be above 0 and pictures at least 2")
+                raise BadInput("steps.analyse: flow_hz, detail_hz and pictures_hz must be above 0, pictures at least 2")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

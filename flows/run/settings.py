@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.settings import InfraConfig
+from stages.core.errors import BadInput
 from stages.core.step import StepRef
 
 
@@ -23,6 +24,11 @@ class BudgetConfig:
     core_seconds: float = 0
     gpu_seconds: float = 0
     wall_seconds: float = 0
+
+    def __post_init__(self) -> None:
+        for name in ("core_seconds", "gpu_seconds", "wall_seconds"):
+            if not getattr(self, name) >= 0:
+                raise BadInput(f"budget.{name} must be 0 (no limit) or more, not {getattr(self, name)}")
 
 
 @dataclass
@@ -47,6 +53,11 @@ class FlowConfig:
     infra: InfraConfig = field(default_factory=InfraConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     steps: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("shard_rows", "limit"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} must be 0 or more, not {getattr(self, name)}")
 
     @property
     def retry(self) -> str:

@@ -44,7 +44,7 @@ class PublishedClips:
     folder   folder of the dataset
     index    its Parquet file, or folder of parts, relative to `folder`
     columns  other names of the columns `uri` and `caption`
-    split    [train, heldout, any] clips to use; of the index's splits, `val` is held out, and only `train` is trained on
+    split    [train, heldout, any] clips that are used; of the splits in the index, `val` is the held-out one
     holdout  hold out every n-th clip of the index instead of its split `val`; 0 goes by the split
 
     Raises BadInput where the index or a column is missing, or nothing is left.

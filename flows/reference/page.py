@@ -1,6 +1,6 @@
 """docs/settings.md: every setting of every command, step and training, read from the classes that check them.
 
-    python -m flows.views.reference        # writes docs/settings.md
+    python -m flows.reference.page        # writes docs/settings.md
 
 Commands, steps and sources of clips are found in the source; none of them is listed here by its name.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,16 +18,17 @@ import pyarrow as pa
 
 from data_prep.select import CLIP_METRICS, SOURCE_METRICS
 from flows.curate.curation import LIMITS
+from flows.reference import shipped
+from flows.reference.fields import Setting, arguments_of, as_text, fields_of, sentences, summary
 from flows.render.entries import CHECKS, check_entry
 from flows.run.settings import FlowConfig
-from flows.views import shipped
-from flows.views.fields import Setting, arguments_of, as_text, fields_of, sentences, summary
-from stages.core.config import ENTRY_KEYS, PACKAGES, ROOT, load_class, make_ref
+from flows.train.training import FLOW_KEYS
+from stages.core.config import ENTRY_KEYS, ROOT, load_class, make_ref
 from stages.core.step import Resources
 from stages.training.settings import TrainConfig
 
 PAGE = ROOT / "docs" / "settings.md"
-COMMAND = "python -m flows.views.reference"
+COMMAND = "python -m flows.reference.page"
 HEAD = f"""\
 # Settings
 
@@ -40,7 +42,7 @@ step is `STEP.KEY`, such as `clips.max_s=10`. Lists and mappings are written as 
 where it is empty, any value of the type is. `null` means no value. Settings that a command fills in by itself are left
 out.
 """
-REFERENCE = re.compile(rf"`((?:{'|'.join(map(re.escape, PACKAGES))})[\w.]+)`")
+REFERENCE = re.compile(rf"`((?:{'|'.join(map(re.escape, shipped.PACKAGES))})[\w.]+)`")
 FILLED_IN = "Set by the flow"
 
 Rows = list[tuple[str, Setting]]
@@ -95,7 +97,7 @@ def table(rows: Rows, files: Mapping[str, Any] | None = None) -> list[str]:
         for label, values in (files or {}).items():
             if (own := _value_at(values, key)) not in (None, s.default):
                 default.append(f"{label}: `{own}`")
-        lines.append(_cells(f"`{key}`", s.type, "; ".join(default), s.allowed, s.meaning))
+        lines.append(_cells(f"`{key}`", s.kind, "; ".join(default), s.allowed, s.meaning))
     return lines
 
 
@@ -153,7 +155,9 @@ def _prompt() -> list[str]:
 
 def _training(shared: Shared) -> list[str]:
     """What stands in a file of configs/train."""
-    lines = ["\n### The training\n", f"{summary(TrainConfig)}\n", *table(rows_of(TrainConfig, shared))]
+    keys = ", ".join(f"`{f.name}`" for f in dataclasses.fields(FlowConfig) if f.name in FLOW_KEYS)
+    lines = [f"\nOf the settings of every command it takes {keys}.\n"]
+    lines += ["### The training\n", f"{summary(TrainConfig)}\n", *table(rows_of(TrainConfig, shared))]
     for use in shipped.every_source_of_clips():
         cls = shipped.get_class(use)
         lines += [f"\n### `data.args` of {cls.__name__}\n", f"{summary(cls)} `data.use={use}`\n"]
@@ -168,7 +172,7 @@ def shared_groups(configs: Iterable[type]) -> Shared:
 
     def visit(config: type) -> None:
         for s in fields_of(config):
-            owner = next(c for c in config.__mro__ if s.key in c.__dict__.get("__annotations__", {}))
+            owner = next(c for c in config.__mro__ if s.key in inspect.get_annotations(c))
             for path in REFERENCE.findall(s.meaning):
                 named.setdefault(_class_at(path), s.key)
             if s.part is not None:

@@ -32,7 +32,7 @@ class Setting:
     """A row of the reference. `part` is the config class behind a field that holds further settings, or None."""
 
     key: str
-    type: str
+    kind: str
     default: str
     allowed: str
     meaning: str
@@ -62,7 +62,7 @@ def sentences(documented: Any, names: Iterable[str]) -> dict[str, tuple[str, str
 
 def fields_of(config: type) -> list[Setting]:
     """The fields of a config class, in order. Raises LookupError for those that no docstring explains."""
-    fields = dataclasses.fields(config)  # type: ignore[arg-type]
+    fields = dataclasses.fields(config)
     explained: dict[str, tuple[str, str]] = {}
     for cls in reversed(config.__mro__):
         explained |= sentences(cls, [f.name for f in fields])
@@ -84,15 +84,15 @@ def arguments_of(cls: type) -> list[Setting]:
     explained = sentences(cls, [p.name for p in parameters])
     if missing := [p.name for p in parameters if p.name not in explained]:
         raise LookupError(f"the docstring of {cls.__module__}.{cls.__qualname__} must explain {missing}")
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(getattr(cls, "__init__"))  # noqa: B009
     return [_setting(p.name, hints[p.name], p.default, *explained[p.name]) for p in parameters]
 
 
 def _setting(name: str, hint: Any, default: Any, allowed: str, meaning: str) -> Setting:
     element = next(iter(typing.get_args(hint)), None)
     many = dataclasses.is_dataclass(element)
-    part = element if many else hint if dataclasses.is_dataclass(hint) else None
-    return Setting(name, type_name(hint), as_text(default), allowed, meaning, part, many)  # type: ignore[arg-type]
+    part: Any = element if many else hint if dataclasses.is_dataclass(hint) else None
+    return Setting(name, type_name(hint), as_text(default), allowed, meaning, part, many)
 
 
 def type_name(hint: Any) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from flows.run.settings import FlowConfig
-from stages.core.config import CONFIGS, PACKAGES, ROOT, STEPS, load_class, read_yaml
+from stages.core.config import CONFIGS, ROOT, STEPS, load_class, read_yaml
 
+PACKAGES = ("stages.", "data_prep.")
+"""Where steps are shipped. The PACKAGES of `stages.core.config` also has what tests add."""
 Entries = dict[str, Mapping[str, Any]]
 """Label, such as `curate.yaml` -> what that file sets."""
 
@@ -70,10 +72,9 @@ def files_of(flow: str) -> Mapping[str, Mapping[str, Any]]:
     """Label -> content of the files that hold a flow's plan: its own one, or else the cascades."""
     own = CONFIGS / f"{flow}.yaml"
     paths = [own] if own.is_file() else sorted((CONFIGS / "cascades").glob("*.yaml"))
-    read = {
-        f"`{p.relative_to(CONFIGS).as_posix()}`": OmegaConf.to_container(read_yaml(p), resolve=False) for p in paths
-    }
-    return read  # type: ignore[return-value]
+    labels = [f"`{path.relative_to(CONFIGS).as_posix()}`" for path in paths]
+    read = [OmegaConf.to_container(read_yaml(path), resolve=False) for path in paths]
+    return dict(zip(labels, read, strict=True))  # type: ignore[arg-type]
 
 
 def top_level(flow: str) -> Entries:
