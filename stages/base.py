@@ -40,7 +40,7 @@ class Base(Step):
 
         def __post_init__(self) -> None:
             if self.fps_conditioning < 0:
-                raise BadInput(f"base.fps_conditioning is 0 or above, not {self.fps_conditioning}")
+                raise BadInput(f"base.fps_conditioning must be 0 or more, not {self.fps_conditioning}")
             if self.sampling.guidance is not None:
                 raise BadInput("base.sampling.guidance: guidance belongs to takes; set `guidance` of the campaign")
 

@@ -61,7 +61,7 @@ class Decode(Step):
 
         def __post_init__(self) -> None:
             if not 0 <= self.crf <= 51 or not 1 <= self.poster_quality <= 95 or min(self.tiling, self.chunk) < 0:
-                raise BadInput("decode: crf is 0 to 51, poster_quality 1 to 95, tiling and chunk from 0")
+                raise BadInput("decode: crf must be 0 to 51, poster_quality 1 to 95, tiling and chunk 0 or more")
             check_encoding(24, self.crf, self.preset)
 
     @classmethod

@@ -52,11 +52,11 @@ class Extend(Step):
 
         def __post_init__(self) -> None:
             if self.overlap < 1:
-                raise BadInput(f"extend.overlap counts from 1, it is {self.overlap}")
+                raise BadInput(f"extend.overlap must be at least 1, not {self.overlap}")
             if self.guidance < 0:
-                raise BadInput(f"extend.guidance is 0 or above, not {self.guidance}")
+                raise BadInput(f"extend.guidance must be 0 or more, not {self.guidance}")
             if self.back_projections < 0:
-                raise BadInput(f"extend.back_projections counts from 0, it is {self.back_projections}")
+                raise BadInput(f"extend.back_projections must be 0 or more, not {self.back_projections}")
 
         @property
         def windows(self) -> Sampling:
@@ -77,7 +77,7 @@ class Extend(Step):
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a length that is none."""
         if values["longer"] < 2:
-            raise BadInput(f"longer counts from 2, it is {values['longer']}")
+            raise BadInput(f"longer must be at least 2, not {values['longer']}")
 
     def setup(self) -> None:
         """Load denoiser and VAE."""

@@ -105,7 +105,7 @@ class Judge(Step):
         if row["video"] is not None:
             return self.workspace.read(row["video"]["uri"])
         if not row["path"]:
-            raise PermanentError("the judge needs a rendered video, or the path of one")
+            raise PermanentError("there is no video to judge")
         return Path(row["path"]).read_bytes()
 
 
@@ -149,7 +149,7 @@ def load_vocabulary(path: str) -> Vocabulary:
     try:
         return Vocabulary.of(config)
     except (TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is no world: {error}") from None
+        raise BadInput(f"{path} does not describe a world: {error}") from None
 
 
 def as_row(verdict: Verdict) -> Row:

@@ -50,7 +50,9 @@ class Refine(Step):
         def __post_init__(self) -> None:
             self.sampling.check_strength(self.strength)
             if self.window < 0 or self.overlap < 1:
-                raise BadInput(f"refine: window counts from 0, overlap from 1, not {self.window} and {self.overlap}")
+                raise BadInput(
+                    f"refine: window must be 0 or more, overlap at least 1, not {self.window} and {self.overlap}"
+                )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

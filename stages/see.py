@@ -71,7 +71,7 @@ def first_still(conditions: Any) -> Row:
     for one in conditions:
         if (one["kind"], one["role"]) != ("still", "first"):
             what = " ".join(w for w in (one["kind"], one["role"]) if w)
-            raise BadInput(f"conditions: {what!r} cannot be made; a still as the first frame can")
+            raise BadInput(f"conditions: {what!r} is not supported; only a picture as the first frame is")
     if len(conditions) != 1:
         raise BadInput(f"conditions: a clip has one first frame, not {len(conditions)}")
     found: Row = conditions[0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stages.training.settings import TrainConfig
 
 WORK = "training"
-AGAIN = "run the same command again to go on"
+AGAIN = "run the same command again to continue"
 REQUEST = pa.schema(
     [
         ("id", pa.string()),
@@ -294,7 +294,7 @@ class Promote(Job):
         checkpoint = _only(tables["checkpoint"])
         figures = {f["name"]: f["value"] for f in _only(tables["figures"])["figures"]}
         short = [
-            f"{name} is {figures.get(name, 'not measured')}, wanted >= {least:g}"
+            f"{name} is {figures.get(name, 'not measured')}, at least {least:g} is needed"
             for name, least in self.config.at_least.items()
             if not figures.get(name, float("-inf")) >= least
         ]

@@ -73,7 +73,7 @@ class EndpointCaption(Step):
             if not self.model:
                 raise BadInput("steps.caption.model is empty: give the name by which the endpoint knows its model")
             if self.concurrency < 1 or self.timeout_s <= 0 or self.retries < 0:
-                raise BadInput("steps.caption: concurrency is from 1, timeout_s above 0 and retries from 0")
+                raise BadInput("steps.caption: concurrency must be at least 1, timeout_s above 0, retries 0 or more")
             if self.token_key not in TOKEN_KEYS:
                 raise BadInput(f"steps.caption.token_key must be one of {', '.join(TOKEN_KEYS)}")
             check_url(self.base_url)
@@ -152,7 +152,7 @@ def check_url(url: str) -> None:
     """Raises BadInput for an address that is none, or that carries a secret: configs are stored with every run."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise BadInput(f"steps.caption.base_url {url!r} is no address such as http://127.0.0.1:8000/v1")
+        raise BadInput(f"steps.caption.base_url {url!r} is not an address such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query:
         raise BadInput("steps.caption.base_url must hold no user, password or query: keys come from the environment")
 

@@ -72,9 +72,11 @@ class AskConfig:
             if kind not in LENGTHS:
                 raise BadInput(f"steps.caption.kinds: there is no kind {kind!r}; {nearest(kind, LENGTHS)}")
         if not self.kinds or self.frames < 1 or self.fps <= 0 or self.side < 32 or self.max_tokens < 1:
-            raise BadInput("steps.caption: kinds, frames, fps, side (from 32) and max_tokens must not be empty or 0")
+            raise BadInput(
+                "steps.caption: give kinds, frames and max_tokens of at least 1, fps above 0 and side of at least 32"
+            )
         if min(self.window_s, self.again) < 0:
-            raise BadInput("steps.caption: window_s and again are from 0")
+            raise BadInput("steps.caption: window_s and again must be 0 or more")
 
 
 @dataclass(frozen=True)

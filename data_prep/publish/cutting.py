@@ -37,7 +37,7 @@ class VideoForm:
 
     def __post_init__(self) -> None:
         if min(self.fps, self.size, self.frames) < 0 or self.size % 2:
-            raise BadInput("video: fps, size and frames are from 0, and size is even")
+            raise BadInput("video: fps, size and frames must be 0 or more, and size even")
 
     @property
     def changes(self) -> bool:

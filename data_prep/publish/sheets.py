@@ -99,7 +99,7 @@ class Sheet(Step):
 
         def __post_init__(self) -> None:
             if self.columns < 1 or not 1 <= self.quality <= 95:
-                raise BadInput("steps.sheet: columns is at least 1, quality from 1 to 95")
+                raise BadInput("steps.sheet: columns must be at least 1, quality 1 to 95")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -70,7 +70,7 @@ class Action(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 16 or self.fps <= 0:
-                raise BadInput("steps.action: frames is from 16 and fps above 0")
+                raise BadInput("steps.action: frames must be at least 16 and fps above 0")
             if self.device not in ("auto", "cpu", "cuda"):
                 raise BadInput(f"steps.action.device is {self.device!r}; it must be auto, cpu or cuda")
             check_weights(self.model, MODEL, "steps.action.model", ".safetensors")

@@ -42,7 +42,7 @@ class Nsfw(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 1:
-                raise BadInput("steps.nsfw.frames is from 1")
+                raise BadInput("steps.nsfw.frames must be at least 1")
             check_weights(self.model, MODEL, "steps.nsfw.model", ".onnx")
 
     @classmethod

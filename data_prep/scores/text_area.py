@@ -62,7 +62,7 @@ class TextArea(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 1 or self.side < 64 or self.lines < 0:
-                raise BadInput("steps.text: frames is from 1, side from 64 and lines from 0")
+                raise BadInput("steps.text: frames must be at least 1, side at least 64 and lines 0 or more")
             check_weights(self.detector, DETECTOR, "steps.text.detector", ".onnx")
             check_weights(self.recogniser, RECOGNISER, "steps.text.recogniser", ".onnx")
 

@@ -43,7 +43,7 @@ class Vectors(Step):
             if not self.clip:
                 raise BadInput(f"steps.vectors.clip: {CHECKPOINT_ADVICE}")
             if self.frames < 1:
-                raise BadInput("steps.vectors.frames is from 1")
+                raise BadInput("steps.vectors.frames must be at least 1")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -49,7 +49,7 @@ class Watermark(Step):
                     "safetensors weights that knows watermarks (such as watermark_detector), and the `label` it has"
                 )
             if self.frames < 1:
-                raise BadInput("steps.watermark.frames is from 1")
+                raise BadInput("steps.watermark.frames must be at least 1")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

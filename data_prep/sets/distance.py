@@ -55,7 +55,7 @@ class CompareSets(Job):
 
         def __post_init__(self) -> None:
             if min(self.least_videos, self.least_frames) < 2:
-                raise BadInput("compare: least_videos and least_frames count from 2")
+                raise BadInput("compare: least_videos and least_frames must be at least 2")
 
     @classmethod
     def inputs(cls, config: Any) -> Inputs:
@@ -82,7 +82,7 @@ def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) 
 
     one, other = vectors(judged), vectors(reference)
     few = min(len(one), len(other)) < least
-    refused = f"{least} vectors are needed in each set, there are {len(one)} and {len(other)}" if few else ""
+    refused = f"{least} vectors are needed in each set; the sets have {len(one)} and {len(other)}" if few else ""
     return {
         "id": digest("distance", distance),
         "distance": distance,

@@ -40,7 +40,7 @@ def frames_of(workspace: Any, row: Row) -> Any:
     if row["video"] is not None:
         return read_frames(workspace.read(row["video"]["uri"]))
     if not row["path"]:
-        raise PermanentError("there is neither a rendered video nor the path of one")
+        raise PermanentError("there is no video to measure")
     return read_frames(Path(row["path"]).read_bytes())
 
 
@@ -86,7 +86,7 @@ class MotionFeatures(Step):
 
         def __post_init__(self) -> None:
             if self.frames < I3D_LEAST:
-                raise BadInput(f"motion.frames counts from {I3D_LEAST}, it is {self.frames}")
+                raise BadInput(f"motion.frames must be at least {I3D_LEAST}, not {self.frames}")
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
 
     @classmethod
@@ -145,7 +145,7 @@ class PictureFeatures(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 1:
-                raise BadInput(f"pictures.frames counts from 1, it is {self.frames}")
+                raise BadInput(f"pictures.frames must be at least 1, not {self.frames}")
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
 
     @classmethod

@@ -59,7 +59,7 @@ class Clips(Step):
 
         def __post_init__(self) -> None:
             if min(self.min_s, self.max_s, self.trim_s) < 0 or 0 < self.max_s < self.min_s:
-                raise BadInput("steps.clips: min_s, max_s and trim_s are from 0, and max_s is 0 or at least min_s")
+                raise BadInput("steps.clips: min_s, max_s and trim_s must be 0 or more, and max_s 0 or at least min_s")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

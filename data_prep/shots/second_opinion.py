@@ -59,7 +59,7 @@ class ConfirmedCuts(Step):
         def __post_init__(self) -> None:
             shot_config(self.preset, self.rules)
             if not all(0 <= value <= 1 for value in (self.sure, self.reach, self.keep, self.add)):
-                raise BadInput("steps.cuts: sure, reach, keep and add are from 0 to 1")
+                raise BadInput("steps.cuts: sure, reach, keep and add must be 0 to 1")
             check_weights(self.model, MODEL, "steps.cuts.model", ".safetensors")
 
     @classmethod

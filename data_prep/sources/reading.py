@@ -78,7 +78,7 @@ def unchanged_file(
             raise PermanentError(CHANGED)
 
 
-CHANGED = "the source is another file now than the one that was curated; curate again"
+CHANGED = "the source is not the file that was curated; curate again"
 
 
 def _version_of(uri: str, found: os.stat_result) -> str:
@@ -126,7 +126,7 @@ def only_this_file(path: Path, name: str) -> Callable[..., Any]:
 
     def open_file(url: str, flags: int, options: dict[str, str]) -> Any:
         if url != name:
-            raise PermissionError(f"the file refers to another one, {url!r}, which is not opened")
+            raise PermissionError(f"the file refers to another one, {url!r}, which Rushes does not open")
         return path.open("rb")
 
     return open_file
@@ -151,11 +151,13 @@ def open_media(path: Path, time_limit_s: float = 0.0) -> Iterator[Any]:
             options=LIMITS,
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise PermanentError(f"libav cannot open it: {getattr(error, 'strerror', None) or error}") from None
+        raise PermanentError(
+            f"FFmpeg's libraries cannot open it: {getattr(error, 'strerror', None) or error}"
+        ) from None
     with container:
         names = set(container.format.name.split(","))
         if names & PLAYLISTS or names & TEXT_ART:
-            raise PermanentError(f"a {container.format.name} file is no footage")
+            raise PermanentError(f"a {container.format.name} file is not footage")
         for stream in container.streams.video:
             if stream.codec_context:
                 stream.codec_context.options = LIMITS

@@ -103,9 +103,9 @@ def _weights(world: World, motions: Mapping[str, float]) -> dict[str, float]:
     known = world.vocabulary.words("motion")
     for word, weight in motions.items():
         if word not in known:
-            raise BadInput(f"data.args.motions: {word!r} is no motion of the world; {nearest(word, known)}")
+            raise BadInput(f"data.args.motions: {word!r} is not a motion of the world; {nearest(word, known)}")
         if not weight >= 0:
-            raise BadInput(f"data.args.motions.{word} is {weight}; a weight is 0 or above")
+            raise BadInput(f"data.args.motions.{word} is {weight}; a weight must be 0 or more")
     weights = {word: float(motions.get(word, 1.0)) for word in known} if motions else {}
     total = sum(weights.values())
     if motions and not 0 < total < math.inf:

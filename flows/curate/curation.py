@@ -133,7 +133,7 @@ def _check(plan: Plan) -> None:
     measures."""
     for kind in NEEDED:
         if not plan.of_kind(kind):
-            raise BadInput(f"a curation needs a step that makes {kind}; it cannot be left out")
+            raise BadInput(f"a curation needs a step that makes {kind}; do not switch it off")
     for node in plan.of_kind("verdicts"):
         limits = getattr(plan.refs[node.name].config, LIMITS, {})
         check_thresholds(limits, known_metrics(plan, node), node.name)

@@ -132,7 +132,8 @@ def _with_reference(evaluation: Evaluation) -> Evaluation:
     counts = [min(n, config.limit or n) for n in (len(evaluation.clips), len(paths))]
     if min(counts) < needed:
         raise BadInput(
-            f"reference: FVD and FID mean little below {needed} videos in each set; there are {counts[0]} to judge and "
+            f"reference: FVD and FID are not meaningful with fewer than {needed} videos in each set; "
+            f"there are {counts[0]} to judge and "
             f"{counts[1]} in {folder}"
         )
     others = [clip_row(config.name, i, path, "", REFERENCE) for i, path in enumerate(paths)]
@@ -143,7 +144,7 @@ def heldout_prompts(config: EvaluateConfig) -> list[Any]:
     """Prompts that the world holds out, evenly over its list, which goes by colour; with their first frames if asked
     for. Raises BadInput where it has fewer."""
     if config.heldout < 0:
-        raise BadInput(f"heldout is a number of prompts from 0, not {config.heldout}")
+        raise BadInput(f"heldout must be a number of prompts, 0 or more, not {config.heldout}")
     rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
     if config.heldout > len(rows):
         raise BadInput(f"heldout: {config.world} holds out {len(rows)} combinations, fewer than {config.heldout}")

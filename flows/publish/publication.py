@@ -135,19 +135,19 @@ def _check(plan: Plan) -> None:
     """Raises BadInput where a step that no publication can do without is missing."""
     for kind in NEEDED:
         if not plan.of_kind(kind):
-            raise BadInput(f"a publication needs a step that makes {kind}; it cannot be left out")
+            raise BadInput(f"a publication needs a step that makes {kind}; do not switch it off")
 
 
 def _check_finished(survey: Survey, run_id: str) -> None:
     """Raises BadInput where a curation has work left: what it has not looked at would silently be missing."""
     if not survey.plan.of_kind("verdicts"):
-        raise BadInput(f"the curation {run_id} was ended before clips were selected; run curate without --until")
+        raise BadInput(f"the curation {run_id} stopped before clips were selected; run curate without --until")
     left = {name: c.todo + c.waiting for name, c in survey.counts().items() if c.todo + c.waiting}
     if left:
         name, rows = next(iter(left.items()))
         raise BadInput(f"the curation {run_id} has work left ({rows} rows of {name}); run curate again")
     if not survey.units_complete(kept_phase(survey)):
-        raise BadInput(f"the curation {run_id} did not come to its end; run curate again")
+        raise BadInput(f"the curation {run_id} did not finish; run curate again")
 
 
 def clips_digest(clips: pa.Table) -> list[str]:

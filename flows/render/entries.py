@@ -53,7 +53,7 @@ def as_entry(place: str, value: Any, folder: str = "") -> Entry:
         return Entry(place, {}, folder, f"a prompt is a text, or a mapping with the key `prompt`, not {_short(value)}")
     names = [plain_name(key) for key in value]
     if twice := sorted({n for n in names if names.count(n) > 1}):
-        return Entry(place, {}, folder, f"the key {twice[0]!r} is there twice")
+        return Entry(place, {}, folder, f"the key {twice[0]!r} occurs twice")
     return Entry(place, {n: v for n, v in zip(names, value.values(), strict=True) if not _is_none(v)}, folder)
 
 

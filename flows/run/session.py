@@ -85,12 +85,12 @@ def _check_format(storage: Storage, wanted: Sequence[int]) -> bool:
         return True
     if found == 1:
         raise BadInput(
-            f"the store {storage.url} is of format 1, this version of rushes works on format {FORMAT}: give another "
+            f"the store {storage.url} is of format 1, but this version of Rushes reads format {FORMAT}: give another "
             "--store and run curate or render again; datasets and checkpoints in the old one can still be read "
             "(`rushes table datasets`, `rushes table checkpoints`, promoted:NAME@STORE)"
         )
     raise BadInput(
-        f"the store {storage.url} is of format {found!r}, this version of rushes works on format {FORMAT}: use the "
+        f"the store {storage.url} is of format {found!r}, but this version of Rushes reads format {FORMAT}: use the "
         "version that made it, or give another --store"
     )
 
@@ -159,7 +159,7 @@ def _check_only(survey: Survey, only: Sequence[str]) -> None:
     for name in names[:last]:
         count = survey.count(name)
         if name not in only and (count.todo or count.waiting):
-            raise BadInput(f"only: the step {name!r} before it has work left; name it too, or give `until` instead")
+            raise BadInput(f"only: the step {name!r} before it has work left; list it too, or use `until` instead")
 
 
 def execute(
@@ -205,7 +205,7 @@ def _execute(run: Run, config: FlowConfig, submit: Submit | None) -> Outcome:
         with _stop_on_signal(run):
             overlap = run.executor.fits_together(_with_work(run))
             if not overlap:
-                log.warning("the stages do not fit together: running them one after another")
+                log.warning("the stages do not fit on this machine together: running them one after another")
             run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
     except Stopped as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)

@@ -131,7 +131,7 @@ def load_training(config: str | Path, overrides: Sequence[str], values: Mapping[
     plan = make_plan(FLOW, "", steps, REQUEST.names)
     for kind in NEEDED:
         if not plan.of_kind(kind):
-            raise BadInput(f"a training needs a step that makes {kind}; it cannot be left out")
+            raise BadInput(f"a training needs a step that makes {kind}; do not switch it off")
     if limit := flow.budget.wall_seconds:
         training = dataclasses.replace(training, stop_after_s=min(limit, training.stop_after_s or limit))
     out = str(Path(training.out).expanduser().resolve()) if "out" in given else ""
@@ -145,11 +145,11 @@ def _parts(layers: Sequence[tuple[str, Any]], of_the_flow: bool) -> list[tuple[s
 
 def _check(flow: TrainFlowConfig) -> None:
     if flow.workers < 1 or flow.gpus < 0 or flow.cpus <= 0 or flow.clips < 0:
-        raise BadInput("workers count from 1, clips and gpus from 0, cpus above 0")
+        raise BadInput("workers must be at least 1, clips and gpus 0 or more, cpus above 0")
     if flow.at_least and not flow.promote:
         raise BadInput("at_least says what a checkpoint must reach to be promoted: give `promote`, its name, too")
     if flow.promote and (not flow.promote.replace("-", "").replace("_", "").replace(".", "").isalnum()):
-        raise BadInput(f"promote: {flow.promote!r} is no name; use letters, digits, -, _ and .")
+        raise BadInput(f"promote: {flow.promote!r} is not a valid name; use letters, digits, -, _ and .")
     flow.infra.executor = "local" if flow.workers == 1 and not flow.gpus else "ray"
 
 

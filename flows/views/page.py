@@ -145,7 +145,7 @@ def _merged_captions(captions: list[Row]) -> list[Row]:
 
 def reason_text(reason: Row) -> str:
     """A typed reason as a sentence."""
-    return f"{reason['metric']} is {reason['value']}, wanted {reason['op']} {reason['threshold']}"
+    return f"{reason['metric']} is {reason['value']}, required {reason['op']} {reason['threshold']}"
 
 
 def write_page(catalog: Catalog, name: str) -> str:

@@ -212,7 +212,9 @@ def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
         if not ref.before:
             continue
         if ref.before not in names:
-            raise BadInput(f"steps.{name}.before names {ref.before!r}, which is no step; {nearest(ref.before, names)}")
+            raise BadInput(
+                f"steps.{name}.before names {ref.before!r}, which is not a step; {nearest(ref.before, names)}"
+            )
         names.insert(names.index(ref.before), name)
     return {n: steps[n] for n in names}
 

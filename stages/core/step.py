@@ -169,7 +169,7 @@ class Rejected(Exception):
     """Raised by `process` for a row that is sound but refused; carries typed reasons for the ledger."""
 
     def __init__(self, metric: str, value: object, op: str, threshold: object) -> None:
-        super().__init__(f"{metric} is {value}, needed {op} {threshold}")
+        super().__init__(f"{metric} is {value}, required {op} {threshold}")
         self.reason = {"metric": metric, "value": str(value), "op": op, "threshold": str(threshold)}
 
 

@@ -55,7 +55,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shift <= 0 or (self.guidance or 0) < 0 or not 0 <= self.rescale <= 1:
-            raise BadInput("sampling: steps from 1, shift above 0, guidance from 0, rescale from 0 to 1")
+            raise BadInput("sampling: steps must be at least 1, shift above 0, guidance 0 or more, rescale 0 to 1")
         if self.schedule not in SCHEDULES:
             raise BadInput(f"sampling: unknown schedule {self.schedule!r}; {nearest(self.schedule, SCHEDULES)}")
         falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False))
@@ -66,7 +66,7 @@ class Sampling:
         """Raise BadInput for a refine pass that a pipeline would silently make a new clip of, or nothing."""
         steps = len(self.timesteps) or self.steps
         if not 0 < strength < 1:
-            raise BadInput(f"refine: strength is {strength}; it must lie between 0 and 1, both excluded")
+            raise BadInput(f"refine: strength is {strength}; it must be above 0 and below 1")
         if int(steps * strength) < 1:
             raise BadInput(f"refine: {strength} of {steps} steps is less than one step; raise strength or steps")
 

@@ -53,11 +53,13 @@ class Bucket:
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.frames, self.batch) < 1 or self.fps <= 0 or self.share < 0:
-            raise BadInput(f"a bucket needs a size, frames, fps and batch above 0, and a share from 0: {self}")
+            raise BadInput(f"a bucket needs a size, frames, fps and batch above 0, and a share of 0 or more: {self}")
         if self.crop > min(self.width, self.height) or self.crop_frames > self.frames or not 0 < self.sigma_max <= 1:
-            raise BadInput(f"a bucket's crop must fit into it, and sigma_max lie above 0 and up to 1: {self}")
+            raise BadInput(f"a bucket's crop must fit into it, and sigma_max must be above 0 and at most 1: {self}")
         if not 0 <= self.refines < 1 or (self.refines and self.conditioned):
-            raise BadInput(f"a bucket's refines lies from 0 to below 1, and none of its frames are given clean: {self}")
+            raise BadInput(
+                f"a bucket's refines must be 0 or more and below 1, and it cannot be conditioned as well: {self}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +103,9 @@ class Data:
         if not self.curriculum or not all(p.buckets for p in self.curriculum):
             raise BadInput("data.curriculum needs at least one phase, and every phase at least one bucket")
         if self.scale <= 0:
-            raise BadInput("data.scale is a factor above 0")
+            raise BadInput("data.scale must be above 0")
         if any(e < 1 for e in ends) or ends != sorted(set(ends)) or not 0 <= self.flip <= 1 or self.jitter < 0:
-            raise BadInput("data: the phases' `until` must rise, flip is 0 to 1, jitter from 0")
+            raise BadInput("data: the phases' `until` must rise, flip must be 0 to 1, jitter 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,7 @@ class Objective:
             if value not in known:
                 raise BadInput(f"objective.{name} is {value!r}; {nearest(value, known)}")
         if self.shift <= 0:
-            raise BadInput("objective.shift is a factor above 0")
+            raise BadInput("objective.shift must be above 0")
         if self.min_snr and self.kind == "flow":
             raise BadInput("objective.min_snr weights epsilon and v; flow matching is weighted by its timesteps")
 
@@ -227,7 +229,7 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         if not 0 <= self.upsampled <= 1:
-            raise BadInput("reconstruction.upsampled is a share, 0 to 1")
+            raise BadInput("reconstruction.upsampled must be 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +268,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.teacher_steps % self.steps or self.kept < 0:
-            raise BadInput("distillation.teacher_steps must be a multiple of its steps, and kept a number from 0")
+            raise BadInput("distillation: steps must be at least 1, teacher_steps a multiple of it, and kept 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +308,7 @@ class Optim:
             if value not in known:
                 raise BadInput(f"optim.{name} is {value!r}; {nearest(value, known)}")
         if self.accumulate < 1 or not 0 <= self.ema < 1:
-            raise BadInput("optim: accumulate from 1, ema from 0 and below 1")
+            raise BadInput("optim: accumulate must be at least 1, ema 0 or more and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +373,7 @@ class TrainConfig:
             if value not in known:
                 raise BadInput(f"{name} is {value!r}; {nearest(value, known)}")
         if self.max_steps < 1 or self.keep < 1 or self.log_every < 1:
-            raise BadInput("max_steps, keep and log_every are whole numbers from 1 up")
+            raise BadInput("max_steps, keep and log_every must be whole numbers of at least 1")
 
 
 def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

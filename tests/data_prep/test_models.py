@@ -300,7 +300,7 @@ def test_a_file_of_another_content_is_refused():
         ("text.detector=none.onnx", "steps.text.detector: 'none.onnx' is no .onnx file"),
         ("nsfw.model=none.onnx", "steps.nsfw.model"),
         ("action.model=weights.ckpt", "no .safetensors file"),
-        ("text.frames=0", "frames is from 1"),
+        ("text.frames=0", "frames must be at least 1"),
         ("action.device=tpu", "must be auto, cpu or cuda"),
         ("text.sure_=1", "did you mean 'sure'"),
     ],

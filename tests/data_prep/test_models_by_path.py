@@ -121,7 +121,7 @@ def test_a_head_for_another_clip_is_refused(weights, tmp_path, workspace):
 
 def test_a_head_that_is_none_is_refused(tmp_path):
     torch.save({"conv.weight": torch.ones(1, 2, 3)}, tmp_path / "x.pth")
-    with pytest.raises(BadInput, match="no chain of linear layers"):
+    with pytest.raises(BadInput, match="not a chain of linear layers"):
         one_layer(tmp_path / "x.pth")
 
 

@@ -134,7 +134,7 @@ def check_part(path: Path, part: str) -> None:
     cut off, or weights that are not those of its config, as far as `stages.core.weights.promises` tells."""
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise BadInput(f"{part}: {path.name} is no safetensors file; other weights are refused")
+            raise BadInput(f"{part}: {path.name} is not a safetensors file; other weights are refused")
         read_shapes(path, f"{part}: {path.name}")
         return
     names = {p.name for p in path.iterdir()}

@@ -152,7 +152,7 @@ def _decode(path: Path, wanted: set[int], bucket: Bucket) -> dict[int, Frames]:
                 found[frame.pts] = _fit(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False), bucket)
                 if len(found) == len(wanted):
                     return found
-    raise BadMedia(f"{path.name} lacks {len(wanted) - len(found)} of the frames that it announces")
+    raise BadMedia(f"{path.name} lacks {len(wanted) - len(found)} of the frames that its header declares")
 
 
 @contextmanager
