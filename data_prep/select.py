@@ -1,4 +1,4 @@
-"""Which clips pass: every threshold is held against the stored scores, and every one that fails is said.
+"""Decide which clips pass: stored scores are compared with every threshold, and every failure is recorded.
 
 A threshold is `{min:, max:, exclude: [...]}` under the metric's name. A score that was not measured fails nothing.
 Nothing is measured here, so another threshold costs this job alone.

@@ -1,4 +1,4 @@
-"""Clips longer than the base makes at once: further windows, each of which starts from the end of what is there."""
+"""Make clips longer than `base` makes at once, by windows that continue from the end of the one before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished videos to what they show: the judge of the procedural world, clip by clip."""
+"""Judge what each finished video shows, in the words of the procedural world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures that a take is given, to the latents that base makes its clip after: image to video."""
+"""Encode the picture that a take begins with, for image to video."""
 
 from __future__ import annotations
 

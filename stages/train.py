@@ -113,7 +113,7 @@ def dataset_identity(config: TrainConfig) -> str:
 
 
 class Encode(Job):
-    """Encodes the latents that a training keeps, beside its run folder; nothing for stages that need none."""
+    """Encodes the latents that a training keeps beside its run folder, for stages that need them."""
 
     kind = "encoded"
     writes = pa.schema([("id", pa.string()), ("folder", pa.string()), ("stage", pa.string())])

@@ -1,4 +1,4 @@
-"""Which clips are copies of one another, whatever any threshold says of them.
+"""Find clips that are copies of one another, among all clips, kept or not.
 
 Exact copies of whole files are gone before (see `data_prep.sources.sources`). Here:
   perceptual  the hashes of eight frames agree, and so does how the picture changes between them. A still camera that

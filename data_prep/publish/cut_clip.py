@@ -1,4 +1,4 @@
-"""Write each kept clip as a file of its own: exactly its frames, copied where that can be, and checked.
+"""Write each kept clip as a file of its own: exactly its frames, copied where possible, and checked.
 
 Frames are counted in presentation order, from a key frame whose time is an address, or from the start of the file.
 Where

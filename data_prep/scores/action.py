@@ -1,4 +1,4 @@
-"""Score: what is done in a clip, of 400 actions of people, and an embedding of how it looks and moves. By I3D."""
+"""Score: the likeliest of 400 human actions, and an embedding of appearance and motion, by I3D."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Score: how much of a clip's picture is text, and what that text says. Subtitles, watermarks, slides, signs."""
+"""Score: the share of the picture that is text (subtitles, watermarks, slides, signs), and what the text says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Score: how well a clip shows what its footage is said to show, by a CLIP-like model. Needs the step `vectors`.
+"""Score: how well a clip fits the caption or label of its footage, by a CLIP-like model. Needs the step `vectors`.
 
 A job over all clips and not a step, because captions and labels come with the listing: when a manifest changes, only
 this is done again.

@@ -1,4 +1,4 @@
-"""Each clip as one vector of a CLIP-like model, for `data_prep.scores.text_match`. Weights by path."""
+"""One embedding of each clip by a CLIP-like model, for the step `text_match`. Weights by path."""
 
 from __future__ import annotations
 

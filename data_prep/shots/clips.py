@@ -1,4 +1,4 @@
-"""Clips: the spans between transitions, of bearable length."""
+"""Make clips: the spans between transitions, split where they are too long."""
 
 from __future__ import annotations
 

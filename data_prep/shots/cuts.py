@@ -1,4 +1,4 @@
-"""Where shots begin and end, from the stored signals: no frame is decoded for it."""
+"""Find where shots begin and end, from the stored signals. Nothing is decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where shots begin and end, with TransNetV2 asked about what the signals leave in doubt.
+"""Find where shots begin and end, and ask TransNetV2 where the signals leave doubt.
 
 Only stretches of 100 frames around doubtful places are decoded again: a clear source costs nothing more.
 """

@@ -1,4 +1,4 @@
-"""Decode a source once and keep what was seen: a table with a row per frame, and small pictures."""
+"""Decode each source once and keep a table of signals, with a row per frame, and small pictures."""
 
 from __future__ import annotations
 

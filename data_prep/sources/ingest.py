@@ -1,4 +1,4 @@
-"""Probe one source: what it is, in integers, and the SHA-256 of its bytes. Only its first two frames are decoded.
+"""Probe each file: its streams, times and the SHA-256 of its bytes. Only the first two frames are decoded.
 
 What is not a plain video has a stated rule:
   audio only             skipped, metric `video_streams`; cover art is no video stream

@@ -49,7 +49,7 @@ class ManifestConfig:
 
 @dataclass
 class CurateConfig(FlowConfig):
-    """A curation.
+    """Footage to clips with scores, verdicts and captions.
 
     sources            files, folders, globs and manifests, local or on any fsspec URL
     manifest           names of the columns of manifests

@@ -73,7 +73,7 @@ class PublishSettings:
 
 @dataclass
 class PublishConfig(FlowConfig):
-    """A publication.
+    """Kept clips to a frozen dataset.
 
     name      name of the dataset: letters, digits and `-_.`
     curation  id of the curation whose kept clips are published; empty uses the latest

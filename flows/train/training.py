@@ -36,7 +36,7 @@ NEEDED = ("encoded", "checkpoint", "figures")
 
 @dataclass
 class TrainFlowConfig(FlowConfig):
-    """What `rushes train` knows beside the settings of the training itself.
+    """One part of a checkpoint trained, measured and promoted. These keys come on top of those of the training.
 
     name      name of the checkpoint in tables; empty uses the stage
     workers   [from 1] processes that train together on Ray; 1 trains in this process

@@ -313,7 +313,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole training.
+    """What is trained, for how long, on what, and how.
 
     stage             [vae, base, spatial, temporal, distill] what is trained
     max_steps         [from 1] steps in all, over every resumed part
