@@ -115,7 +115,7 @@ def read_video(data: bytes) -> tuple[Any, float]:
 
     frames, fps = read_frames(data), read_fps(data)
     if fps <= 0:
-        raise BadMedia("the video states no frame rate")
+        raise BadMedia("the video has no frame rate")
     return frames, fps
 
 

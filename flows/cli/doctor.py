@@ -107,7 +107,7 @@ def mismatch(requirement: Requirement) -> str:
     have = installed(requirement.name)
     if have and requirement.specifier.contains(have, prereleases=True):
         return ""
-    return f"{requirement.name} is {have or 'not installed'}, needed {requirement.specifier or 'any version'}"
+    return f"{requirement.name} is {have or 'not installed'}, required {requirement.specifier or 'any version'}"
 
 
 def read_constraints(path: Path = ROOT / "constraints.txt") -> dict[str, str]:

@@ -110,7 +110,7 @@ def check_form(path: Path, names: Iterable[str]) -> None:
         if hits := [name for name in found if re.search(pattern, name)]:
             raise BadInput(f"lora.path: {path} {what} ({first(hits)})")
     if odd := [name for name in found if not any(role.search(name) for role, _ in _ROLES)]:
-        raise BadInput(f"lora.path: {path} has keys that are no part of a low-rank adapter: {first(odd)}")
+        raise BadInput(f"lora.path: {path} has keys that do not belong to a low-rank adapter: {first(odd)}")
     halves: dict[str, set[str]] = {}
     for name in found:
         layer, role = _split(name)
