@@ -180,12 +180,22 @@ def _without_interpolations(values: Mapping[Any, Any]) -> DictConfig:
     return kept
 
 
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "String": "a text"}
+
+
 def _explain(where: str, error: Exception, fields: Iterable[str]) -> str:
+    """One sentence about an error of OmegaConf, without its class names."""
     key = str(getattr(error, "full_key", "") or "")
     first = str(error).splitlines()[0]
-    leaf = key.rsplit(".", 1)[-1]
-    hint = f"; {nearest(leaf, fields)}" if "not in" in first and leaf else ""
-    return f"{where}: {key + ': ' if key and key not in first else ''}{first}{hint}"
+    if re.match(r"Key '.*' (is )?not in ", first):
+        owner: Any = getattr(error, "object_type", None)
+        known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else fields
+        return f"{where}: unknown key {key!r}; {nearest(key.rsplit('.', 1)[-1], known)}"
+    if match := re.match(r"Value (.+?) (?:of type '\w+' could not be converted to|is not a valid) (\w+)", first):
+        return f"{where}: {key} must be {KINDS.get(match[2], match[2])}, not {match[1]}"
+    if re.match(r"Incompatible value 'None'|field '.*' is not Optional", first):
+        return f"{where}: {key or first.split(chr(39))[1]} must not be null"
+    return f"{where}: {key + ': ' if key and key not in first else ''}{first}"
 
 
 def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]:
