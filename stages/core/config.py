@@ -299,4 +299,5 @@ def structured(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     except OmegaConfBaseException as error:
         raise BadInput(_explain(where, error, known)) from None
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{where}: {error}") from None
+        named = (where, f"{where.rpartition('.')[2]}:", f"{where.rpartition('.')[2]}.")
+        raise BadInput(str(error) if str(error).startswith(named) else f"{where}: {error}") from None
