@@ -1,4 +1,4 @@
-"""Which clips pass: every threshold is held against the stored scores, and every one that fails is said.
+"""Decide which clips pass: stored scores are compared with every threshold, and every failure is recorded.
 
 A threshold is `{min:, max:, exclude: [...]}` under the metric's name. A score that was not measured fails nothing.
 Nothing is measured here, so another threshold costs this job alone.
@@ -87,7 +87,10 @@ class Select(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """thresholds: metric -> {min, max, exclude}; null lifts one, or all of a metric."""
+        """Which clips pass.
+
+        thresholds  limits by metric: `select.METRIC.min`, `.max` and `.exclude` (a list of values); null lifts a limit
+        """
 
         thresholds: dict[str, Any] = field(default_factory=dict)
 

@@ -14,10 +14,15 @@ from stages.core.running.executor import Executor, LocalExecutor
 
 __all__ = ["InfraConfig", "LogRecord", "OnLog", "PrefectSettings", "RaySettings", "make_executor"]
 
+EXECUTORS = ("ray", "local")
+
 
 @dataclass
 class PrefectSettings:
-    """Which Prefect server the flows report to; empty: the one that PREFECT_API_URL names, or none."""
+    """Which Prefect server the flows report to.
+
+    api_url  URL of the server's API; empty uses the one that PREFECT_API_URL names, or none
+    """
 
     api_url: str = ""
 
@@ -26,7 +31,10 @@ class PrefectSettings:
 class InfraConfig:
     """The `infra:` part of a flow's config. Nothing in it changes a result, so none of it enters an identity.
 
-    executor  `ray`, or `local` for everything in this process, one row at a time
+    executor  [ray, local] `ray` runs each step on workers of its own; `local` runs all in this process, one row at a
+              time
+    ray       how Ray is started or joined
+    prefect   which Prefect server is used
     storage   options for the store's file system, as fsspec names them (`endpoint_url`, `anon`, ...)
     """
 
@@ -35,17 +43,19 @@ class InfraConfig:
     prefect: PrefectSettings = field(default_factory=PrefectSettings)
     storage: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            hint = nearest(self.executor, EXECUTORS)
+            raise BadInput(f"infra.executor: there is no executor {self.executor!r}; {hint}")
+
 
 def make_executor(config: InfraConfig, storage: Storage, on_log: OnLog | None = None) -> Executor:
     """The executor that a config asks for. Ray itself starts with its first real work.
 
-    Raises BadInput for an unknown executor, and for a store that the executor cannot share with its workers.
+    Raises BadInput for a store that the executor cannot share with its workers.
     """
     if config.executor == "local":
         return LocalExecutor(storage)
-    if config.executor != "ray":
-        hint = nearest(config.executor, ("local", "ray"))
-        raise BadInput(f"infra.executor: there is no executor {config.executor!r}; {hint}")
     from infra.ray.executor import RayExecutor  # takes half a second, which `--dry-run` need not spend
 
     return RayExecutor(storage, config.ray, on_log=on_log)

@@ -1,4 +1,4 @@
-"""Text embeddings to low-resolution latents: the cheap take that people look at first."""
+"""Text embeddings to low-resolution latents: the cheap take that people watch first."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ class Base(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """sampling: its guidance is that of the take. fps_conditioning: the frame rate that the model is told, in
-        frames a second; 0: the take's."""
+        """How base takes are made.
+
+        model             the weights
+        lora              an adapter that is put onto the denoiser
+        sampling          how to denoise; its guidance is that of the take
+        fps_conditioning  [from 0] frame rate that the model is told, in frames a second; 0 is the take's
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
@@ -35,7 +40,7 @@ class Base(Step):
 
         def __post_init__(self) -> None:
             if self.fps_conditioning < 0:
-                raise BadInput(f"base.fps_conditioning is 0 or above, not {self.fps_conditioning}")
+                raise BadInput(f"base.fps_conditioning must be 0 or more, not {self.fps_conditioning}")
             if self.sampling.guidance is not None:
                 raise BadInput("base.sampling.guidance: guidance belongs to takes; set `guidance` of the campaign")
 

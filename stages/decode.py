@@ -38,9 +38,16 @@ class Decode(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """timestep, noise_scale: None for what the latent's own recipe says. tiling in pixels, chunk in frames, 0: all.
+        """How latents become videos.
 
-        crf 0 to 51 and preset are x264's; poster_quality is JPEG's, 1 to 95.
+        model           the weights
+        timestep        timestep that the decoder is told; null takes the latent's own recipe
+        noise_scale     noise that is added before decoding; null takes the latent's own recipe
+        tiling          [from 0] pixels of a tile, to save memory; 0 decodes whole frames
+        chunk           [from 0] frames decoded at a time; 0 decodes all
+        crf             [0 to 51] quality of x264; lower is better, 0 is lossless
+        preset          speed preset of x264, such as `fast`, `medium` or `slow`
+        poster_quality  [1 to 95] quality of the poster's JPEG
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)
@@ -54,7 +61,7 @@ class Decode(Step):
 
         def __post_init__(self) -> None:
             if not 0 <= self.crf <= 51 or not 1 <= self.poster_quality <= 95 or min(self.tiling, self.chunk) < 0:
-                raise BadInput("decode: crf is 0 to 51, poster_quality 1 to 95, tiling and chunk from 0")
+                raise BadInput("decode: crf must be 0 to 51, poster_quality 1 to 95, tiling and chunk 0 or more")
             check_encoding(24, self.crf, self.preset)
 
     @classmethod

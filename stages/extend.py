@@ -1,4 +1,4 @@
-"""Clips longer than the base makes at once: further windows, each of which starts from the end of what is there."""
+"""Make clips longer than `base` makes at once, by windows that continue from the end of the one before."""
 
 from __future__ import annotations
 
@@ -31,9 +31,17 @@ class Extend(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """overlap: latent frames that a window is given; more keep motion better and make less at a time. guidance: of
-        windows, 0 for that of `sampling`, or of the take; more holds them to the prompt, less to what they are given.
-        back_projections: rounds by which the end of a clip is encoded closer (`stages.families.back_projection`)."""
+        """How takes are made longer, window by window.
+
+        model             the weights
+        lora              an adapter that is put onto the denoiser
+        sampling          how to denoise
+        overlap           [from 1] latent frames of the window before that a window is given; more keep motion better,
+                          and each window then adds less
+        guidance          [from 0] guidance of windows; 0 is that of `sampling` or of the take. More holds windows to
+                          the prompt, less to what they are given
+        back_projections  [from 0] rounds that bring the encoded end of a clip closer to its pixels
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
@@ -44,11 +52,11 @@ class Extend(Step):
 
         def __post_init__(self) -> None:
             if self.overlap < 1:
-                raise BadInput(f"extend.overlap counts from 1, it is {self.overlap}")
+                raise BadInput(f"extend.overlap must be at least 1, not {self.overlap}")
             if self.guidance < 0:
-                raise BadInput(f"extend.guidance is 0 or above, not {self.guidance}")
+                raise BadInput(f"extend.guidance must be 0 or more, not {self.guidance}")
             if self.back_projections < 0:
-                raise BadInput(f"extend.back_projections counts from 0, it is {self.back_projections}")
+                raise BadInput(f"extend.back_projections must be 0 or more, not {self.back_projections}")
 
         @property
         def windows(self) -> Sampling:
@@ -69,7 +77,7 @@ class Extend(Step):
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a length that is none."""
         if values["longer"] < 2:
-            raise BadInput(f"longer counts from 2, it is {values['longer']}")
+            raise BadInput(f"longer must be at least 2, not {values['longer']}")
 
     def setup(self) -> None:
         """Load denoiser and VAE."""

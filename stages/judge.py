@@ -1,4 +1,4 @@
-"""Finished videos to what they show: the judge of the procedural world, clip by clip."""
+"""Judge what each finished video shows, in the words of the procedural world."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class Judge(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """world: the file with the words of the world and what they look like."""
+        """What words mean.
+
+        world  the file with the words of the world and what they look like
+        """
 
         world: str = WORLD
 
@@ -102,7 +105,7 @@ class Judge(Step):
         if row["video"] is not None:
             return self.workspace.read(row["video"]["uri"])
         if not row["path"]:
-            raise PermanentError("the judge needs a rendered video, or the path of one")
+            raise PermanentError("there is no video to judge")
         return Path(row["path"]).read_bytes()
 
 
@@ -112,7 +115,7 @@ def read_video(data: bytes) -> tuple[Any, float]:
 
     frames, fps = read_frames(data), read_fps(data)
     if fps <= 0:
-        raise BadMedia("the video states no frame rate")
+        raise BadMedia("the video has no frame rate")
     return frames, fps
 
 
@@ -146,7 +149,7 @@ def load_vocabulary(path: str) -> Vocabulary:
     try:
         return Vocabulary.of(config)
     except (TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is no world: {error}") from None
+        raise BadInput(f"{path} does not describe a world: {error}") from None
 
 
 def as_row(verdict: Verdict) -> Row:

@@ -30,9 +30,15 @@ class Refine(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """strength: the share of the schedule's steps that is done, 0 to 1, both excluded. window: how many frames are
-        refined at a time, 0 for all. overlap: latent frames that a window has in common with the one before; it fades
-        in over them."""
+        """How latents are refined.
+
+        model     the weights
+        lora      an adapter that is put onto the denoiser
+        sampling  how to denoise
+        strength  [above 0, below 1] share of the schedule's steps that is run
+        window    [from 0] frames refined at a time; 0 refines all at once
+        overlap   [from 1] latent frames that two neighbouring windows share and fade over
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
@@ -44,7 +50,9 @@ class Refine(Step):
         def __post_init__(self) -> None:
             self.sampling.check_strength(self.strength)
             if self.window < 0 or self.overlap < 1:
-                raise BadInput(f"refine: window counts from 0, overlap from 1, not {self.window} and {self.overlap}")
+                raise BadInput(
+                    f"refine: window must be 0 or more, overlap at least 1, not {self.window} and {self.overlap}"
+                )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -1,4 +1,4 @@
-"""The pictures that a take is given, to the latents that base makes its clip after: image to video."""
+"""Encode the picture that a take begins with, for image to video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class See(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """model: the checkpoint whose VAE encodes."""
+        """Which VAE encodes.
+
+        model  the weights
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -68,7 +71,7 @@ def first_still(conditions: Any) -> Row:
     for one in conditions:
         if (one["kind"], one["role"]) != ("still", "first"):
             what = " ".join(w for w in (one["kind"], one["role"]) if w)
-            raise BadInput(f"conditions: {what!r} cannot be made; a still as the first frame can")
+            raise BadInput(f"conditions: {what!r} is not supported; only a picture as the first frame is")
     if len(conditions) != 1:
         raise BadInput(f"conditions: a clip has one first frame, not {len(conditions)}")
     found: Row = conditions[0]

@@ -25,7 +25,11 @@ class Text(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """max_tokens: the length embeddings are padded to; what a prompt has more is cut off."""
+        """How prompts are encoded.
+
+        model       the weights
+        max_tokens  [from 2] length that embeddings are padded to; tokens beyond it are cut off
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         max_tokens: int = 256

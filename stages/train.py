@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stages.training.settings import TrainConfig
 
 WORK = "training"
-AGAIN = "run the same command again to go on"
+AGAIN = "run the same command again to continue"
 REQUEST = pa.schema(
     [
         ("id", pa.string()),
@@ -68,10 +68,16 @@ RUNTIME = ("out", "stop_after_s", "save_every_s", "save_every_steps", "keep", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the jobs share. settings: the config, less what does not change the outcome; all of it is in `whole`.
+    """What the jobs share. All of it is set by the flow.
 
-    start, vae: folders that training begins from, by their content. dataset: the identity of the clips.
-    workers: processes that train together, each on batches of its own. gpus, cpus: what each of them asks for.
+    settings  set by the flow: the config of the training, without what does not change the outcome
+    start     set by the flow: the folder that training begins from, by its content
+    vae       set by the flow: the folder of the VAE, by its content
+    dataset   set by the flow: the identity of the clips
+    workers   set by the flow: processes that train together, each on batches of its own
+    whole     set by the flow: the whole config of the training
+    gpus      set by the flow: GPUs of each worker
+    cpus      set by the flow: CPUs of each worker
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +113,7 @@ def dataset_identity(config: TrainConfig) -> str:
 
 
 class Encode(Job):
-    """Encodes the latents that a training keeps, beside its run folder; nothing for stages that need none."""
+    """Encodes the latents that a training keeps beside its run folder, for stages that need them."""
 
     kind = "encoded"
     writes = pa.schema([("id", pa.string()), ("folder", pa.string()), ("stage", pa.string())])
@@ -223,7 +229,11 @@ class Measure(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """clips: how many are drawn. whole: the training's config, for stage, buckets and source."""
+        """What a checkpoint is measured on.
+
+        clips  held-out clips that are drawn
+        whole  set by the flow: the config of the training, for stage, buckets and source
+        """
 
         clips: int = 8
         whole: dict[str, Any] = field(default_factory=dict, metadata={"identity": False})
@@ -265,7 +275,11 @@ class Promote(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """name: what it is called. at_least: figure -> the least value that it must have."""
+        """What a checkpoint needs to be promoted.
+
+        name      name that the checkpoint gets
+        at_least  least value of each figure
+        """
 
         name: str = ""
         at_least: dict[str, float] = field(default_factory=dict)
@@ -280,7 +294,7 @@ class Promote(Job):
         checkpoint = _only(tables["checkpoint"])
         figures = {f["name"]: f["value"] for f in _only(tables["figures"])["figures"]}
         short = [
-            f"{name} is {figures.get(name, 'not measured')}, wanted >= {least:g}"
+            f"{name} is {figures.get(name, 'not measured')}, at least {least:g} is needed"
             for name, least in self.config.at_least.items()
             if not figures.get(name, float("-inf")) >= least
         ]

@@ -25,8 +25,13 @@ class Upsample(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """axis: `spatial` doubles width and height, `temporal` the frame rate. adain: how far the result takes the
-        input's mean and spread per channel; tone_map: compression; both 0 to 1."""
+        """What is enlarged.
+
+        model     the weights
+        axis      [spatial, temporal] `spatial` doubles width and height, `temporal` the frame rate
+        adain     how far the result takes the input's mean and spread per channel, 0 to 1
+        tone_map  compression of large values, 0 to 1
+        """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         axis: str = "spatial"

@@ -47,16 +47,18 @@ class EndpointCaption(Step):
     class Config(AskConfig):
         """What is asked (see `AskConfig`), and of whom.
 
-        model        the name that the endpoint knows the model by
-        rewriter     likewise a text model for a second pass over the windows' captions; empty: none
-        base_url     such as http://127.0.0.1:8000/v1; empty: the client's default
-        api_key_env  the environment variable that holds the key, where it is not the one that belongs to the endpoint
-                     anyway; whoever runs Rushes says which belongs to which, and no other is sent there
-        concurrency  questions that are under way at a time
-        timeout_s    of one request
-        retries      of a request that failed by a time-out, a lost connection, 408, 409, 429 or 5xx; waits grow
-        temperature  of the first answer
-        token_key    how the endpoint calls the most tokens: max_tokens or max_completion_tokens
+        model        name of the model at the endpoint; required
+        rewriter     name of a text model for a second pass over the captions of windows; empty skips it
+        base_url     URL of the endpoint, such as http://127.0.0.1:8000/v1; empty uses the default of OpenAI's client
+        api_key_env  environment variable that holds the key, where it is not the one that belongs to the endpoint;
+                     the operator says which belongs to which, and no other is sent there
+        concurrency  [from 1] questions that are under way at the same time
+        timeout_s    [above 0] seconds that one request may take
+        retries      [from 0] repeats of a request after a time-out, a lost connection, 408, 409, 429 or 5xx, with
+                     growing waits
+        temperature  sampling temperature of the first answer
+        token_key    [max_tokens, max_completion_tokens] name of the endpoint's parameter for the most tokens of an
+                     answer
         """
 
         model: str = ""
@@ -74,7 +76,7 @@ class EndpointCaption(Step):
             if not self.model:
                 raise BadInput("steps.caption.model is empty: give the name by which the endpoint knows its model")
             if self.concurrency < 1 or self.timeout_s <= 0 or self.retries < 0:
-                raise BadInput("steps.caption: concurrency is from 1, timeout_s above 0 and retries from 0")
+                raise BadInput("steps.caption: concurrency must be at least 1, timeout_s above 0, retries 0 or more")
             if self.token_key not in TOKEN_KEYS:
                 raise BadInput(f"steps.caption.token_key must be one of {', '.join(TOKEN_KEYS)}")
             check_url(self.base_url)
@@ -174,7 +176,7 @@ def check_url(url: str) -> None:
     """Raises BadInput for an address that is none, or that carries a secret: configs are stored with every run."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise BadInput(f"steps.caption.base_url {bare(url)!r} is no address such as http://127.0.0.1:8000/v1")
+        raise BadInput(f"steps.caption.base_url {bare(url)!r} is not an address such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query:
         raise BadInput("steps.caption.base_url must hold no user, password or query: keys come from the environment")
 

@@ -38,10 +38,12 @@ class MeasuredCaption(Step):
     class Config:
         """Where words begin and end.
 
-        slow, strong          motion, in picture diagonals a second, below and above which it is slight, strong
-        dark, bright          mean luma (0-255) below and above which a clip is dark, bright
-        least_probability     an action below this is not named
-        least_evidence        likewise of its evidence: see `data_prep.scores.action.Action`
+        slow               motion below this is called slight, in picture diagonals a second
+        strong             motion above this is called strong, in picture diagonals a second
+        dark               mean luma below this is called dark, 0 to 255
+        bright             mean luma above this is called bright, 0 to 255
+        least_probability  an action with a lower probability is not named
+        least_evidence     an action with less evidence is not named; `data_prep/scores/action.py` says what evidence is
         """
 
         slow: float = 0.02

@@ -45,15 +45,16 @@ def caption_inputs() -> Inputs:
 class AskConfig:
     """What a captioner is asked.
 
-    kinds      of the whole clip: any of short, medium, long
-    window_s   a clip longer than this is also described in equal windows of at most this many seconds; 0: never
-    fps        frames a second that are shown, at most
-    frames     frames shown in one question, at most
-    side       the longer side of a shown frame, in pixels
-    prompt     the question; `{gap}` is replaced by the seconds between two frames
-    label      whether the model is told the class label of the footage
-    again      how often an answer that is empty, refused or goes round in circles is asked for again
-    max_tokens the most tokens of any answer
+    kinds       kinds of caption for the whole clip: any of short, medium and long
+    window_s    [from 0] longest window in seconds: a longer clip is also described in equal windows; 0 turns windows
+                off
+    fps         [above 0] frames shown per second of the clip, at most
+    frames      [from 1] frames shown in one question, at most
+    side        [from 32] longer side of a shown frame, in pixels
+    prompt      the question; `{gap}` in it becomes the seconds between two frames
+    label       tell the model the class label of the footage
+    again       [from 0] repeats of a question whose answer is empty, refused or repeats itself
+    max_tokens  [from 1] tokens of one answer, at most
     """
 
     kinds: list[str] = field(default_factory=lambda: list(LENGTHS))
@@ -71,9 +72,11 @@ class AskConfig:
             if kind not in LENGTHS:
                 raise BadInput(f"steps.caption.kinds: there is no kind {kind!r}; {nearest(kind, LENGTHS)}")
         if not self.kinds or self.frames < 1 or self.fps <= 0 or self.side < 32 or self.max_tokens < 1:
-            raise BadInput("steps.caption: kinds, frames, fps, side (from 32) and max_tokens must not be empty or 0")
+            raise BadInput(
+                "steps.caption: give kinds, frames and max_tokens of at least 1, fps above 0 and side of at least 32"
+            )
         if min(self.window_s, self.again) < 0:
-            raise BadInput("steps.caption: window_s and again are from 0")
+            raise BadInput("steps.caption: window_s and again must be 0 or more")
 
 
 @dataclass(frozen=True)

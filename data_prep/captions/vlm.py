@@ -40,12 +40,15 @@ class VlmCaption(Step):
     class Config(AskConfig):
         """What is asked (see `AskConfig`), and of which model.
 
-        model, revision  a checkpoint folder with safetensors weights, its processor and a chat template; or a hub id
-                         with a revision. The processors of some models need the package torchvision
-        rewriter         a text model of the same kinds of place, for a second pass over the windows' captions
-        dtype            auto (that of the checkpoint), float32, bfloat16 or float16
-        device           auto (a GPU where there is one), cpu or cuda
-        download         whether a hub id may be fetched
+        model     folder of a checkpoint with safetensors weights, a processor and a chat template, or a hub id;
+                  required
+        revision  revision of a hub id
+        rewriter  a text model, given in the same way, for a second pass over the captions of windows; empty skips it
+        dtype     [auto, float32, bfloat16, float16] what the model computes in; `auto` is that of the checkpoint
+        device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
+        download  allow a hub id to be downloaded
+
+        The processors of some models need the package torchvision.
         """
 
         model: str = ""
@@ -64,6 +67,8 @@ class VlmCaption(Step):
                 )
             if self.dtype not in DTYPES:
                 raise BadInput(f"steps.caption.dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+            if self.device not in ("auto", "cpu", "cuda"):
+                raise BadInput(f"steps.caption.device is {self.device!r}; it must be auto, cpu or cuda")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

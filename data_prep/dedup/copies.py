@@ -1,4 +1,4 @@
-"""Which clips are copies of one another, whatever any threshold says of them.
+"""Find clips that are copies of one another, among all clips, kept or not.
 
 Exact copies of whole files are gone before (see `data_prep.sources.sources`). Here:
   perceptual  the hashes of eight frames agree, and so does how the picture changes between them. A still camera that
@@ -43,15 +43,16 @@ class Copies(Job):
     class Config:
         """Limits of being the same.
 
-        hash_bits    the most bits of 63 that two frames' hashes may differ by, on average over a clip; below 0: off
-        agreement    the least correlation of the changes within two clips, where there are changes
-        still        the largest change within a clip, in grey levels of a cell, below which it counts as still and
-        hashes
-                     decide; a small thing that moves before a still camera changes few cells, but those by much
-        tint         the largest difference of two clips' mean chroma, 0-255: title cards differ by colour alone
-        length_ratio the least ratio of the shorter clip's length to the longer one's
-        cosine       the least cosine of two embeddings that makes them the same; 0: off
-        index        how these are found: exact, or faiss (the package faiss-cpu) for more than some 100 000 clips
+        hash_bits     bits of 63 that the hashes of two frames may differ by, on average over a clip; below 0 turns this
+                      off
+        agreement     least correlation of the changes within two clips, where there are changes
+        still         change within a clip, in grey levels of a cell, below which it counts as still and hashes decide;
+                      a small thing that moves before a still camera changes few cells, but those by much
+        tint          largest difference of the mean chroma of two clips, 0 to 255; title cards differ by colour alone
+        length_ratio  least ratio of the shorter clip's length to the longer one's
+        cosine        least cosine of two embeddings that makes two clips copies; 0 turns this off
+        index         [exact, faiss] how the nearest embeddings are found; faiss (package faiss-cpu) for over 100,000
+                      clips
         """
 
         hash_bits: float = 10.0

@@ -1,4 +1,4 @@
-"""Of copies that passed every threshold, the best stays.
+"""Keep the best of several copies that passed every threshold.
 
 The best copy is the one with the most pixels, then the most bits a second, then the longest.
 """

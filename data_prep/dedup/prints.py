@@ -1,4 +1,4 @@
-"""What a clip looks like in few bytes: perceptual hashes and tiny pictures at fixed places within it.
+"""Fingerprints of each clip: perceptual hashes and tiny pictures at fixed places within it.
 
 Copies are found by these. Made from the stored signatures, so nothing is decoded, and at the same places of every copy
 whatever its frame rate.

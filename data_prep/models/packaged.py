@@ -65,7 +65,8 @@ def check_weights(own_file: str, packaged: Packaged, key: str, suffix: str) -> N
         packaged.find(key)
     elif not Path(own_file).expanduser().is_file() or Path(own_file).suffix != suffix:
         raise BadInput(
-            f"{key}: {own_file!r} is no {suffix} file here; give one, or leave it empty and {packaged.install}"
+            f"{key}: {own_file!r} is not a {suffix} file on this machine; give one, or leave it empty and "
+            f"{packaged.install}"
         )
 
 

@@ -18,11 +18,11 @@ SPLITS = ("train", "val", "excluded")
 class BucketConfig:
     """Where one bucket ends and the next begins.
 
-    sides    shorter side in pixels: a clip is in the class of the largest of these that it reaches
-    aspects  width:height, the nearest counts
-    frames   how many frames: the largest of these that the clip has
-    fps      frames a second, the nearest counts
-    motion   mean speed in picture diagonals a second: below the first is low, from the last on high
+    sides    shorter sides in pixels; a clip is in the class of the largest that it reaches
+    aspects  aspect ratios as width:height; the nearest one counts
+    frames   numbers of frames; the largest that the clip has counts
+    fps      frame rates; the nearest one counts
+    motion   two mean speeds in picture diagonals a second: below the first is low, from the second on high
     """
 
     sides: tuple[int, ...] = (144, 240, 360, 480, 540, 720, 1080, 1440, 2160)

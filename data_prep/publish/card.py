@@ -68,8 +68,7 @@ def _head(manifest: Row, index: pa.Table) -> str:
         seconds[split] += duration
     rows = [(s, manifest[s], f"{seconds[s] / 60:.1f}") for s in SPLITS]
     excluded = (
-        "\n\nExcluded clips have a copy on the side of `val`; they are in no split, so that nothing of `val` is "
-        "trained on."
+        "\n\nExcluded clips have a copy in `val`; they are in no split, so that training never sees a clip of `val`."
         if manifest["excluded"]
         else ""
     )
@@ -78,8 +77,8 @@ def _head(manifest: Row, index: pa.Table) -> str:
         f"# {manifest['name']}, version {manifest['version']}\n\n"
         f"{manifest['clips']} clips, {manifest['hours'] * 60:.1f} minutes, from {sources} sources; {size:.1f} MB. "
         f"Content `{manifest['fingerprint']}`.\n\n{table(('split', 'clips', 'minutes'), rows)}\n\n"
-        "A source is wholly in one split, as a hash of its bytes says; more sources never move a clip from one split "
-        f"to the other.{excluded}{notes}"
+        "All clips of a source are in one split, by a hash of its bytes; adding sources never moves a clip to another "
+        f"split.{excluded}{notes}"
     )
 
 
@@ -89,7 +88,7 @@ def _yields(yields: Mapping[str, Any], manifest: Row) -> str:
     kept = yields["kept"]
     stages = [
         ("sources listed", yields["sources"], ""),
-        ("sources that are sound", yields["sound"], _share(yields["sound"], yields["sources"])),
+        ("readable sources", yields["sound"], _share(yields["sound"], yields["sources"])),
         ("clips between transitions", yields["clips"], ""),
         ("clips that pass every threshold", yields["passed"], _share(yields["passed"], yields["clips"])),
         ("clips kept, copies left out", kept, _share(kept, yields["clips"])),
@@ -98,7 +97,8 @@ def _yields(yields: Mapping[str, Any], manifest: Row) -> str:
     text = f"## Yield\n\n{table(('', 'count', 'share'), stages)}"
     if yields["reasons"]:
         rows = [(f"{r['metric']} {r['op']} {r['threshold']}", r["clips"], r["alone"]) for r in yields["reasons"][:MOST]]
-        text += f"\n\nWhat clips were rejected for:\n\n{table(('wanted', 'clips that fail it', 'only it'), rows)}"
+        head = ("threshold", "clips that fail it", "clips that fail only this")
+        text += f"\n\nWhat clips were rejected for:\n\n{table(head, rows)}"
     return text
 
 
@@ -202,7 +202,7 @@ span `[start_pts, end_pts)` of its source, licence, every score, and the other c
 came with. `captions.parquet` has every caption by `clip_id`. `clips/SPLIT/metadata.parquet` has the rows of the index
 by `file_name`, with a column for each kind of caption.
 
-The number of frames and the first and last frame of every file were held against its source when it was written.
+The number of frames and the first and last frame of every file were compared with its source when it was written.
 
 ```python
 import pyarrow.parquet as pq

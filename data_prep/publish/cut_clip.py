@@ -1,4 +1,4 @@
-"""Write each kept clip as a file of its own: exactly its frames, copied where that can be, and checked.
+"""Write each kept clip as a file of its own: exactly its frames, copied where possible, and checked.
 
 Frames are counted in presentation order, from a key frame whose time is an address, or from the start of the file.
 Where
@@ -59,8 +59,15 @@ class CutClip(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """video: a common form. audio: keep the sound. crf 0 to 51 and preset are x264's. difference: the grey levels
-        mean square of 18 x 32 cells) that a written frame may differ by from what was seen of it."""
+        """How a clip is cut.
+
+        video       a common form for all clips
+        audio       keep the sound
+        crf         quality of x264, 0 to 51; lower is better
+        preset      speed preset of x264
+        difference  largest difference between a written frame and what was seen of it, in grey levels (root mean square
+                    of 18 x 32 cells)
+        """
 
         video: VideoForm = field(default_factory=VideoForm)
         audio: bool = False

@@ -26,9 +26,9 @@ BT601 = 6
 class VideoForm:
     """What every published clip is brought to; 0 leaves it as the source has it.
 
-    fps     frames a second
-    size    pixels of the shorter side, made even; the aspect stays
-    frames  the first so many frames; a clip that has fewer is rejected, and is not in the dataset
+    fps     [from 0] frames a second; 0 keeps the source's
+    size    [from 0] pixels of the shorter side, an even number; the aspect stays; 0 keeps the source's
+    frames  [from 0] keep only this many frames from the start, and leave out clips that have fewer; 0 keeps all
     """
 
     fps: float = 0.0
@@ -37,7 +37,7 @@ class VideoForm:
 
     def __post_init__(self) -> None:
         if min(self.fps, self.size, self.frames) < 0 or self.size % 2:
-            raise BadInput("video: fps, size and frames are from 0, and size is even")
+            raise BadInput("video: fps, size and frames must be 0 or more, and size even")
 
     @property
     def changes(self) -> bool:

@@ -64,7 +64,7 @@ def faults(storage: Storage) -> list[str]:
                 io.BytesIO(storage.read(f"{version['uri']}/index.parquet")), columns=["uri", "sha256"]
             )
         except (FileNotFoundError, ValueError) as error:
-            found.append(f"{version['uri']}: its index does not read: {error}")
+            found.append(f"{version['uri']}: its index cannot be read: {error}")
             continue
         found += _wrong(storage, version["uri"], {r["uri"]: r["sha256"] for r in index.to_pylist()}, "clip")
     return found
@@ -79,7 +79,7 @@ def _wrong(storage: Storage, folder: str, files: Mapping[str, str], noun: str) -
         except FileNotFoundError:
             found.append(f"{folder}: its {noun} {path} is missing")
         else:
-            found += [] if same else [f"{folder}: {path} does not have the hash it should"]
+            found += [] if same else [f"{folder}: {path} does not have the expected hash"]
     return found
 
 

@@ -131,11 +131,12 @@ class Index(Job):
     class Config:
         """How clips are told apart.
 
-        val_share  the share of sources whose clips are for validation, 0 to 1
-        salt       other text, another split
-        caption    the kind of caption in the index; where a clip has none of it, long, medium, short or source
-        buckets    see `data_prep.publish.buckets.BucketConfig`
-        further    columns of the clips beside its own, scores and what manifests say -> one of KINDS
+        val_share  [0 to 1] share of the sources whose clips are for validation
+        salt       seed of the split: another text gives another split
+        caption    kind of caption in the index; a clip that has none of this kind gets long, medium, short or source
+        buckets    limits of the buckets
+        further    set by the flow: columns of the clips beside its own, such as scores and what manifests say, and the
+                   type of each
         """
 
         val_share: float = 0.05
@@ -146,9 +147,9 @@ class Index(Job):
 
         def __post_init__(self) -> None:
             if not 0 <= self.val_share <= 1:
-                raise BadInput(f"publish.val_share is from 0 to 1, not {self.val_share:g}")
+                raise BadInput(f"publish.val_share must be 0 to 1, not {self.val_share:g}")
             if not all(c.isalnum() or c in "-_." for c in self.salt):
-                raise BadInput(f"publish.salt may hold letters, digits and -_. only, not {self.salt!r}")
+                raise BadInput(f"publish.salt may have letters, digits and -_. only, not {self.salt!r}")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

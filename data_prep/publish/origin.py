@@ -49,7 +49,7 @@ class Origin:
         try:
             self._table = read_signals(workspace, {"uri": row["signals_uri"]}, COLUMNS)
         except FileNotFoundError:
-            raise PermanentError("what the pass over the source saw is no longer in the store; curate again") from None
+            raise PermanentError("the signals of this source are no longer in the store; curate again") from None
         self.index = FrameIndex.of(self._table)
         self.siblings = unpack_spans(row["siblings"])
         self.in_one_pass = len(self.siblings) > 1 and self._seeking_costs() > len(self.index.pts)

@@ -30,7 +30,7 @@ MEMBER = pa.struct(
 
 
 class Shards(Job):
-    """One row per shard: its path in the dataset and its members, in an order that a hash decides."""
+    """One row per shard: its path in the dataset and its clips, in an order that a hash decides."""
 
     kind = "shards"
     version = 2
@@ -47,7 +47,10 @@ class Shards(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """mb: a shard is full at this many megabytes of video."""
+        """How large shards are.
+
+        mb  [above 0] megabytes of video in one shard
+        """
 
         mb: float = 256.0
 

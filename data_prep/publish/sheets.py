@@ -39,7 +39,10 @@ class Sheets(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """clips: the most clips on a sheet."""
+        """How clips are shared out among sheets.
+
+        clips  [from 1] clips on one sheet, at most
+        """
 
         clips: int = 40
 
@@ -86,14 +89,18 @@ class Sheet(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """columns: pictures in a row. quality: of the JPEG, 1 to 95."""
+        """What a sheet looks like.
+
+        columns  [from 1] pictures in a row
+        quality  [1 to 95] quality of the JPEG
+        """
 
         columns: int = 5
         quality: int = 85
 
         def __post_init__(self) -> None:
             if self.columns < 1 or not 1 <= self.quality <= 95:
-                raise BadInput("steps.sheet: columns is at least 1, quality from 1 to 95")
+                raise BadInput("steps.sheet: columns must be at least 1, quality 1 to 95")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -47,10 +47,12 @@ class Version(Job):
     class Config:
         """What the version is called and how it was made.
 
-        lance     also write a Lance dataset that holds the videos
-        val_share, salt  those of the index, for what is said of an empty split
-        settings  how the dataset was made, for the card
-        yields    what became of the footage, for the card; no part of the identity
+        name       name of the dataset: letters, digits and `-_.`
+        lance      also write a Lance dataset that holds the videos
+        val_share  share of the sources whose clips are for validation, as in the index
+        salt       seed of the split, as in the index
+        settings   set by the flow: how the dataset was made, for the card
+        yields     set by the flow: what became of the footage, for the card; no part of the identity
         """
 
         name: str = "dataset"

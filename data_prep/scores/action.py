@@ -1,4 +1,4 @@
-"""Score: what is done in a clip, of 400 actions of people, and an embedding of how it looks and moves. By I3D."""
+"""Score: the likeliest of 400 human actions, and an embedding of appearance and motion, by I3D."""
 
 from __future__ import annotations
 
@@ -54,11 +54,13 @@ class Action(Step):
     class Config:
         """What is shown to the model.
 
-        frames  pictures of each clip, at most, from 16
-        fps     how many of these make a second, at most: 32 at 12.5 are the 2.6 s in the middle of a clip. The model
-                was trained with 25; on real clips half of the frames gave the same labels at half of the cost
-        model   a safetensors file of `data_prep.models.i3d.I3D` instead of the packaged one
-        device  `auto` (a GPU where there is one), `cpu` or `cuda`
+        frames  [from 16] frames of each clip that are shown, at most
+        fps     [above 0] frames shown per second of the clip, at most: 32 at 12.5 are the 2.6 s in the middle of a clip
+        model   safetensors file of an I3D network to use instead of the packaged one
+        device  [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
+
+        The model was trained with 25 frames a second; on real clips half of the frames gave the same labels at half the
+        cost.
         """
 
         frames: int = 32
@@ -68,7 +70,7 @@ class Action(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 16 or self.fps <= 0:
-                raise BadInput("steps.action: frames is from 16 and fps above 0")
+                raise BadInput("steps.action: frames must be at least 16 and fps above 0")
             if self.device not in ("auto", "cpu", "cuda"):
                 raise BadInput(f"steps.action.device is {self.device!r}; it must be auto, cpu or cuda")
             check_weights(self.model, MODEL, "steps.action.model", ".safetensors")

@@ -33,9 +33,11 @@ class Aesthetic(Step):
     class Config:
         """Which weights, and how many pictures of each clip they are shown.
 
-        clip, revision  a folder, or a hub id in the local cache with a revision
-        head            the predictor: linear layers one after the other, named by numbers, or a single one
-        device          auto (a GPU where there is one), cpu or cuda
+        clip      folder of a CLIP checkpoint, or a hub id in the local cache with a revision; required
+        revision  revision of a hub id
+        head      .safetensors or .pth file of the predictor: linear layers named by numbers, or a single one; required
+        frames    [from 1] pictures of each clip
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
         """
 
         clip: str = ""
@@ -48,7 +50,7 @@ class Aesthetic(Step):
             if not self.clip or not Path(self.head).expanduser().is_file():
                 raise BadInput(f"steps.aesthetic: {ADVICE}")
             if Path(self.head).suffix not in (".safetensors", ".pth") or self.frames < 1:
-                raise BadInput("steps.aesthetic: head is a .safetensors or .pth file, and frames from 1")
+                raise BadInput("steps.aesthetic: head must be a .safetensors or .pth file, and frames at least 1")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -99,5 +101,5 @@ def one_layer(path: Path) -> tuple[Any, float]:
             offset = offset + gain @ bias.numpy()
             gain = gain @ weight.numpy()
     except (KeyError, ValueError) as error:
-        raise BadInput(f"steps.aesthetic.head: {path.name} is no chain of linear layers ({error})") from None
+        raise BadInput(f"steps.aesthetic.head: {path.name} is not a chain of linear layers ({error})") from None
     return gain[0], float(offset[0])

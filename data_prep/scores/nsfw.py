@@ -31,14 +31,18 @@ class Nsfw(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """frames: pictures of each clip that are looked at. model: an ONNX file instead of the packaged one."""
+        """What is shown to the model.
+
+        frames  [from 1] pictures of each clip
+        model   ONNX file to use instead of the packaged model
+        """
 
         frames: int = 3
         model: str = ""
 
         def __post_init__(self) -> None:
             if self.frames < 1:
-                raise BadInput("steps.nsfw.frames is from 1")
+                raise BadInput("steps.nsfw.frames must be at least 1")
             check_weights(self.model, MODEL, "steps.nsfw.model", ".onnx")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The scores of the one pass: each clip's metrics from the stored signals. Nothing is decoded."""
+"""The basic scores of each clip, from the stored signals. Nothing is decoded."""
 
 from __future__ import annotations
 

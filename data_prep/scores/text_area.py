@@ -1,4 +1,4 @@
-"""Score: how much of a clip's picture is text, and what that text says. Subtitles, watermarks, slides, signs."""
+"""Score: the share of the picture that is text (subtitles, watermarks, slides, signs), and what the text says."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class TextArea(Step):
     class Config:
         """How closely a clip is read.
 
-        frames      pictures of each clip that are looked at
-        side        the longer side of these, in pixels: small text needs more
-        box         the least mean evidence of a box, 0 to 1
-        sure        the least confidence of a line that is kept as readable, 0 to 1
-        lines       the most lines read of one picture; 0 reads none
-        detector    an ONNX file of such a detector instead of the packaged PP-OCRv4
-        recogniser  likewise; its letters must be in its metadata as `character`
+        frames      [from 1] pictures of each clip
+        side        [from 64] longer side of these pictures, in pixels; small text needs more
+        box         least mean evidence of a text box, 0 to 1
+        sure        least confidence of a line that is kept as readable, 0 to 1
+        lines       [from 0] lines read in one picture, at most; 0 reads none
+        detector    ONNX file of a text detector to use instead of the packaged PP-OCRv4
+        recogniser  ONNX file of a text recogniser to use instead, with its letters in the metadata key `character`
         """
 
         frames: int = 3
@@ -62,7 +62,7 @@ class TextArea(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 1 or self.side < 64 or self.lines < 0:
-                raise BadInput("steps.text: frames is from 1, side from 64 and lines from 0")
+                raise BadInput("steps.text: frames must be at least 1, side at least 64 and lines 0 or more")
             check_weights(self.detector, DETECTOR, "steps.text.detector", ".onnx")
             check_weights(self.recogniser, RECOGNISER, "steps.text.recogniser", ".onnx")
 

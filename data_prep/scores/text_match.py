@@ -1,4 +1,4 @@
-"""Score: how well a clip shows what its footage is said to show, by a CLIP-like model. Needs the step `vectors`.
+"""Score: how well a clip fits the caption or label of its footage, by a CLIP-like model. Needs the step `vectors`.
 
 A job over all clips and not a step, because captions and labels come with the listing: when a manifest changes, only
 this is done again.
@@ -34,7 +34,12 @@ class TextMatch(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """clip, revision: the same model as that of the step `vectors`."""
+        """Which model compares pictures with text.
+
+        clip      folder or hub id of the CLIP checkpoint that the step `vectors` uses; required
+        revision  revision of a hub id
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
+        """
 
         clip: str = ""
         revision: str = field(default="", metadata={"identity": False})

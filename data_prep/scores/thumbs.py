@@ -1,4 +1,4 @@
-"""One picture a clip: of those that the pass kept, the one nearest to its middle."""
+"""One picture of each clip: of those that `analyse` kept, the one nearest to its middle."""
 
 from __future__ import annotations
 

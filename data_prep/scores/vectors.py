@@ -1,4 +1,4 @@
-"""Each clip as one vector of a CLIP-like model, for `data_prep.scores.text_match`. Weights by path."""
+"""One embedding of each clip by a CLIP-like model, for the step `text_match`. Weights by path."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Vectors(Step):
     class Config:
         """Which model, and how many pictures of each clip it is shown.
 
-        clip, revision  a folder, or a hub id in the local cache with a revision
-        device          auto (a GPU where there is one), cpu or cuda
+        clip      folder of a CLIP checkpoint, or a hub id in the local cache with a revision; required
+        revision  revision of a hub id
+        frames    [from 1] pictures of each clip
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
         """
 
         clip: str = ""
@@ -41,7 +43,7 @@ class Vectors(Step):
             if not self.clip:
                 raise BadInput(f"steps.vectors.clip: {CHECKPOINT_ADVICE}")
             if self.frames < 1:
-                raise BadInput("steps.vectors.frames is from 1")
+                raise BadInput("steps.vectors.frames must be at least 1")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -29,9 +29,11 @@ class Watermark(Step):
     class Config:
         """Which classifier, and how many pictures of each clip it is shown.
 
-        model, revision  a folder, or a hub id in the local cache with a revision
-        label            the name of the class that means a watermark
-        device           auto (a GPU where there is one), cpu or cuda
+        model     folder of an image classifier with safetensors weights, or a hub id in the local cache; required
+        revision  revision of a hub id
+        label     name of the class that means a watermark
+        frames    [from 1] pictures of each clip
+        device    where the model runs: auto (a GPU where there is one), cpu or cuda
         """
 
         model: str = ""
@@ -47,7 +49,7 @@ class Watermark(Step):
                     "safetensors weights that knows watermarks (such as watermark_detector), and the `label` it has"
                 )
             if self.frames < 1:
-                raise BadInput("steps.watermark.frames is from 1")
+                raise BadInput("steps.watermark.frames must be at least 1")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -40,11 +40,14 @@ class CompareSets(Job):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The least number of videos in each set for FVD, and of their frames for FID.
+        """How large the sets must be. Both distances are biased upwards on smaller sets.
 
         256 videos is the smallest set that FVD is reported on (the BAIR test set); 2048 frames is where the covariance
-        of Inception's features can have full rank, which FID's authors ask for. Both distances are biased upwards on
-        smaller sets.
+        of
+        Inception's features can have full rank, which FID's authors ask for.
+
+        least_videos  [from 2] videos that each set needs for FVD
+        least_frames  [from 2] frames that each set needs for FID
         """
 
         least_videos: int = 256
@@ -52,7 +55,7 @@ class CompareSets(Job):
 
         def __post_init__(self) -> None:
             if min(self.least_videos, self.least_frames) < 2:
-                raise BadInput("compare: least_videos and least_frames count from 2")
+                raise BadInput("compare: least_videos and least_frames must be at least 2")
 
     @classmethod
     def inputs(cls, config: Any) -> Inputs:
@@ -79,7 +82,7 @@ def _compared(distance: str, judged: pa.Table, reference: pa.Table, least: int) 
 
     one, other = vectors(judged), vectors(reference)
     few = min(len(one), len(other)) < least
-    refused = f"{least} vectors are needed in each set, there are {len(one)} and {len(other)}" if few else ""
+    refused = f"{least} vectors are needed in each set; the sets have {len(one)} and {len(other)}" if few else ""
     return {
         "id": digest("distance", distance),
         "distance": distance,

@@ -40,7 +40,7 @@ def frames_of(workspace: Any, row: Row) -> Any:
     if row["video"] is not None:
         return read_frames(workspace.read(row["video"]["uri"]))
     if not row["path"]:
-        raise PermanentError("there is neither a rendered video nor the path of one")
+        raise PermanentError("there is no video to measure")
     return read_frames(Path(row["path"]).read_bytes())
 
 
@@ -73,8 +73,12 @@ class MotionFeatures(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """frames: from the start, at least 16. model: a safetensors file of `data_prep.models.i3d.I3D` instead of
-        the packaged one. device: auto, cpu or cuda."""
+        """What is shown to the network.
+
+        frames  [from 16] frames from the start of each video
+        model   safetensors file of an I3D network to use instead of the packaged one
+        device  where the model runs: auto (a GPU where there is one), cpu or cuda
+        """
 
         frames: int = 32
         model: str = ""
@@ -82,7 +86,7 @@ class MotionFeatures(Step):
 
         def __post_init__(self) -> None:
             if self.frames < I3D_LEAST:
-                raise BadInput(f"motion.frames counts from {I3D_LEAST}, it is {self.frames}")
+                raise BadInput(f"motion.frames must be at least {I3D_LEAST}, not {self.frames}")
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
 
     @classmethod
@@ -127,8 +131,13 @@ class PictureFeatures(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """frames: how many, evenly over the video. model: a TorchScript file instead of the packaged one, from [-1, 1]
-        pictures [N, 3, 299, 299] to features. device: auto, cpu or cuda."""
+        """What is shown to the network.
+
+        frames  [from 1] frames of each video, evenly spaced
+        model   TorchScript file to use instead of the packaged one; it turns [-1, 1] pictures [N, 3, 299, 299] into
+                features
+        device  where the model runs: auto (a GPU where there is one), cpu or cuda
+        """
 
         frames: int = 8
         model: str = ""
@@ -136,7 +145,7 @@ class PictureFeatures(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 1:
-                raise BadInput(f"pictures.frames counts from 1, it is {self.frames}")
+                raise BadInput(f"pictures.frames must be at least 1, not {self.frames}")
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
 
     @classmethod

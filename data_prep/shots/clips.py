@@ -1,4 +1,4 @@
-"""Clips: the spans between transitions, of bearable length."""
+"""Make clips: the spans between transitions, split where they are too long."""
 
 from __future__ import annotations
 
@@ -46,12 +46,11 @@ class Clips(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Lengths in seconds; see `data_prep.signals.aggregate.SpanConfig`. Without a step that makes cuts a
-        source is one clip.
+        """Lengths in seconds; see `SpanConfig`. Without a step that makes cuts a source is one clip.
 
-        min_s   shorter shots make no clip
-        max_s   longer ones are split into equal parts, 0: never
-        trim_s  cut off at each transition, beyond its own frames
+        min_s   [from 0] shorter shots make no clip
+        max_s   [from 0] longer shots are split into equal parts; 0 never splits
+        trim_s  [from 0] seconds cut off at each transition, beyond its own frames
         """
 
         min_s: float = 1.0
@@ -60,7 +59,7 @@ class Clips(Step):
 
         def __post_init__(self) -> None:
             if min(self.min_s, self.max_s, self.trim_s) < 0 or 0 < self.max_s < self.min_s:
-                raise BadInput("steps.clips: min_s, max_s and trim_s are from 0, and max_s is 0 or at least min_s")
+                raise BadInput("steps.clips: min_s, max_s and trim_s must be 0 or more, and max_s 0 or at least min_s")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -1,4 +1,4 @@
-"""Where shots begin and end, from the stored signals: no frame is decoded for it."""
+"""Find where shots begin and end, from the stored signals. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ class Cuts(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """preset: broadcast or web. rules: single thresholds of `data_prep.shots.shots.ShotConfig` in its place."""
+        """What counts as a transition.
+
+        preset  [broadcast, web] a set of thresholds; `web` is for hand-held footage
+        rules   thresholds that replace those of the preset, by the keys of `data_prep.shots.shots.ShotConfig`
+        """
 
         preset: str = "broadcast"
         rules: dict[str, Any] = field(default_factory=dict)

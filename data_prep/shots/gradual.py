@@ -10,20 +10,21 @@ class GradualRules:
     """Thresholds of gradual transitions; residuals are relative to the difference of the two shots.
 
     residual      the most that a dissolve may leave unexplained, where the shots differ by `full_novelty` or more
-    switched      the most that a wipe may leave unexplained, likewise
-    front         how ragged a border (share of neighbouring cells that disagree) speaks neither for nor against a wipe
-    novelty       the least difference of the two shots, small motion forgiven, in grey levels
-    full_novelty  the difference from which on the residuals are allowed in full; below it proportionally less
+    switched      the most that a wipe may leave unexplained, where the shots differ by `full_novelty` or more
+    front         raggedness of a border (share of neighbouring cells that disagree) that speaks neither for nor against
+                  a wipe
+    novelty       least difference of the two shots, small motion forgiven, in grey levels
+    full_novelty  difference from which on the residuals are allowed in full; below it proportionally less
     unlike        how unrelated the luma of both sides must be (1 - correlation)
-    unchanged     the largest share of the picture that may be the same on both sides
-    strength      the least root mean square difference of both sides, in grey levels
+    unchanged     largest share of the picture that may be the same on both sides
+    strength      least root mean square difference of both sides, in grey levels
     evenness      how evenly the change must cover the picture for full trust (0 a few cells, 1 all alike)
-    drift         the largest rms deviation of the mixture's course from a straight line
+    drift         largest root mean square deviation of the mixture's course from a straight line
     moved         how well, as a correlation, motion may lead through a dissolve that it explains half as badly as a
                   mixture does; 0.17 more where it explains it one and a half times as badly, and so on
     wipe_moved    how well motion may lead through a wipe
     flat          spread of luma, in grey levels, below which a frame counts as plain black or white
-    max_s         the longest transition looked for, in seconds
+    max_s         longest transition that is searched for, in seconds
     """
 
     residual: float = 0.5

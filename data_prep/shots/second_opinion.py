@@ -1,4 +1,4 @@
-"""Where shots begin and end, with TransNetV2 asked about what the signals leave in doubt.
+"""Find where shots begin and end, and ask TransNetV2 where the signals leave doubt.
 
 Only stretches of 100 frames around doubtful places are decoded again: a clear source costs nothing more.
 """
@@ -37,14 +37,15 @@ class ConfirmedCuts(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """When TransNetV2 is asked, and what its word changes. Odds are 0 to 1.
+        """When TransNetV2 is asked, and what its answer changes. Odds are 0 to 1.
 
-        preset, rules  as of `data_prep.shots.cuts.Cuts`
-        sure           the score from which a transition is not asked about
-        reach          by how much thresholds of cuts are lowered to find what may have been missed, 0 to 1
-        keep           a doubtful transition with odds below this is dropped
-        add            a cut that was missed is added from these odds on
-        model          a safetensors file of the network instead of the packaged one
+        preset  [broadcast, web] a set of thresholds; `web` is for hand-held footage
+        rules   thresholds that replace those of the preset, by the keys of `data_prep.shots.shots.ShotConfig`
+        sure    [0 to 1] score from which on a transition is not asked about
+        reach   [0 to 1] how far thresholds of cuts are lowered to find cuts that may have been missed
+        keep    [0 to 1] a doubtful transition with lower odds is dropped
+        add     [0 to 1] a missed cut is added from these odds on
+        model   safetensors file of the network to use instead of the packaged one
         """
 
         preset: str = "broadcast"
@@ -58,7 +59,7 @@ class ConfirmedCuts(Step):
         def __post_init__(self) -> None:
             shot_config(self.preset, self.rules)
             if not all(0 <= value <= 1 for value in (self.sure, self.reach, self.keep, self.add)):
-                raise BadInput("steps.cuts: sure, reach, keep and add are from 0 to 1")
+                raise BadInput("steps.cuts: sure, reach, keep and add must be 0 to 1")
             check_weights(self.model, MODEL, "steps.cuts.model", ".safetensors")
 
     @classmethod

@@ -42,13 +42,13 @@ _FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
 class ShotConfig:
     """Thresholds of the detector. Times in seconds, differences in grey levels (0-255).
 
-    cut_floor    the least cut signal of a hard cut
-    cut_ratio    how many times a hard cut must stand above its surroundings (2 levels are added to those)
-    flash_s      what returns to the old picture within this time is a flash, no cut
-    moved        how well motion may explain the new picture from the old one, as a correlation; above it is no cut
-    relit        how well light may explain it, as a rank correlation
-    kept         the share of what is drawn that may stay the same; above it something was laid over the picture
-    gradual      thresholds of dissolves, wipes and fades
+    cut_floor  least cut signal of a hard cut, in grey levels
+    cut_ratio  how many times a hard cut must exceed its surroundings (2 levels are added to those)
+    flash_s    seconds: what returns to the old picture within this time is a flash, not a cut
+    moved      how well motion may explain the new picture from the old one, as a correlation; above it is no cut
+    relit      how well light may explain the new picture, as a rank correlation
+    kept       share of what is drawn that may stay the same; above it something was laid over the picture
+    gradual    thresholds of dissolves, wipes and fades
     """
 
     cut_floor: float = 6.0

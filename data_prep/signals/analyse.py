@@ -1,4 +1,4 @@
-"""Decode a source once and keep what was seen: a table with a row per frame, and small pictures."""
+"""Decode each source once and keep a table of signals, with a row per frame, and small pictures."""
 
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ class Analyse(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """How closely a source is looked at; see `data_prep.signals.signals.SignalConfig`.
+        """How closely a source is examined; see `data_prep.signals.signals.SignalConfig`.
 
-        flow_hz, detail_hz, pictures_hz  how often flow, details and pictures are taken
-        pictures                         the most pictures of one source; beyond it their spacing doubles
-        max_errors                       broken packets after which the pass ends with what it has
-        time_limit_s                     the longest that one source may take, 0: no limit; no part of the identity.
-                                         Past `resources.time_limit_s` a hanging worker is ended: raise both
+        flow_hz       [above 0] how often optical flow is measured, per second of the source
+        detail_hz     [above 0] how often sharpness, blockiness and bars are measured, per second
+        pictures_hz   [above 0] how often a small picture is kept, per second
+        pictures      [from 2] pictures kept of one source, at most; beyond it their spacing doubles
+        max_errors    broken packets after which the pass ends with what it has
+        time_limit_s  seconds that one source may take, at most; 0 sets no limit. No part of the identity. Past
+                      `resources.time_limit_s` a hanging worker is ended, so raise both
         """
 
         flow_hz: float = 10.0
@@ -67,7 +69,7 @@ class Analyse(Step):
 
         def __post_init__(self) -> None:
             if min(self.flow_hz, self.detail_hz, self.pictures_hz) <= 0 or self.pictures < 2:
-                raise BadInput("steps.analyse: rates must be above 0 and pictures at least 2")
+                raise BadInput("steps.analyse: flow_hz, detail_hz and pictures_hz must be above 0, pictures at least 2")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

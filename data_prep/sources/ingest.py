@@ -1,4 +1,4 @@
-"""Probe one source: what it is, in integers, and the SHA-256 of its bytes. Only its first two frames are decoded.
+"""Probe each file: its streams, times and the SHA-256 of its bytes. Only the first two frames are decoded.
 
 What is not a plain video has a stated rule:
   audio only             skipped, metric `video_streams`; cover art is no video stream
@@ -108,8 +108,11 @@ class Ingest(Step):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """time_limit_s: the longest that one source may take, 0 for no limit. It does not change what is found.
-        Past `resources.time_limit_s` a hanging worker is ended: raise both."""
+        """How long a source may take.
+
+        time_limit_s  seconds that one source may take, at most; 0 sets no limit. Does not change what is found. Past
+                      `resources.time_limit_s` a hanging worker is ended, so raise both
+        """
 
         time_limit_s: float = field(default=300.0, metadata={"identity": False})
 

@@ -45,7 +45,7 @@ def unchanged_file(
             raise PermanentError(CHANGED)
 
 
-CHANGED = "the source is another file now than the one that was curated; curate again"
+CHANGED = "the source is not the file that was curated; curate again"
 
 
 def _version_of(uri: str, found: os.stat_result) -> str:

@@ -1,4 +1,4 @@
-"""Which of the listed files are sources: of files with the same bytes only the first counts."""
+"""Decide which files are sources: of files with the same bytes only the first is one."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path
     if kinds & COUNTING and stream.frames:
         missing = stream.frames - read
         if missing > max(1, SHARE * stream.frames):
-            return f"the file is not whole: {read} of the {stream.frames} frames that its index names are there"
+            return f"the file is not whole: {read} of the {stream.frames} frames that its index lists are in it"
         return _cut_in_a_box(path)
     if kinds & COUNTING or "avi" in kinds:
         return _cut_in_a_box(path)
@@ -33,7 +33,7 @@ def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path
     there = max(there, _end_of_all(path, time_limit_s))  # sound may go on behind the last picture
     if promised - there <= max(SECONDS, SHARE * promised):
         return ""
-    return f"the file is not whole: its header says {promised:.1f} s, {there:.1f} s are there"
+    return f"the file is not whole: its header says {promised:.1f} s, but it has {there:.1f} s"
 
 
 def _cut_in_a_box(path: Path) -> str:

@@ -30,8 +30,11 @@ class WorldClip:
 class WorldClips:
     """Clips by seed. Combinations held out in configs/world.yaml never appear, unless another split is asked for.
 
-    motions: weights of motions, such as {"rotating": 5}: one that is harder than the others is to be seen more often.
-    Those not named weigh 1. Raises BadInput for a motion that the world does not have, or a weight below 0.
+    world    file that describes the world
+    split    [train, heldout, any] which combinations are drawn
+    motions  how often a motion is drawn, such as `{rotating: 5}` for a hard one; those not named have 1
+
+    Raises BadInput for a motion that the world does not have, or a weight below 0.
     """
 
     def __init__(
@@ -100,9 +103,9 @@ def _weights(world: World, motions: Mapping[str, float]) -> dict[str, float]:
     known = world.vocabulary.words("motion")
     for word, weight in motions.items():
         if word not in known:
-            raise BadInput(f"data.args.motions: {word!r} is no motion of the world; {nearest(word, known)}")
+            raise BadInput(f"data.args.motions: {word!r} is not a motion of the world; {nearest(word, known)}")
         if not weight >= 0:
-            raise BadInput(f"data.args.motions.{word} is {weight}; a weight is 0 or above")
+            raise BadInput(f"data.args.motions.{word} is {weight}; a weight must be 0 or more")
     weights = {word: float(motions.get(word, 1.0)) for word in known} if motions else {}
     total = sum(weights.values())
     if motions and not 0 < total < math.inf:

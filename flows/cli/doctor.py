@@ -108,7 +108,7 @@ def mismatch(requirement: Requirement) -> str:
     have = installed(requirement.name)
     if have and requirement.specifier.contains(have, prereleases=True):
         return ""
-    return f"{requirement.name} is {have or 'not installed'}, needed {requirement.specifier or 'any version'}"
+    return f"{requirement.name} is {have or 'not installed'}, required {requirement.specifier or 'any version'}"
 
 
 def read_constraints(path: Path = ROOT / "constraints.txt") -> dict[str, str]:
@@ -188,7 +188,7 @@ def weights() -> Iterator[Finding]:
             needed = Path(model.checkpoint).is_relative_to(ROOT)
             yield Finding(OK, name, weights_on_disk(model))
         except BadInput as bad:
-            advice = "it comes with the project: get the project again" if needed else "only its own campaigns need it"
+            advice = "it is part of the project: get that again" if needed else "only its own campaigns need it"
             yield Finding(MISSING if needed else NOTE, name, str(bad), advice)
 
 
@@ -243,9 +243,15 @@ def writable(store: str | None) -> Iterator[Finding]:
         same = storage.read(probe) == b"rushes"
         storage.fs.rm_file(probe)
     except Exception as error:  # every file system has errors of its own
-        yield Finding(MISSING, "store", f"{storage.url}: {type(error).__name__}: {error}", "check rights and address")
+        yield Finding(
+            MISSING, "store", f"{storage.url}: {type(error).__name__}: {error}", "check permissions and address"
+        )
         return
-    yield Finding(OK if same else MISSING, "store", f"{storage.url} can be written to" if same else "reads back wrong")
+    yield Finding(
+        OK if same else MISSING,
+        "store",
+        f"{storage.url} can be written to" if same else "what was written could not be read back",
+    )
 
 
 def _can_be_made(url: str, above: Path) -> Finding:

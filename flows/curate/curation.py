@@ -33,8 +33,14 @@ LIMITS = "thresholds"
 
 @dataclass
 class ManifestConfig:
-    """Which column of a manifest holds what: its name, or a pattern such as `{id}.mp4`. root: the folder or URL that
-    paths count from, where not the manifest's own folder."""
+    """Which column of a manifest holds what: its name, or a pattern such as `{id}.mp4`.
+
+    uri      column with the path or URL of the video
+    label    column with the class label
+    caption  column with the caption that came with the footage
+    licence  column with the licence
+    root     folder or URL that paths count from; empty uses the manifest's own folder
+    """
 
     uri: str = "uri"
     label: str = "label"
@@ -45,12 +51,12 @@ class ManifestConfig:
 
 @dataclass
 class CurateConfig(FlowConfig):
-    """A curation.
+    """Footage to clips with scores, verdicts and captions.
 
-    sources            files, folders, globs, manifests, on any fsspec URL
-    manifest           the columns of manifests
-    label_from_folder  the name of a file's folder is its class label
-    shot_lists         a folder with shot lists that count in place of detection: PySceneDetect's csv, EDL
+    sources            files, folders, globs and manifests, local or on any fsspec URL
+    manifest           names of the columns of manifests
+    label_from_folder  take the name of a file's folder as its class label
+    shot_lists         folder with shot lists (PySceneDetect's csv, EDL) that replace the detection of cuts
     """
 
     sources: list[str] = field(default_factory=list)
@@ -130,7 +136,7 @@ def _check(plan: Plan) -> None:
     measures."""
     for kind in NEEDED:
         if not plan.of_kind(kind):
-            raise BadInput(f"a curation needs a step that makes {kind}; it cannot be left out")
+            raise BadInput(f"a curation needs a step that makes {kind}; do not switch it off")
     for node in plan.of_kind("verdicts"):
         limits = getattr(plan.refs[node.name].config, LIMITS, {})
         check_thresholds(limits, known_metrics(plan, node), node.name)

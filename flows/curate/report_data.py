@@ -59,7 +59,7 @@ def read_scored(survey: Survey) -> Scored:
     """Read what a run scored and judged. Raises BadInput where it did not come so far."""
     judges = survey.plan.of_kind("verdicts")
     if not judges:
-        raise BadInput("this run has no verdicts: it ended before the step that selects; run curate without --until")
+        raise BadInput("this run has no verdicts: it stopped before the selection; run curate without --until")
     clips = one_of(survey, "clips", "verdicts")
     columns, joins = _score_columns(survey)
     metrics = {**columns, **CLIP_METRICS}

@@ -37,11 +37,13 @@ FIRST_FRAME_SIDE, FIRST_FRAMES = 256, "first-frames"
 class EvaluateConfig(RenderConfig):
     """An evaluation: a campaign whose videos are judged.
 
-    heldout    so many of the combinations that the world holds out from training are prompts too, evenly over its list
-    first_frames  whether these begin with the first frame of a true clip of theirs, as a picture given to the model
-    world      the file that says what words mean and look like
-    videos     a folder of videos to judge in place of rendering; `captions` is the CSV file that says what each shows
-    reference  a folder of videos that the judged ones are compared with, as two sets: FVD and FID
+    heldout       how many of the combinations that the world holds out from training become prompts, spread over its
+                  list
+    first_frames  give the model the first frame of a true clip of each of these prompts
+    world         the file that says what the words of prompts mean and look like
+    videos        a folder of videos to judge instead of rendering any
+    captions      CSV file that says what each file in `videos` shows
+    reference     a folder of videos to compare the judged ones with, as two sets: FVD and FID
     """
 
     heldout: int = 0
@@ -132,7 +134,8 @@ def _with_reference(evaluation: Evaluation) -> Evaluation:
     counts = [min(n, config.limit or n) for n in (len(evaluation.clips), len(paths))]
     if min(counts) < needed:
         raise BadInput(
-            f"reference: FVD and FID mean little below {needed} videos in each set; there are {counts[0]} to judge and "
+            f"reference: FVD and FID are not meaningful with fewer than {needed} videos in each set; "
+            f"there are {counts[0]} to judge and "
             f"{counts[1]} in {folder}"
         )
     others = [clip_row(config.name, i, path, "", REFERENCE) for i, path in enumerate(paths)]
@@ -143,7 +146,7 @@ def heldout_prompts(config: EvaluateConfig) -> list[Any]:
     """Prompts that the world holds out, evenly over its list, which goes by colour; with their first frames if asked
     for. Raises BadInput where it has fewer."""
     if config.heldout < 0:
-        raise BadInput(f"heldout is a number of prompts from 0, not {config.heldout}")
+        raise BadInput(f"heldout must be a number of prompts, 0 or more, not {config.heldout}")
     rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
     if config.heldout > len(rows):
         raise BadInput(f"heldout: {config.world} holds out {len(rows)} combinations, fewer than {config.heldout}")

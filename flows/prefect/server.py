@@ -20,7 +20,7 @@ def named_server(configured: str = "") -> str:
     """The server's API address: the config's, else that of PREFECT_API_URL, else "". Raises BadInput for no address."""
     url = (configured or os.environ.get(VARIABLE, "")).strip().rstrip("/")
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        raise BadInput(f"{_source(configured)}: {bare(url)!r} is no address like http://127.0.0.1:4200/api")
+        raise BadInput(f"{_source(configured)}: {bare(url)!r} is not an address like http://127.0.0.1:4200/api")
     return url
 
 
@@ -42,7 +42,7 @@ def unreachable(url: str, wait_s: float = WAIT_SECONDS) -> str:
     for _ in range(TRIES):
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=wait_s) as answer:
-                return "" if answer.read().strip() == b"true" else "what answers there is no Prefect server"
+                return "" if answer.read().strip() == b"true" else "what answers there is not a Prefect server"
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", None) or error)
             if not (isinstance(error, urllib.error.HTTPError) and error.code >= 500):

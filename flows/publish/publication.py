@@ -43,7 +43,21 @@ NEEDED = ("cut", "index", "sheet", "version")
 
 @dataclass
 class PublishSettings:
-    """What a dataset is like; see configs/publish.yaml for each key. The steps there take their settings from these."""
+    """What a dataset is like. The steps of configs/publish.yaml take their settings from these.
+
+    video        a common form for all clips
+    audio        keep the sound
+    crf          quality of x264 for clips that have to be encoded, 0 to 51; lower is better
+    preset       speed preset of x264, such as `fast`, `medium` or `slow`
+    val_share    [0 to 1] share of the sources whose clips are for validation
+    salt         seed of the split: another text gives another split
+    caption      [long, medium, short, source, label] kind of caption in the index; captions.parquet has all kinds
+    buckets      limits of the buckets by size, aspect, length, frame rate and motion
+    webdataset   also write WebDataset shards, `shards/SPLIT/000000.tar`
+    shard_mb     megabytes of video in one WebDataset shard
+    lance        also write a Lance dataset that holds the videos; needs the extra `lance`
+    sheet_clips  [from 1] clips on a contact sheet, at most
+    """
 
     video: VideoForm = field(default_factory=VideoForm)
     audio: bool = False
@@ -61,7 +75,12 @@ class PublishSettings:
 
 @dataclass
 class PublishConfig(FlowConfig):
-    """A publication. curation: the run whose kept clips are published; empty for the latest."""
+    """Kept clips to a frozen dataset.
+
+    name      name of the dataset: letters, digits and `-_.`
+    curation  id of the curation whose kept clips are published; empty uses the latest
+    publish   what the dataset is like
+    """
 
     name: str = ""
     curation: str = ""
@@ -120,19 +139,19 @@ def _check(plan: Plan) -> None:
     """Raises BadInput where a step that no publication can do without is missing."""
     for kind in NEEDED:
         if not plan.of_kind(kind):
-            raise BadInput(f"a publication needs a step that makes {kind}; it cannot be left out")
+            raise BadInput(f"a publication needs a step that makes {kind}; do not switch it off")
 
 
 def _check_finished(survey: Survey, run_id: str) -> None:
     """Raises BadInput where a curation has work left: what it has not looked at would silently be missing."""
     if not survey.plan.of_kind("verdicts"):
-        raise BadInput(f"the curation {run_id} was ended before clips were selected; run curate without --until")
+        raise BadInput(f"the curation {run_id} stopped before clips were selected; run curate without --until")
     left = {name: c.todo + c.waiting for name, c in survey.counts().items() if c.todo + c.waiting}
     if left:
         name, rows = next(iter(left.items()))
         raise BadInput(f"the curation {run_id} has work left ({rows} rows of {name}); run curate again")
     if not survey.units_complete(kept_phase(survey)):
-        raise BadInput(f"the curation {run_id} did not come to its end; run curate again")
+        raise BadInput(f"the curation {run_id} did not finish; run curate again")
 
 
 def clips_digest(clips: pa.Table) -> list[str]:

@@ -27,9 +27,11 @@ FLOW = "render"
 
 @dataclass
 class RenderConfig(TakesConfig):
-    """A campaign: its takes (see `TakesConfig`), and what makes them.
+    """A campaign: its takes, and the cascade and model that make them.
 
-    cascade, model   names below configs/cascades and configs/models, or files; `model` may be a mapping
+    cascade  name of a file in configs/cascades, or a path
+    model    name of a file in configs/models, or a path, or a mapping of the keys of
+             `stages.core.weights.checkpoint.ModelConfig`
     """
 
     cascade: str = "tiny"

@@ -53,7 +53,7 @@ def as_entry(place: str, value: Any, folder: str = "") -> Entry:
         return Entry(place, {}, folder, f"a prompt is a text, or a mapping with the key `prompt`, not {_short(value)}")
     names = [plain_name(key) for key in value]
     if twice := sorted({n for n in names if names.count(n) > 1}):
-        return Entry(place, {}, folder, f"the key {twice[0]!r} is there twice")
+        return Entry(place, {}, folder, f"the key {twice[0]!r} occurs twice")
     return Entry(place, {n: v for n, v in zip(names, value.values(), strict=True) if not _is_none(v)}, folder)
 
 
@@ -85,16 +85,19 @@ def raise_faults(faults: list[str], of: int) -> None:
 def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of one prompt, checked and in their types; keys without a value are left out.
 
-    prompt, negative_prompt   text of up to 128 KiB without control characters; `prompt` must be there
-    seed                      one seed, 0 to 2**63 - 1
-    seeds                     a count, 1 to 10000, or a list of seeds; never beside `seed`
-    tags                      list of texts, from a list, or from a text with commas
-    image                     text
-    width, height, frames     whole numbers from 1
-    fps                       over 0, at most 1000
-    guidance                  0 to 10000
-    longer                    whole number from 1
-    priority                  whole number
+    prompt           [text, up to 128 KiB] the prompt; required, without control characters
+    negative_prompt  [text, up to 128 KiB] what the video should not show
+    seed             [0 to 2^63 - 1] a single seed; not together with `seeds`
+    seeds            [1 to 10000, or a list of seeds] how many takes, or their seeds
+    tags             [list of texts, or a text with commas] for your own use; they change nothing in the video
+    image            [path] a local picture that the clip begins with, cropped to the shape of the take
+    width            [1 to 16384] pixels of what `base` makes
+    height           [1 to 16384] pixels of what `base` makes
+    frames           [1 to 1000000] frames of what `base` makes
+    fps              [above 0 to 1000] frames a second at playback
+    guidance         [0 to 10000] scale of classifier-free guidance in `base`; up to 1 there is none
+    longer           [1 to 1000] length of the video in multiples of what `base` makes at once
+    priority         [-1000000 to 1000000] takes with a higher number are rendered first
 
     Raises BadInput with the place and every fault of this prompt.
     """

@@ -57,7 +57,7 @@ def check_export(
         path = Path(folder).expanduser().resolve()
         there = next(p for p in (path, *path.parents) if p.exists())
         if not there.is_dir():
-            raise BadInput(f"--export {folder}: {there} is a file; name a folder")
+            raise BadInput(f"--export {folder}: {there} is a file; give a folder")
         os.rmdir(tempfile.mkdtemp(prefix=".rushes-", dir=there))  # rights, read-only mounts and quotas show here only
         strangers = sorted(_strangers(path, {export_name(take) for take in takes}, storage))
     except (OSError, ValueError, RuntimeError) as error:
@@ -67,8 +67,8 @@ def check_export(
         raise BadInput(f"--export {folder}: no files can be written there: {reason}") from None
     if strangers:
         raise BadInput(
-            f"--export {folder} holds {strangers[0]!r}, which no export has put there, or which was changed since; "
-            "move it away, or name another folder"
+            f"--export {folder} holds {strangers[0]!r}, which Rushes did not write, or which was changed since; "
+            "move it away, or give another folder"
         )
     return path
 
@@ -180,7 +180,7 @@ class _Delivery:
                 raise ValueError("the file in the store is damaged; see `rushes catalog verify`")
             data = with_tags(data, tags)
         except FileNotFoundError:
-            self.faults.append(f"{name}: its file is not in the store any more; see `rushes catalog verify`")
+            self.faults.append(f"{name}: its file is no longer in the store; see `rushes catalog verify`")
             return None
         except (OSError, ValueError, RuntimeError) as error:
             if found := as_cannot_write(error):

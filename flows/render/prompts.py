@@ -144,7 +144,7 @@ def _read_json(shown: str, data: bytes, folder: str, known: Collection[str]) -> 
 
 
 def _parsed(text: str) -> Any:
-    """JSON without a key that is there twice. Raises ValueError."""
+    """JSON without a key that occurs twice. Raises ValueError."""
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
     except RecursionError:
@@ -154,7 +154,7 @@ def _parsed(text: str) -> Any:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
@@ -196,7 +196,7 @@ def _records(shown: str, text: str, separator: str) -> Iterator[tuple[int, list[
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise BadInput(f"{shown}, line {line}: this is no row of a table: {error}") from None
+            raise BadInput(f"{shown}, line {line}: this is not a row of a table: {error}") from None
         if cells is None:
             return
         if any(cell.strip(PADDING) for cell in cells):
@@ -212,7 +212,7 @@ def _columns(place: str, header: Sequence[str], known: Collection[str]) -> list[
         raise BadInput(f"{place}: there is no column `prompt` among {', '.join(map(repr, header[:12]))}")
     for name, written in zip(names, header, strict=False):
         if names.count(name) > 1:
-            raise BadInput(f"{place}: the column {written!r} is there twice")
+            raise BadInput(f"{place}: the column {written!r} occurs twice")
         if name not in known:
             raise BadInput(f"{place}: unknown column {written!r}; {nearest(name, known)}")
     return names

@@ -57,16 +57,21 @@ NOT_IDENTITY = ("id", "position", "media", "tags", "priority")
 class TakesConfig(FlowConfig):
     """What a campaign says of its takes.
 
-    prompts          texts, or mappings with `prompt` and optionally `negative_prompt`, `seed` or `seeds`, `tags`,
-                     `image`, and what is listed below from `width` on
-    prompts_file     such prompts from a .csv, .tsv, .jsonl, .json, .parquet or .txt file, after those of `prompts`
-    seeds            how many takes of each prompt, or the list of their seeds
-    seed             added to every seed of a count: another number gives other takes
-    image            a picture that clips begin with; prompts may name their own
-    width, height    pixels of what base makes; frames: how many; fps: frames a second at playback
-    guidance         classifier-free guidance scale of base; up to 1 there is none, and a pass costs half
-    longer           how many times the length that base makes at once: 3 goes on twice from the end of what is there
-    priority         takes with a higher one are made first
+    name             name of the campaign in tables and on pages
+    prompts          list of texts, or of mappings with the keys of a prompt
+    prompts_file     a file with more prompts: .csv, .tsv, .jsonl, .ndjson, .json, .parquet or .txt
+    seeds            number of takes of each prompt, or the list of their seeds
+    seed             the first seed where `seeds` is a number: 100 gives 100, 101, ...
+    negative_prompt  negative prompt of every prompt that has none of its own
+    tags             list of tags, or text with commas; for your own use, they change nothing in the video
+    image            picture that each clip begins with, for every prompt that names none
+    width            pixels of what `base` makes; null takes the cascade's
+    height           pixels of what `base` makes; null takes the cascade's
+    frames           frames of what `base` makes; null takes the cascade's
+    fps              frames a second at playback; null takes the cascade's
+    guidance         scale of classifier-free guidance in `base`; up to 1 there is none, and a pass costs half
+    longer           length of the video in multiples of what `base` makes at once; 3 adds two windows
+    priority         takes with a higher number are rendered first
     """
 
     name: str = "render"

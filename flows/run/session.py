@@ -93,12 +93,12 @@ def _check_format(storage: Storage, wanted: Sequence[int]) -> bool:
         return True
     if found == 1:
         raise BadInput(
-            f"the store {storage.url} is of format 1, this version of rushes works on format {FORMAT}: give another "
+            f"the store {storage.url} is of format 1, but this version of Rushes reads format {FORMAT}: give another "
             "--store and run curate or render again; datasets and checkpoints in the old one can still be read "
             "(`rushes table datasets`, `rushes table checkpoints`, promoted:NAME@STORE)"
         )
     raise BadInput(
-        f"the store {storage.url} is of format {found!r}, this version of rushes works on format {FORMAT}: use the "
+        f"the store {storage.url} is of format {found!r}, but this version of Rushes reads format {FORMAT}: use the "
         "version that made it, or give another --store"
     )
 
@@ -170,7 +170,7 @@ def _check_only(survey: Survey, only: Sequence[str]) -> None:
     for name in names[:last]:
         count = survey.count(name)
         if name not in only and (count.todo or count.waiting):
-            raise BadInput(f"only: the step {name!r} before it has work left; name it too, or give `until` instead")
+            raise BadInput(f"only: the step {name!r} before it has work left; list it too, or use `until` instead")
 
 
 def execute(

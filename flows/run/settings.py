@@ -9,28 +9,42 @@ from typing import Any
 
 from infra.settings import InfraConfig
 from stages.core.config import LITERAL
+from stages.core.errors import BadInput
 from stages.core.reach.secrets import shown, without_values
 from stages.core.step import StepRef
 
 
 @dataclass
 class BudgetConfig:
-    """What a run may spend before it stops, leaving the rest to do; 0 means no limit."""
+    """What a run may spend before it stops and leaves the rest to do; 0 means no limit.
+
+    core_seconds  [from 0] CPU-core seconds: the time of each row times the cores that its worker has
+    gpu_seconds   [from 0] GPU seconds, counted in the same way
+    wall_seconds  [from 0] seconds on the clock since the run began
+    """
 
     core_seconds: float = 0
     gpu_seconds: float = 0
     wall_seconds: float = 0
 
+    def __post_init__(self) -> None:
+        for name in ("core_seconds", "gpu_seconds", "wall_seconds"):
+            if not getattr(self, name) >= 0:
+                raise BadInput(f"budget.{name} must be 0 (no limit) or more, not {getattr(self, name)}")
+
 
 @dataclass
 class FlowConfig:
-    """Settings shared by the flows.
+    """Settings that all commands share.
 
-    shard_rows     units per task; 0 chooses: some tens, fewer where stages could not overlap otherwise
-    limit          process at most so many sources or takes; 0 means all
-    until          the last step to do; empty: all of them
-    only           the steps to do; what they are handed must be there
-    retry_errors   also retry permanent failures
+    shard_rows    [from 0] units in one task; 0 chooses some tens, or fewer where steps could not overlap otherwise
+    limit         [from 0] process at most this many sources, takes or clips; 0 means all
+    until         the last step to run; empty runs all
+    only          the only steps to run; the rows that they read must be there already
+    retry_errors  also retry permanent failures
+    infra         where the work runs
+    budget        what the run may spend
+    steps         the steps by name, in their order
     """
 
     shard_rows: int = 0
@@ -41,6 +55,11 @@ class FlowConfig:
     infra: InfraConfig = field(default_factory=InfraConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     steps: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("shard_rows", "limit"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} must be 0 or more, not {getattr(self, name)}")
 
     @property
     def retry(self) -> str:

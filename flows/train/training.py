@@ -37,14 +37,15 @@ NEEDED = ("encoded", "checkpoint", "figures")
 
 @dataclass
 class TrainFlowConfig(FlowConfig):
-    """What `rushes train` knows beside the settings of the training itself.
+    """One part of a checkpoint trained, measured and promoted. These keys come on top of those of the training.
 
-    name      what the checkpoint is called in tables; the stage, if empty
-    workers   processes that train together on Ray; 1 trains in this process
-    gpus, cpus  what each of several workers asks for; with a GPU, one worker trains on Ray too
-    clips     how many held-out clips the checkpoint is measured on; 0: it is not
-    promote   the name that the checkpoint gets, for `checkpoint: promoted:NAME@STORE` in cascades; empty: none
-    at_least  figure -> the least value that it must have to be promoted
+    name      name of the checkpoint in tables; empty uses the stage
+    workers   [from 1] processes that train together on Ray; 1 trains in this process
+    gpus      [from 0] GPUs of each worker; above 0, a single worker trains on Ray too
+    cpus      [above 0] CPUs of each worker
+    clips     [from 0] held-out clips that the checkpoint is measured on; 0 skips the measurement
+    promote   name for the checkpoint, to be used as `model.checkpoint=promoted:NAME@STORE`; empty gives none
+    at_least  least value of each figure, such as `{psnr: 30}`, that a checkpoint needs to be promoted
     """
 
     name: str = ""
@@ -134,7 +135,7 @@ def load_training(config: str | Path, overrides: Sequence[str], values: Mapping[
     plan = make_plan(FLOW, "", steps, REQUEST.names)
     for kind in NEEDED:
         if not plan.of_kind(kind):
-            raise BadInput(f"a training needs a step that makes {kind}; it cannot be left out")
+            raise BadInput(f"a training needs a step that makes {kind}; do not switch it off")
     if limit := flow.budget.wall_seconds:
         training = dataclasses.replace(training, stop_after_s=min(limit, training.stop_after_s or limit))
     out = str(Path(training.out).expanduser().resolve()) if "out" in given else ""
@@ -148,11 +149,11 @@ def _parts(layers: Sequence[tuple[str, Any]], of_the_flow: bool) -> list[tuple[s
 
 def _check(flow: TrainFlowConfig) -> None:
     if flow.workers < 1 or flow.gpus < 0 or flow.cpus <= 0 or flow.clips < 0:
-        raise BadInput("workers count from 1, clips and gpus from 0, cpus above 0")
+        raise BadInput("workers must be at least 1, clips and gpus 0 or more, cpus above 0")
     if flow.at_least and not flow.promote:
         raise BadInput("at_least says what a checkpoint must reach to be promoted: give `promote`, its name, too")
     if flow.promote and (not flow.promote.replace("-", "").replace("_", "").replace(".", "").isalnum()):
-        raise BadInput(f"promote: {flow.promote!r} is no name; use letters, digits, -, _ and .")
+        raise BadInput(f"promote: {flow.promote!r} is not a valid name; use letters, digits, -, _ and .")
     flow.infra.executor = "local" if flow.workers == 1 and not flow.gpus else "ray"
 
 

@@ -144,8 +144,8 @@ def _join(settings: RaySettings) -> None:
     """Join from a machine that is a node of the cluster: `ray.init` needs a node beside the driver."""
     if settings.address.startswith("ray://"):
         raise BadInput(
-            f"infra.ray.address: {settings.address} is Ray's remote client, which cannot stream rows; run the flow on "
-            "a machine of the cluster and give `auto` or HOST:PORT"
+            f"infra.ray.address: {settings.address} is an address of Ray's remote client, which is not "
+            "supported; run the command on a machine of the cluster and give `auto` or HOST:PORT"
         )
     _check_reachable(os.environ.get("RAY_ADDRESS", "") if settings.address == "auto" else settings.address)
     runtime_env = {"env_vars": worker_environment(settings)}

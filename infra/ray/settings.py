@@ -14,13 +14,13 @@ OPERATORS = ("OPENAI_BASE_URL", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BU
 class RaySettings:
     """How Ray is started or joined.
 
-    address          `local` starts one on this machine; `auto` or HOST:PORT joins a cluster from inside it
-    num_cpus         logical CPUs of a local Ray; none: all of them. May be more than there are.
-    num_gpus         logical GPUs of a local Ray; none: those that Ray finds
-    object_store_mb  size of a local Ray's object store. Only plain rows pass through it.
-    ready_s          the longest that a worker may take to be placed and to load its weights, in seconds
-    autoscaling      whether nodes appear on demand, so that a step which no present node can host is no error
-    env              more environment variables for the workers; wins over what is set by default
+    address          `local` starts Ray on this machine; `auto` or HOST:PORT joins a cluster from inside it
+    num_cpus         logical CPUs of a local Ray, which may be more than there are; null uses all
+    num_gpus         logical GPUs of a local Ray; null uses those that Ray finds
+    object_store_mb  size of a local Ray's object store in megabytes; only plain rows pass through it
+    ready_s          seconds that a worker may take to be placed and to load its weights
+    autoscaling      nodes appear on demand, so a step that fits on no present node is not refused
+    env              more environment variables for the workers; these win over the defaults
     """
 
     address: str = "local"

@@ -180,12 +180,22 @@ def _without_interpolations(values: Mapping[Any, Any]) -> DictConfig:
     return kept
 
 
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "String": "a text"}
+
+
 def _explain(where: str, error: Exception, fields: Iterable[str]) -> str:
+    """One sentence about an error of OmegaConf, without its class names."""
     key = str(getattr(error, "full_key", "") or "")
     first = str(error).splitlines()[0]
-    leaf = key.rsplit(".", 1)[-1]
-    hint = f"; {nearest(leaf, fields)}" if "not in" in first and leaf else ""
-    return f"{where}: {key + ': ' if key and key not in first else ''}{first}{hint}"
+    if re.match(r"Key '.*' (is )?not in ", first):
+        owner: Any = getattr(error, "object_type", None)
+        known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else fields
+        return f"{where}: unknown key {key!r}; {nearest(key.rsplit('.', 1)[-1], known)}"
+    if match := re.match(r"Value (.+?) (?:of type '\w+' could not be converted to|is not a valid) (\w+)", first):
+        return f"{where}: {key} must be {KINDS.get(match[2], match[2])}, not {match[1]}"
+    if re.match(r"Incompatible value 'None'|field '.*' is not Optional", first):
+        return f"{where}: {key or first.split(chr(39))[1]} must not be null"
+    return f"{where}: {key + ': ' if key and key not in first else ''}{first}"
 
 
 def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]:
@@ -212,7 +222,9 @@ def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
         if not ref.before:
             continue
         if ref.before not in names:
-            raise BadInput(f"steps.{name}.before names {ref.before!r}, which is no step; {nearest(ref.before, names)}")
+            raise BadInput(
+                f"steps.{name}.before names {ref.before!r}, which is not a step; {nearest(ref.before, names)}"
+            )
         names.insert(names.index(ref.before), name)
     return {n: steps[n] for n in names}
 
@@ -243,7 +255,14 @@ def load_class(use: str, name: str = "") -> type[Step] | type[Job]:
 
 
 def make_ref(name: str, entry: Mapping[str, Any]) -> StepRef:
-    """Check one step entry against its class. Raises BadInput that names the step and the key."""
+    """Check one step entry against its class. Raises BadInput that names the step and the key.
+
+    use        [module:Class] import path of the step's class, inside `stages` or `data_prep`
+    resources  what each worker of the step asks for
+    enabled    [true, false] false leaves the step out
+    after      [a name, or a list of names] earlier steps to read from, where it is not clear from the kind alone
+    before     [a name] place the step before this one; without it, a step stays where it is written
+    """
     if "use" not in entry:
         raise BadInput(f"steps.{name} needs `use: module:Class`")
     cls = load_class(entry["use"], name)
@@ -280,4 +299,5 @@ def structured(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     except OmegaConfBaseException as error:
         raise BadInput(_explain(where, error, known)) from None
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{where}: {error}") from None
+        named = (where, f"{where.rpartition('.')[2]}:", f"{where.rpartition('.')[2]}.")
+        raise BadInput(str(error) if str(error).startswith(named) else f"{where}: {error}") from None

@@ -39,8 +39,13 @@ ARTIFACT = [("uri", pa.string()), ("sha256", pa.string()), ("size", pa.int64())]
 class Resources:
     """What one worker of a step asks for. Never part of a step's identity.
 
-    cpus and gpus may be fractions. memory_gb is 0 where nothing is asked for. batch_rows is how many rows a worker is
-    handed at a time; time_limit_s, where not 0, is the longest that one row may take.
+    cpus          CPUs of one worker; fractions are allowed
+    gpus          GPUs of one worker; fractions are allowed
+    memory_gb     gigabytes of memory of one worker; 0 asks for none in particular
+    workers       workers of the step, at most
+    batch_rows    rows that a worker is given at a time
+    time_limit_s  seconds that one row may take, at most; 0 sets no limit
+    attempts      attempts for a row that fails with a transient error
     """
 
     cpus: float = 1.0
@@ -164,7 +169,7 @@ class Rejected(Exception):
     """Raised by `process` for a row that is sound but refused; carries typed reasons for the ledger."""
 
     def __init__(self, metric: str, value: object, op: str, threshold: object) -> None:
-        super().__init__(f"{metric} is {value}, needed {op} {threshold}")
+        super().__init__(f"{metric} is {value}, required {op} {threshold}")
         self.reason = {"metric": metric, "value": str(value), "op": op, "threshold": str(threshold)}
 
 

@@ -34,12 +34,15 @@ NO_LORA = LoraConfig()
 class Sampling:
     """How to denoise.
 
-    steps      passes from pure noise to a clean latent; a refine pass does only the last of them
-    guidance   classifier-free guidance scale; up to 1 there is none, and a pass costs half; None: that of the take
-    rescale    0 to 1, against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
-    schedule   noise levels: `linear_quadratic` (LTX-Video's own) or `linear`, which `shift` > 1 pushes towards noise
-    timesteps  explicit noise levels instead, falling from at most 1000, as distilled models want them
-    condition_noise  0 to 1: noise on the frames that a clip is conditioned on; a little of it gives more motion
+    steps            [from 1] passes from pure noise to a clean latent; a refine pass does only the last of them
+    guidance         [from 0] scale of classifier-free guidance; up to 1 there is none, and a pass costs half; null is
+                     that of the take
+    rescale          [0 to 1] rescaling against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
+    schedule         [linear_quadratic, linear] noise levels: `linear_quadratic` is LTX-Video's own, `linear` uses
+                     `shift`
+    shift            [above 0] pushes a linear schedule towards noise where above 1
+    timesteps        explicit noise levels instead, falling from at most 1000, as distilled models need them
+    condition_noise  noise on the frames that a clip is conditioned on, 0 to 1; a little of it gives more motion
     """
 
     steps: int = 30
@@ -52,7 +55,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shift <= 0 or (self.guidance or 0) < 0 or not 0 <= self.rescale <= 1:
-            raise BadInput("sampling: steps from 1, shift above 0, guidance from 0, rescale from 0 to 1")
+            raise BadInput("sampling: steps must be at least 1, shift above 0, guidance 0 or more, rescale 0 to 1")
         if self.schedule not in SCHEDULES:
             raise BadInput(f"sampling: unknown schedule {self.schedule!r}; {nearest(self.schedule, SCHEDULES)}")
         falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False))
@@ -63,7 +66,7 @@ class Sampling:
         """Raise BadInput for a refine pass that a pipeline would silently make a new clip of, or nothing."""
         steps = len(self.timesteps) or self.steps
         if not 0 < strength < 1:
-            raise BadInput(f"refine: strength is {strength}; it must lie between 0 and 1, both excluded")
+            raise BadInput(f"refine: strength is {strength}; it must be above 0 and below 1")
         if int(steps * strength) < 1:
             raise BadInput(f"refine: {strength} of {steps} steps is less than one step; raise strength or steps")
 

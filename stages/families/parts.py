@@ -50,7 +50,9 @@ def load_named(path: Path, dtype: torch.dtype) -> Any:
     label = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
     cls: Any = _UNEXPORTED.get(label) or getattr(diffusers, label, None) or getattr(transformers, label, None)
     if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
-        raise BadInput(f"{path}/config.json names the class {label!r}: no model of diffusers or transformers")
+        raise BadInput(
+            f"{path}/config.json names the class {label!r}, which is not a model of diffusers or transformers"
+        )
     return load_part(cls, path, dtype)
 
 

@@ -38,7 +38,7 @@ def load_transformers(cls: Any, path: Path, whole: bool = True, **options: Any) 
             **options,
         )  # fmt: skip
     if (surplus := report["unexpected_keys"]) and not whole:
-        _log(path, f"its weights hold {counted(surplus)} without use: {first(surplus)}")
+        _log(path, f"its weights have {counted(surplus)} that nothing uses: {first(surplus)}")
     check_report(path, report if whole else {**report, "unexpected_keys": ()})
     check_finite(path, network, network.dtype)
     return network.eval()
@@ -48,12 +48,12 @@ def check_report(path: Path, report: Mapping[str, Any]) -> None:
     """Raise BadInput for what a library's loading report tells of: keys missing, left over, or of another shape."""
     if missing := list(report.get("missing_keys", ())):
         raise BadInput(
-            f"{path}: its weights lack {counted(missing)} that its config asks for: {first(missing)};"
+            f"{path}: its weights lack {counted(missing)} that its config requires: {first(missing)};"
             " they are incomplete, or of another model"
         )
     if unexpected := list(report.get("unexpected_keys", ())):
         raise BadInput(
-            f"{path}: its weights hold {counted(unexpected)} that its config has no place for: {first(unexpected)};"
+            f"{path}: its weights hold {counted(unexpected)} that its config does not use: {first(unexpected)};"
             " the config is of another model"
         )
     if other := [f"{key} is {list(given)}, not {list(its)}" for key, given, its in report.get("mismatched_keys", ())]:

@@ -17,15 +17,23 @@ STAGES = ("vae", "base", "spatial", "temporal", "distill")
 class Bucket:
     """One kind of batch: every clip in it has this size.
 
-    width, height in pixels, frames, fps. crop: edge of a window cut out of the larger picture around what moves, so
-    that textures keep the scale of the final size; 0 takes the whole. crop_frames: so many successive frames of them.
-    batch: clips a step and worker; share: how often it comes, against the others. sigma_max: noise levels are drawn
-    below it. refines: the noise level that a refine pass starts from, 0 to 1; the denoiser then learns to lead from
-    upsampled latents with that much noise to the true ones (`raising`); 0: from noised true latents. lead_s: the clip
-    starts up to so many seconds into its scene. conditioned: its first latent frames are always given clean, as in the
-    later windows of a long video. cache: clips of it that are encoded once, where not `data.cache`. mean: of its noise
-    levels, where not that of the objective: a picture shows its shape once, a clip in every frame, so that it takes
-    more noise to hide one there.
+    width        [from 1] pixels
+    height       [from 1] pixels
+    frames       [from 1] frames of a clip
+    fps          [above 0] frames a second
+    crop         edge in pixels of a window cut out of the larger picture around what moves, so that textures keep the
+                 scale of the final size; 0 takes the whole
+    crop_frames  successive frames of them that are used; 0 takes all
+    batch        [from 1] clips in a step of one worker
+    share        [from 0] how often the bucket is drawn, relative to the others
+    sigma_max    [above 0 to 1] noise levels are drawn below it
+    refines      noise level that a refine pass starts from, 0 to below 1; the denoiser then learns to lead from
+                 upsampled latents with that much noise to the true ones (`raising`); 0 leads from noised true latents
+    lead_s       seconds that a clip may start after the start of its scene, at most
+    conditioned  its first latent frames are always given clean, as in the later windows of a long video
+    cache        clips of it that are encoded once, where this is not `data.cache`
+    mean         mean of its noise levels, where not that of the objective: a picture shows its shape once, a clip in
+                 every frame, so that it takes more noise to hide one there
     """
 
     width: int = 128
@@ -45,16 +53,22 @@ class Bucket:
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.frames, self.batch) < 1 or self.fps <= 0 or self.share < 0:
-            raise BadInput(f"a bucket needs a size, frames, fps and batch above 0, and a share from 0: {self}")
+            raise BadInput(f"a bucket needs a size, frames, fps and batch above 0, and a share of 0 or more: {self}")
         if self.crop > min(self.width, self.height) or self.crop_frames > self.frames or not 0 < self.sigma_max <= 1:
-            raise BadInput(f"a bucket's crop must fit into it, and sigma_max lie above 0 and up to 1: {self}")
+            raise BadInput(f"a bucket's crop must fit into it, and sigma_max must be above 0 and at most 1: {self}")
         if not 0 <= self.refines < 1 or (self.refines and self.conditioned):
-            raise BadInput(f"a bucket's refines lies from 0 to below 1, and none of its frames are given clean: {self}")
+            raise BadInput(
+                f"a bucket's refines must be 0 or more and below 1, and it cannot be conditioned as well: {self}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of the curriculum: these buckets until this step (0: to the end)."""
+    """A part of the curriculum.
+
+    until    the step at which the phase ends; 0 is the end of the training
+    buckets  the buckets that batches are drawn from
+    """
 
     until: int = 0
     buckets: list[Bucket] = field(default_factory=list)
@@ -64,11 +78,15 @@ class Phase:
 class Data:
     """Where clips come from.
 
-    use: `module:Class` of a source; `args` are its own settings. curriculum: phases in order. cache: clips of every
-    bucket that are encoded once and kept beside the run (0: none, every step encodes afresh); stages that train on
-    latents only. workers: processes that prepare batches (0: the training process itself). flip: share of clips
-    mirrored left to right, caption too. scale: factor on every bucket's batch, so that one file serves a GPU and a
-    laptop. jitter: largest change of brightness and contrast, constant over a clip.
+    use         `module:Class` of a source of clips
+    args        the source's own settings
+    curriculum  phases, in order
+    cache       clips of every bucket that are encoded once and kept beside the run, for stages that train on latents
+                only; 0 encodes afresh in every step
+    workers     processes that prepare batches; 0 uses the training process itself
+    scale       [above 0] factor on the batch of every bucket, so that one file serves a GPU and a laptop
+    flip        [0 to 1] share of clips that are mirrored left to right, with their captions
+    jitter      [from 0] largest change of brightness and contrast, constant over a clip
     """
 
     use: str = "data_prep.world.clips:WorldClips"
@@ -85,14 +103,20 @@ class Data:
         if not self.curriculum or not all(p.buckets for p in self.curriculum):
             raise BadInput("data.curriculum needs at least one phase, and every phase at least one bucket")
         if self.scale <= 0:
-            raise BadInput("data.scale is a factor above 0")
+            raise BadInput("data.scale must be above 0")
         if any(e < 1 for e in ends) or ends != sorted(set(ends)) or not 0 <= self.flip <= 1 or self.jitter < 0:
-            raise BadInput("data: the phases' `until` must rise, flip is 0 to 1, jitter from 0")
+            raise BadInput("data: the phases' `until` must rise, flip must be 0 to 1, jitter 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Low-rank adapters (arXiv 2106.09685) in place of the weights themselves. rank 0: none. targets: layers' names."""
+    """Low-rank adapters (arXiv 2106.09685) in place of the weights themselves.
+
+    rank     rank of the adapter; 0 trains the weights themselves
+    alpha    scaling of the adapter
+    dropout  dropout in the adapter, 0 to 1
+    targets  names of the layers that get an adapter
+    """
 
     rank: int = 0
     alpha: float = 0.0
@@ -104,10 +128,13 @@ class Lora:
 class Model:
     """What is trained.
 
-    checkpoint: a folder in the diffusers layout to start from; "" builds one of `shape` (fields of
-    families.ltx.shape.Shape) with random weights. vae: take the VAE from this folder instead. trainable: patterns
-    (as in shell globs) of parameter names, `part.name`, that are trained; the others stay frozen.
-    checkpointing: recompute activations in the backward pass, which saves memory.
+    checkpoint     a folder in the diffusers layout to start from; empty builds a model of `shape` with random weights
+    vae            folder to take the VAE from instead
+    shape          sizes of a new model: fields of `Shape` in stages/families/ltx/shape.py
+    trainable      shell patterns of parameter names, `part.name`, that are trained; all others stay frozen
+    lora           train an adapter instead of the weights
+    checkpointing  recompute activations in the backward pass, which saves memory
+    compile        compile the model with torch.compile
     """
 
     checkpoint: str = ""
@@ -123,12 +150,19 @@ class Model:
 class Objective:
     """How a denoiser learns.
 
-    kind: flow, epsilon or v. timesteps: logit_normal or uniform; mean, std of the former; uniform: share of samples
-    that are uniform all the same, so that both ends are seen. min_snr: gamma of min-SNR weighting (arXiv 2303.09556),
-    0 for none; not for flow. caption_dropout: share of captions left out, for guidance. condition: share of batches
-    with clean first frames, condition_last: with a clean last frame as well.
-    condition_noise: noise on clean frames, 0 to 1. shift: how far the schedule of samples, evaluation and distillation
-    leans towards noise (1: even), to be repeated as the cascade's `sampling.shift`.
+    kind             [flow, epsilon, v] what the denoiser predicts
+    timesteps        [logit_normal, uniform] how noise levels are drawn
+    mean             mean of the logit-normal distribution
+    std              standard deviation of the logit-normal distribution
+    uniform          share of samples that are drawn uniformly all the same, so that both ends are seen
+    min_snr          gamma of min-SNR weighting (arXiv 2303.09556), 0 for none; not for flow
+    caption_dropout  share of captions left out, for guidance
+    condition        share of batches with clean first frames
+    condition_last   share of batches with a clean last frame as well
+    condition_noise  noise on clean frames, 0 to 1
+    shift            [above 0] how far the schedule of samples, evaluation and distillation leans towards noise (1:
+                     even), to be repeated as the cascade's `sampling.shift`
+    max_tokens       length that text embeddings are padded to
     """
 
     kind: str = "flow"
@@ -152,23 +186,32 @@ class Objective:
             if value not in known:
                 raise BadInput(f"objective.{name} is {value!r}; {nearest(value, known)}")
         if self.shift <= 0:
-            raise BadInput("objective.shift is a factor above 0")
+            raise BadInput("objective.shift must be above 0")
         if self.min_snr and self.kind == "flow":
             raise BadInput("objective.min_snr weights epsilon and v; flow matching is weighted by its timesteps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """The weights of a VAE's losses. charbonnier, mse: on pixels. gradient: differences of neighbouring pixels, at
-    `scales` sizes. temporal: differences of neighbouring frames. spectrum: magnitudes of the 2-D Fourier transform.
-    norm: squared latents beyond a spread of 1; kl: divergence of the posterior. noise: standard deviation of what is
-    added to the posterior mean while training, in place of sampling it. start_clips: clips to which new weights are
-    fitted by least squares before the first step (`vae_start`); 0: training starts from the weights as they are.
-    whiten: how far that start brings the latents' channels to one spread, 0 to 1. Below 1 the strong ones, which
-    carry layout and colour, stand out of the noise first when a denoiser samples, and weigh more in its loss.
-    upsampled: share of batches (of the final size or rate) whose latents come from a smaller or slower clip by the
-    checkpoint's upsamplers, as they do at work, so that the decoder learns to make them sharp, and the upsamplers
-    with it where `model.trainable` has them.
+    """The weights of a VAE's losses.
+
+    charbonnier  weight of the Charbonnier loss on pixels
+    mse          weight of the squared error on pixels
+    gradient     weight of differences of neighbouring pixels, at `scales` sizes
+    scales       number of sizes at which `gradient` is measured
+    temporal     weight of differences of neighbouring frames
+    spectrum     weight of magnitudes of the 2-D Fourier transform
+    norm         weight of squared latents beyond a spread of 1
+    kl           weight of the divergence of the posterior
+    noise        standard deviation of what is added to the posterior mean while training, in place of sampling it
+    start_clips  clips to which new weights are fitted by least squares before the first step (`vae_start`); 0 starts
+                 from the weights as they are
+    whiten       how far that start brings the latents' channels to one spread, 0 to 1. Below 1 the strong ones, which
+                 carry layout and colour, emerge from the noise first when a denoiser samples, and weigh more in its
+                 loss
+    upsampled    [0 to 1] share of batches (of the final size or rate) whose latents come from a smaller or slower clip
+                 by the checkpoint's upsamplers, as they do in rendering, so that the decoder learns to make them sharp,
+                 and the upsamplers with it where `model.trainable` has them
     """
 
     charbonnier: float = 1.0
@@ -186,15 +229,19 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         if not 0 <= self.upsampled <= 1:
-            raise BadInput("reconstruction.upsampled is a share, 0 to 1")
+            raise BadInput("reconstruction.upsampled must be 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upsampling:
-    """How an upsampler learns. latent, pixels: weights of the losses before and after decoding (0: not decoded).
-    input_noise: largest standard deviation of noise added to the low latent, since at work it comes from a denoiser.
-    start_clips: clips to which new weights are fitted by least squares before the first step (`upsample_start`); 0:
-    training starts from the weights as they are.
+    """How an upsampler learns.
+
+    latent       weight of the loss before decoding
+    pixels       weight of the loss after decoding; 0 does not decode
+    input_noise  largest standard deviation of noise added to the low latent, since in rendering it comes from a
+                 denoiser
+    start_clips  clips to which new weights are fitted by least squares before the first step (`upsample_start`); 0
+                 starts from the weights as they are
     """
 
     latent: float = 1.0
@@ -205,9 +252,14 @@ class Upsampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Few steps from many: each of `steps` steps of the student does what several of the teacher's `teacher_steps`
-    do with this guidance, so that guidance is built in. kept: batches whose ways the teacher goes once, before the
-    first step, and that are kept beside the run and seen again and again (0: every step has new ones)."""
+    """Few steps from many: each step of the student does what several of the teacher's do, with guidance built in.
+
+    steps          [from 1] steps of the student
+    teacher_steps  steps of the teacher, a multiple of `steps`
+    guidance       guidance scale of the teacher
+    kept           [from 0] batches whose paths the teacher computes once, before the first step, and that are kept
+                   beside the run and used again and again; 0 uses new ones in every step
+    """
 
     steps: int = 3
     teacher_steps: int = 12
@@ -216,14 +268,24 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.teacher_steps % self.steps or self.kept < 0:
-            raise BadInput("distillation.teacher_steps must be a multiple of its steps, and kept a number from 0")
+            raise BadInput("distillation: steps must be at least 1, teacher_steps a multiple of it, and kept 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """name: adamw, or muon for matrices and kernels with adamw for the rest. lr is adamw's, muon_lr the other's.
-    warmup in steps; decay: constant, linear or cosine, to nothing over the last `decay_share` of the run.
-    clip: largest norm of the gradient, 0 for any. accumulate: batches a step. ema: decay of the averaged weights.
+    """How weights are changed.
+
+    name          [adamw, muon] `muon` is for matrices and kernels, with adamw for the rest
+    lr            learning rate of adamw
+    muon_lr       learning rate of muon
+    betas         the two betas of adamw
+    weight_decay  weight decay
+    warmup        steps in which the learning rate rises from 0
+    decay         [constant, linear, cosine] how the learning rate falls to 0 at the end
+    decay_share   share of the run over which it falls
+    clip          largest norm of the gradient; 0 sets no limit
+    accumulate    [from 1] batches in one step
+    ema           decay of the averaged weights, 0 to below 1
     """
 
     name: str = "adamw"
@@ -246,18 +308,36 @@ class Optim:
             if value not in known:
                 raise BadInput(f"optim.{name} is {value!r}; {nearest(value, known)}")
         if self.accumulate < 1 or not 0 <= self.ema < 1:
-            raise BadInput("optim: accumulate from 1, ema from 0 and below 1")
+            raise BadInput("optim: accumulate must be at least 1, ema 0 or more and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run. stage: what is trained. max_steps: in all, over every resumed slice. out: the run's folder.
+    """What is trained, for how long, on what, and how.
 
-    stop_after_s: save and leave after so long (0: never), for slices. save_every_s, save_every_steps: 0 for never.
-    keep: how many checkpoints stay. compact: moments of the optimizer rest in half precision; smaller, but a resumed
-    run is then no longer bit-exact. sample_every, log_every in steps. dtype: what the networks compute in (bfloat16:
-    autocast). device: auto, cpu, cuda. threads: CPU threads (0: leave them). parallel: how several workers share a
-    model, ddp (each has all of it) or fsdp (each keeps a part of every weight: for what one GPU cannot hold).
+    stage             [vae, base, spatial, temporal, distill] what is trained
+    max_steps         [from 1] steps in all, over every resumed part
+    seed              seed of the random numbers
+    out               folder of the run
+    stop_after_s      save and stop after this many seconds; 0 never does
+    save_every_s      seconds between two saves; 0 never saves by time
+    save_every_steps  steps between two saves; 0 never saves by steps
+    keep              [from 1] saved states that are kept
+    compact           keep the optimizer's moments in half precision; smaller, but a resumed run is no longer bit-exact
+    sample_every      steps between two samples; 0 makes none
+    log_every         [from 1] steps between two lines of the log
+    dtype             [float32, bfloat16] what the networks compute in; `bfloat16` is autocast
+    device            [auto, cpu, cuda] where the training runs; `auto` is a GPU where there is one
+    threads           CPU threads; 0 leaves them as they are
+    parallel          [ddp, fsdp] how several workers share a model: with `ddp` each has all of it, with `fsdp` a part
+                      of every weight, for what one GPU cannot hold
+    data              where clips come from
+    model             what is trained
+    objective         how a denoiser learns
+    reconstruction    how a VAE learns
+    upsampling        how an upsampler learns
+    distillation      how few steps are learned from many
+    optim             how weights are changed
     """
 
     stage: str = "vae"
@@ -293,7 +373,7 @@ class TrainConfig:
             if value not in known:
                 raise BadInput(f"{name} is {value!r}; {nearest(value, known)}")
         if self.max_steps < 1 or self.keep < 1 or self.log_every < 1:
-            raise BadInput("max_steps, keep and log_every are whole numbers from 1 up")
+            raise BadInput("max_steps, keep and log_every must be whole numbers of at least 1")
 
 
 def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -121,7 +121,7 @@ def test_upsamplers_default_to_the_checkpoint_and_take_other_forms(folder):
         == saved
     )
     (folder / "up.pt").write_bytes(b"x")
-    with pytest.raises(BadInput, match=r"up\.pt is no safetensors"):
+    with pytest.raises(BadInput, match=r"up\.pt is not a safetensors"):
         ModelConfig(spatial_upsampler=str(folder / "up.pt")).upsampler("spatial_upsampler")
 
 

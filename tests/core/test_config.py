@@ -164,3 +164,32 @@ def test_checks_of_a_dataclass_are_one_sentence():
 
     with pytest.raises(BadInput, match=r"here: .*size must not be negative"):
         structured(Checked, {"size": -1}, "here")
+
+
+@dataclass
+class Inner:
+    rate: float = 1.0
+    on: bool = False
+
+
+@dataclass
+class Outer:
+    size: int = 1
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"inner": {"rte": 2}}, "here: unknown key 'inner.rte'; did you mean 'rate'?"),
+        ({"size": "big"}, "here: size must be a whole number, not 'big'"),
+        ({"inner": {"rate": "fast"}}, "here: inner.rate must be a number, not 'fast'"),
+        ({"inner": {"on": "perhaps"}}, "here: inner.on must be true or false, not 'perhaps'"),
+        ({"size": None}, "here: size must not be null"),
+        ({"inner": None}, "here: inner must not be null"),
+    ],
+)
+def test_a_bad_value_is_one_plain_sentence(values, says):
+    with pytest.raises(BadInput) as caught:
+        structured(Outer, values, "here")
+    assert str(caught.value) == says

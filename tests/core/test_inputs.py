@@ -244,10 +244,10 @@ def test_a_port_that_two_could_fill_is_refused_unless_one_is_named():
 
 
 def test_after_that_fits_nothing_is_refused():
-    assert "steps.refine.after names 'sorce', which is no earlier step; did you mean 'source'?" in refusal(
+    assert "steps.refine.after names 'sorce', which is not an earlier step; did you mean 'source'?" in refusal(
         SOURCE, ref("refine", "Latent", after=["sorce"])
     )
-    assert "steps.refine.after: 'one' makes none of what the step is handed (latent)" in refusal(
+    assert "steps.refine.after: 'one' makes nothing that the step reads (latent)" in refusal(
         SOURCE, NOTES[0], ref("refine", "Latent", after=["one"])
     )
 

@@ -303,5 +303,5 @@ def test_quarters_cover_every_frame() -> None:
 
 @pytest.mark.parametrize("shape", [(17, 128, 128), (3, 128, 128, 3), (17, 8, 128, 3)])
 def test_what_is_no_clip_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BadInput, match="the judge wants"):
+    with pytest.raises(BadInput, match="the judge needs"):
         judge(np.zeros(shape, np.uint8), 8, None, WORDS)

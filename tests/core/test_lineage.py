@@ -100,7 +100,7 @@ def test_errors_attempts_and_reasons_are_shown(local):
     text = "\n".join(as_text(lineage(local, failed["id"])))
     assert "error after 2 attempts: ConnectionError: the line was cut" in text
     assert "attempt 1: ConnectionError" in text
-    assert "length 8 (wanted >= 100)" in "\n".join(as_text(lineage(local, refused["id"])))
+    assert "length 8 (required: >= 100)" in "\n".join(as_text(lineage(local, refused["id"])))
 
 
 def test_text_names_prompt_seed_settings_and_file(made):

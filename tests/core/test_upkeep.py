@@ -149,7 +149,7 @@ def test_broken_parts_are_faults(made):
     (part,) = catalog.parts("mark", plan.node("mark").fingerprint)
     (root / part).write_bytes((root / part).read_bytes()[:-20])
     (root / part).with_name("part-0.parquet").write_bytes(b"")
-    assert [f.split(" does not read")[0] for f in verify(catalog).faults] == sorted(
+    assert [f.split(" cannot be read")[0] for f in verify(catalog).faults] == sorted(
         [part, part.rsplit("/", 1)[0] + "/part-0.parquet"]
     )
 

@@ -269,8 +269,8 @@ def test_no_key_and_no_address_enter_identity(monkeypatch):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("127.0.0.1:8000", "no address"),
-        ("ftp://host/v1", "no address"),
+        ("127.0.0.1:8000", "not an address"),
+        ("ftp://host/v1", "not an address"),
         ("https://user:pass@host/v1", "no user, password"),
         ("https://host/v1?key=1", "no user, password"),
     ],

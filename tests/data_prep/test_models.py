@@ -297,10 +297,10 @@ def test_a_file_of_another_content_is_refused():
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("text.detector=none.onnx", "steps.text.detector: 'none.onnx' is no .onnx file"),
+        ("text.detector=none.onnx", "steps.text.detector: 'none.onnx' is not a .onnx file"),
         ("nsfw.model=none.onnx", "steps.nsfw.model"),
-        ("action.model=weights.ckpt", "no .safetensors file"),
-        ("text.frames=0", "frames is from 1"),
+        ("action.model=weights.ckpt", "not a .safetensors file"),
+        ("text.frames=0", "frames must be at least 1"),
         ("action.device=tpu", "must be auto, cpu or cuda"),
         ("text.sure_=1", "did you mean 'sure'"),
     ],

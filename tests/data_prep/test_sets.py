@@ -45,6 +45,6 @@ def test_small_sets_get_a_reason_instead_of_a_number():
     found = job.run({"motion": rows, "pictures": rows, "units": pa.Table.from_pylist(units)}).to_pylist()
     assert [r["distance"] for r in found] == ["fvd", "fid"]
     assert math.isnan(found[0]["value"])
-    assert found[0]["refused"] == "10 vectors are needed in each set, there are 16 and 6"
+    assert found[0]["refused"] == "10 vectors are needed in each set; the sets have 16 and 6"
     assert found[1]["value"] > 0
     assert (found[1]["judged"], found[1]["reference"], found[1]["refused"]) == (16, 6, "")

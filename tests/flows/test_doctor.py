@@ -53,7 +53,7 @@ def test_an_incomplete_checkpoint_is_named(
 
 @pytest.mark.parametrize(
     ("requirement", "wrong"),
-    [("numpy", ""), ("numpy>=999", "needed >=999"), ("no-such-package-here", "not installed")],
+    [("numpy", ""), ("numpy>=999", "required >=999"), ("no-such-package-here", "not installed")],
 )
 def test_requirements_are_held_against_what_is_installed(requirement: str, wrong: str) -> None:
     mismatch = doctor.mismatch(Requirement(requirement))

@@ -102,7 +102,7 @@ def test_a_name_that_is_not_ours_is_refused(kind, storage, tmp_path):
     for ask in (lambda: check_export(out, [take], storage), lambda: export(storage, [video], out)):
         with pytest.raises(BadInput) as caught:
             ask()
-        assert f"holds {taken.name!r}, which no export has put there" in str(caught.value)
+        assert f"holds {taken.name!r}, which Rushes did not write" in str(caught.value)
     assert kind == "folder" or taken.read_bytes() == b"mine"
     if kind != "index":
         check_export(out, [], storage)  # in the way of nothing else
@@ -198,7 +198,7 @@ def test_two_exports_at_once_lose_nothing_of_each_other(storage, tmp_path):
 def test_a_place_where_no_folder_can_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     for folder in ("file", "file/below", "file/below/it"):
-        with pytest.raises(BadInput, match="file is a file; name a folder"):
+        with pytest.raises(BadInput, match="file is a file; give a folder"):
             check_export(tmp_path / folder)
     for folder in (tmp_path / ("x" * 300), tmp_path / "a\0b"):
         with pytest.raises(BadInput, match="no files can be written there"):

@@ -129,7 +129,7 @@ def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path):
     encoded(folder / "whole.mkv", frames((5, 6)), *H264, KEYS)
     said = curate(tmp_path / "store", folder).output
     assert "cut.mp4: the file is not whole:" in said
-    assert f"of the {2 * SHOT} frames that its index names are there" in said
+    assert f"of the {2 * SHOT} frames that its index lists are in it" in said
     assert "cut.mkv: the file is not whole: its header says 2.4 s" in said
     assert "whole.mkv" not in said
     done = publish(tmp_path / "store")

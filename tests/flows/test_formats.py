@@ -68,7 +68,7 @@ def test_work_on_a_store_of_format_1_is_refused_with_one_sentence(old, training_
         result = rushes(*words, "--store", old)
         assert result.exit_code == 2, result.output
         said = " ".join(result.output.split())
-        assert "is of format 1, this version of rushes works on format 2: give another --store" in said
+        assert "is of format 1, but this version of Rushes reads format 2: give another --store" in said
     assert {p: p.read_bytes() for p in old.rglob("*") if p.is_file()} == before
 
 

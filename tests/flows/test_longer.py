@@ -53,7 +53,7 @@ def test_windows_take_the_settings_of_base_and_their_own(campaign_file):
     assert steps["extend"].config.overlap == 1, "as the cascade says"
     with pytest.raises(BadInput, match="overlap"):
         load(campaign_file, "extend.overlp=3")
-    with pytest.raises(BadInput, match="guidance is 0 or above"):
+    with pytest.raises(BadInput, match="guidance must be 0 or more"):
         load(campaign_file, "extend.guidance=-1")
 
 

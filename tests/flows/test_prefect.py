@@ -449,7 +449,7 @@ def test_where_nothing_is_to_do_prefect_is_not_imported(campaign: Path, threads_
             {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
             "PREFECT_API_URL names the Prefect server http://127.0.0.1:9/api",
         ),
-        ({"PREFECT_API_URL": "localhost:4200"}, "PREFECT_API_URL: 'localhost:4200' is no address"),
+        ({"PREFECT_API_URL": "localhost:4200"}, "PREFECT_API_URL: 'localhost:4200' is not an address"),
     ],
 )
 def test_a_server_that_does_not_answer_is_one_sentence(

@@ -197,7 +197,7 @@ def test_no_version_of_a_curation_that_is_not_whole(catalog, base, tmp_path):
             load_publication(name, "publish", {}, [])
     with pytest.raises(BadInput, match=r"publish\.caption"):
         load_publication("x", "publish", {}, ["publish.caption=lang"])
-    with pytest.raises(BadInput, match="size is even"):
+    with pytest.raises(BadInput, match="and size even"):
         load_publication("x", "publish", {}, ["publish.video.size=7"])
     short, _ = curate(tmp_path / "short", base[0], until="clips", limit=1)
     with pytest.raises(BadInput, match="without --until"):
@@ -243,7 +243,7 @@ def test_a_damaged_dataset_is_a_fault(catalog, capsys):
     assert verify_store(catalog.storage.url, repair=False) == 1
     said = capsys.readouterr().out
     assert f"{first.name} is missing" in said
-    assert f"{second.name} does not have the hash" in said
+    assert f"{second.name} does not have the expected hash" in said
 
 
 def test_a_clip_is_traced_from_its_source_into_the_dataset(done):

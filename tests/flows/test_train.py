@@ -112,7 +112,7 @@ def test_a_training_that_ran_out_of_time_is_taken_up(training_file, tmp_path):
     words = ["train", training_file, "--store", tmp_path / "store", "clips=1"]
     result = rushes(*words, "stop_after_s=0.001")
     assert result.exit_code == 3, result.output
-    assert "run the same command again to go on" in " ".join(result.output.split())
+    assert "run the same command again to continue" in " ".join(result.output.split())
     assert list_checkpoints(existing_catalog(str(tmp_path / "store"))) == []
     assert rushes(*words).exit_code == 0
 
@@ -139,9 +139,9 @@ def test_an_interrupt_saves_and_leaves(training_file, tmp_path):
     [
         (["max_stepz=3"], "did you mean 'max_steps'"),
         (["optim.lrr=1"], "lrr"),
-        (["workers=0"], "workers count from 1"),
+        (["workers=0"], "workers must be at least 1"),
         (["at_least={psnr: 20}"], "give `promote`"),
-        (["promote=../x"], "is no name"),
+        (["promote=../x"], "is not a valid name"),
         (["model.checkpoint=nowhere"], "nowhere"),
         (["model.checkpoint=promoted:none@{store}"], "no checkpoint of"),
         (["data.use=os:system"], "data.use"),

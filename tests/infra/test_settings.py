@@ -51,7 +51,7 @@ def test_ray_is_not_started_before_it_is_needed(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"), ("ray://head:10001", "cannot stream rows")],
+    [("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"), ("ray://head:10001", "which is not supported")],
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(address: str, message: str) -> None:
     from infra.ray.cluster import _join

@@ -191,7 +191,7 @@ REFUSED = {
     "a bias": (more(transformer__proj_out__lora_B__bias=torch.ones(2)), "adapts embeddings or biases"),
     "differences": (more(transformer__proj_out__diff_b=torch.ones(2)), "differences of whole weights"),
     "peft alone": (lambda t: {f"base_model.model.{k}": v for k, v in t.items()}, "by PEFT alone"),
-    "a whole weight": (more(transformer__proj_out__weight=ONES), "no part of a low-rank adapter"),
+    "a whole weight": (more(transformer__proj_out__weight=ONES), "not belong to a low-rank adapter"),
     "twice": (
         lambda t: {**t, **{k.replace("transformer.", "diffusion_model.", 1): v.clone() for k, v in t.items()}},
         "no layer for 12 of the 24 keys",

@@ -69,7 +69,7 @@ def test_base_refuses_sizes_while_planning(model):
 
 @pytest.mark.parametrize(
     ("settings", "strength", "reason"),
-    [({}, 1.0, "between 0 and 1"), ({}, 0.0, "between 0 and 1"), ({"steps": 3}, 0.3, "less than one step")],
+    [({}, 1.0, "above 0 and below 1"), ({}, 0.0, "above 0 and below 1"), ({"steps": 3}, 0.3, "less than one step")],
 )
 def test_refine_refuses_what_would_do_nothing_or_start_anew(settings, strength, reason):
     with pytest.raises(BadInput, match=reason):

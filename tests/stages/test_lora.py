@@ -87,7 +87,7 @@ def test_what_is_no_adapter_of_this_model_is_refused(model, checkpoint, adapter,
     with pytest.raises(BadInput, match="there is no checkpoint at"):
         weights(model, LoraConfig(path=str(tmp_path / "nowhere")))
     (tmp_path / "adapter.bin").write_bytes(b"a pickle, for all we know")
-    with pytest.raises(BadInput, match="no safetensors file"):
+    with pytest.raises(BadInput, match="not a safetensors file"):
         weights(model, LoraConfig(path=str(tmp_path / "adapter.bin")))
     wide = {k: torch.cat([v, v], 1) if "lora_A" in k else v for k, v in load_file(adapter / FILE).items()}
     save_file(wide, tmp_path / "wide.safetensors")

@@ -134,7 +134,7 @@ def test_a_shard_without_what_the_index_promises_is_refused_while_planning(check
     index = sharded(checkpoint, tmp_path / "shards")
     shard = index.parent / json.loads(index.read_text())["weight_map"]["proj_in.weight"]
     save_file(without("proj_in.weight")(load_file(shard)), shard, {"format": "pt"})
-    with pytest.raises(BadInput, match=r"promises what they do not hold: proj_in\.weight"):
+    with pytest.raises(BadInput, match=r"lists tensors that the shards do not have: proj_in\.weight"):
         check_part(index.parent, "transformer")
 
 

@@ -94,13 +94,13 @@ def check(video: npt.NDArray[Any], spec: LatentSpec) -> None:
 def _check_ratios(spec: LatentSpec) -> None:
     s, t = spec.spatial_ratio, spec.temporal_ratio
     if s < 1 or t < 1:
-        raise BadLatent(f"compression ratios are whole numbers from 1 up, these are {s} and {t}")
+        raise BadLatent(f"compression ratios must be whole numbers of at least 1, not {s} and {t}")
     if spec.width < s or spec.height < s or spec.width % s or spec.height % s:
-        raise BadLatent(f"{spec.width}x{spec.height} is no multiple of the VAE's spatial ratio {s}")
+        raise BadLatent(f"{spec.width}x{spec.height} is not a multiple of the VAE's spatial ratio {s}")
     if spec.n_frames < 1 or (spec.n_frames - 1) % t:
-        raise BadLatent(f"{spec.n_frames} frames is not k * {t} + 1, as the VAE's temporal ratio wants")
+        raise BadLatent(f"{spec.n_frames} frames is not k * {t} + 1, as the VAE's temporal ratio requires")
     if not (spec.fps > 0 and spec.fps_conditioning > 0):
-        raise BadLatent(f"frame rates are above 0, these are {spec.fps} and {spec.fps_conditioning}")
+        raise BadLatent(f"frame rates must be above 0, not {spec.fps} and {spec.fps_conditioning}")
 
 
 def _check_values(video: Floats, spec: LatentSpec) -> None:
@@ -125,7 +125,7 @@ def unpack(data: bytes, vae_id: str = "") -> tuple[Floats, LatentSpec]:
     """A latent [C, F, H, W] and its spec. Raises BadLatent for a broken file and, if vae_id is given, another VAE."""
     tensors, header = _open(data)
     if "video" not in tensors:
-        raise BadLatent(f"the file holds {sorted(tensors)} and no `video`: it is no video latent")
+        raise BadLatent(f"the file holds {sorted(tensors)} and no `video`: it is not a video latent")
     spec = _spec(header)
     if vae_id and spec.vae_id != vae_id:
         raise BadLatent(f"this latent belongs to the VAE {spec.vae_id}, not to {vae_id}: the hand-off is refused")

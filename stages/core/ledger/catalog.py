@@ -111,7 +111,7 @@ def filled(value: Any, kind: pa.DataType, name: str) -> Any:
     if value is None:
         return empty_value(kind)
     if pa.types.is_integer(kind) and not getattr(value, "is_integer", lambda: True)():
-        raise BadInput(f"{name} does not fit what the step declares ({kind}): {value!r} is no whole number")
+        raise BadInput(f"{name} does not fit what the step declares ({kind}): {value!r} is not a whole number")
     if pa.types.is_list(kind) and isinstance(value, list | tuple):
         return [filled(v, kind.value_type, name) for v in value]
     if pa.types.is_struct(kind) and isinstance(value, dict):

@@ -158,7 +158,7 @@ def _only_one(storage: Storage) -> Iterator[None]:
 
 
 def _busy(storage: Storage) -> BadInput:
-    return BadInput(f"another compaction of {storage.url} is at work; wait for it to end")
+    return BadInput(f"another compaction of {storage.url} is running; wait until it has finished")
 
 
 @contextmanager

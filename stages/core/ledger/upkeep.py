@@ -148,7 +148,7 @@ class _Verifier:
         try:
             table = self.catalog.read_file(path)
         except Exception as error:  # whatever a broken file makes the reader raise
-            self.fault(f"{path} does not read: {error}")
+            self.fault(f"{path} cannot be read: {error}")
             return None
         self.report.parts += table is not None
         return table
@@ -186,7 +186,7 @@ class _Verifier:
         try:
             self.roots[json.loads(row["plan"])["roots"]] = row["run_id"]
         except (ValueError, KeyError, TypeError):
-            self.fault(f"{RUNS} {row.get('run_id')}: its plan does not read")
+            self.fault(f"{RUNS} {row.get('run_id')}: its plan cannot be read")
 
     def check_roots(self, there: set[str]) -> None:
         """What runs started from is there and reads."""
@@ -257,9 +257,9 @@ def _file_fault(catalog: Catalog, uri: str, expected: tuple[str, str]) -> str:
     except FileNotFoundError:
         return f"{label}: its file {uri} is missing"
     except (OSError, BadInput) as error:
-        return f"{label}: its file {uri} does not read: {error}"
+        return f"{label}: its file {uri} cannot be read: {error}"
     named = PurePosixPath(uri).name.split(".")[0] if uri.startswith(f"{MEDIA}/") else digest
-    return "" if digest == (sha or digest) and digest == named else f"{label}: {uri} does not have the hash it should"
+    return "" if digest == (sha or digest) and digest == named else f"{label}: {uri} does not have the expected hash"
 
 
 def _hash(catalog: Catalog, uri: str) -> str:

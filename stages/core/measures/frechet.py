@@ -15,7 +15,7 @@ def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> 
     is symmetric, so that covariances without full rank need no correction. Raises ValueError for fewer than 2 rows.
     """
     if len(one) < 2 or len(other) < 2 or one.shape[1:] != other.shape[1:]:
-        raise ValueError(f"two sets of at least 2 vectors are wanted, not {list(one.shape)} and {list(other.shape)}")
+        raise ValueError(f"two sets of at least 2 vectors are needed, not {list(one.shape)} and {list(other.shape)}")
     (mean_one, spread_one), (mean_other, spread_other) = _gaussian(one), _gaussian(other)
     root = _root(spread_one)
     values = np.linalg.eigvalsh(root @ spread_other @ root)

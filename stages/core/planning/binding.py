@@ -115,7 +115,7 @@ class _Binder:
         for name in ref.after:
             if not any(n.name == name for n in self.nodes):
                 raise BadInput(
-                    f"steps.{ref.name}.after names {name!r}, which is no earlier step; "
+                    f"steps.{ref.name}.after names {name!r}, which is not an earlier step; "
                     f"{nearest(name, [n.name for n in self.nodes])}"
                 )
         bindings = tuple(self._bind(ref, name, port, issubclass(cls, Job)) for name, port in inputs.ports.items())
@@ -123,7 +123,7 @@ class _Binder:
         for name in ref.after:
             if name not in bound:
                 kinds = ", ".join(sorted({p.kind for p in inputs.ports.values()})) or "nothing"
-                raise BadInput(f"steps.{ref.name}.after: {name!r} makes none of what the step is handed ({kinds})")
+                raise BadInput(f"steps.{ref.name}.after: {name!r} makes nothing that the step reads ({kinds})")
         return bindings
 
     def _bind(self, ref: StepRef, name: str, port: Port, job: bool) -> Binding:

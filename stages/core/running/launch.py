@@ -26,6 +26,6 @@ def load_function(entry: str) -> GroupFunction:
                 raise
     if not callable(function):
         allowed = " or ".join(f"{package}*" for package in config.PACKAGES)
-        raise BadInput(f"{entry!r} is no function; give `module:function` inside {allowed}")
+        raise BadInput(f"{entry!r} is not a function; give `module:function` inside {allowed}")
     loaded: GroupFunction = function
     return loaded

@@ -108,7 +108,9 @@ class _Finder:
             hint = f"; give {SHORTEST} characters of it at least" if len(wanted) < SHORTEST else ""
             raise BadInput(f"nothing in {self.catalog.storage.url} has the id {wanted!r}{hint}")
         if len(ids) > 1:
-            raise BadInput(f"{wanted!r} begins {len(ids)} ids ({', '.join(ids[:3])}, ...); give more of it")
+            raise BadInput(
+                f"{wanted!r} is the beginning of {len(ids)} ids ({', '.join(ids[:3])}, ...); give more of it"
+            )
         kinds = ("row", "child", "job", "unit")
         return sorted((p for p in places if p.id == ids[0]), key=lambda p: kinds.index(p.kind))
 

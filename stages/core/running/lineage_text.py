@@ -21,7 +21,7 @@ def as_text(found: Lineage) -> list[str]:
 
 def _standing(link: Link) -> str:
     row = link.row
-    reasons = [f"{r['metric']} {r['value']} (wanted {r['op']} {r['threshold']})" for r in row.get("reasons") or []]
+    reasons = [f"{r['metric']} {r['value']} (required: {r['op']} {r['threshold']})" for r in row.get("reasons") or []]
     told = "; ".join([*reasons, *([row["error"]] if row.get("error") else [])])
     tries = f" after {row['attempt']} attempts" if row.get("attempt", 1) > 1 else ""
     return f"{row.get('status', '')}{tries}{': ' + told if told else ''}{'  ' + row['uri'] if row.get('uri') else ''}"

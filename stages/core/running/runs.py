@@ -79,6 +79,6 @@ def find_run(catalog: Catalog, flow: str = "", run_id: str = "") -> RunRecord:
         what = f"run {run_id!r}" if run_id else f"{flow or 'any'} run"
         raise BadInput(f"there is no {what} in {catalog.storage.url} yet")
     if run_id and len(found) > 1:
-        raise BadInput(f"{run_id!r} begins {len(found)} run ids; give more of it")
+        raise BadInput(f"{run_id!r} is the beginning of {len(found)} run ids; give more of it")
     row = found[-1]
     return RunRecord(row, Plan.from_json(row["plan"]), json.loads(row["jobs"]))

@@ -26,15 +26,18 @@ _WHERE = {"identity": False}
 class ModelConfig:
     """A set of weights and how to hold them.
 
-    family             the adapter: a module of stages.families.contract
-    checkpoint         a folder in the diffusers layout, or a hub id (`owner/name`) together with `revision`
-    spatial_upsampler  the latent upsampler: a folder, one .safetensors file, or a hub id (`owner/name@revision`)
-    temporal_upsampler likewise. Empty: the folder of that name inside a local checkpoint
-    dtype              what the models compute in: float32, bfloat16 or float16
-    threads            CPU threads of a forward pass: another number may change the last digits
-    device             `auto` (a GPU where the worker has one), `cpu` or `cuda`
-    offload            `none`, or `group`: weights stay in host memory and visit the GPU layer by layer
-    download           whether a hub id may be fetched when it is not in the local cache
+    family              the adapter: a module in stages/families with a FAMILY
+    checkpoint          a folder in the diffusers layout, a hub id (`owner/name`) with `revision`, or
+                        `promoted:NAME@STORE`
+    revision            revision of a hub id, best the hash of a commit
+    spatial_upsampler   the spatial latent upsampler: a folder, one .safetensors file, or a hub id
+                        (`owner/name@revision`); empty uses the folder of that name inside a local checkpoint
+    temporal_upsampler  the temporal latent upsampler, in the same ways
+    dtype               [float32, bfloat16, float16] what the models compute in
+    threads             [from 1] CPU threads of a forward pass; another number may change the last digits
+    device              [auto, cpu, cuda] where the models run; `auto` is a GPU where the worker has one
+    offload             [none, group] `group` keeps weights in host memory and moves them to the GPU layer by layer
+    download            allow a hub id to be downloaded when it is not in the local cache
 
     Where weights lie and how they are held is no part of identity (their content is, see `Step.weights`).
     """
@@ -131,7 +134,7 @@ def check_part(path: Path, part: str) -> None:
     cut off, or weights that are not those of its config, as far as `stages.core.weights.promises` tells."""
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise BadInput(f"{part}: {path.name} is no safetensors file; other weights are refused")
+            raise BadInput(f"{part}: {path.name} is not a safetensors file; other weights are refused")
         read_shapes(path, f"{part}: {path.name}")
         return
     names = {p.name for p in path.iterdir()}

@@ -104,7 +104,8 @@ def _identity_of(location: str, revision: str, parts: tuple[str, ...], label: st
     if "/" in name and not name.startswith((".", "/", "~")) and (pinned or revision):
         return f"hub:{name}@{pinned or revision}"
     raise BadInput(
-        f"{label}: {location!r} is no folder here; give a folder, or a hub id together with the `revision` (a commit)"
+        f"{label}: {location!r} is not a folder on this machine; give a folder, or a hub id together "
+        "with the `revision` (a commit)"
     )
 
 

@@ -62,7 +62,7 @@ def part_shapes(folder: Path) -> Shapes:
     files, index = _layout(folder)
     by_file = {path.name: read_shapes(path, str(path)) for path in files}
     if lost := [name for name, shard in index.items() if name not in by_file[shard]]:
-        raise BadInput(f"{folder}: the index of shards promises what they do not hold: {first(lost)}")
+        raise BadInput(f"{folder}: the index of shards lists tensors that the shards do not have: {first(lost)}")
     return {name: shape for shapes in by_file.values() for name, shape in shapes.items()}
 
 
@@ -91,7 +91,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         found = json.loads(index.read_text())["weight_map"]
         return {str(key): str(value) for key, value in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{index} is no index of shards: {type(error).__name__}: {error}") from None
+        raise BadInput(f"{index} is not an index of shards: {type(error).__name__}: {error}") from None
 
 
 def _shards(folder: Path, names: list[str]) -> list[Path]:

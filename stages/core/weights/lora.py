@@ -59,11 +59,11 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """An adapter that is put onto a stage's denoiser.
+    """An adapter that is put onto a stage's denoiser, as diffusers, ComfyUI or kohya's trainers save it.
 
-    path   a folder that a training with `model.lora` has made, a .safetensors file, or a hub id `owner/name@revision`.
-           Empty: none. Not part of identity: its content is. Spelled as diffusers, ComfyUI or kohya's trainers do
-    scale  1 as trained, 0 not at all
+    path   folder made by a training with `model.lora`, a .safetensors file, or a hub id `owner/name@revision`; empty
+           uses no adapter. Not part of identity: its content is
+    scale  strength of the adapter: 1 as trained, 0 not at all
     """
 
     path: str = field(default="", metadata={"identity": False})
@@ -110,7 +110,7 @@ def check_form(path: Path, names: Iterable[str]) -> None:
         if hits := [name for name in found if re.search(pattern, name)]:
             raise BadInput(f"lora.path: {path} {what} ({first(hits)})")
     if odd := [name for name in found if not any(role.search(name) for role, _ in _ROLES)]:
-        raise BadInput(f"lora.path: {path} has keys that are no part of a low-rank adapter: {first(odd)}")
+        raise BadInput(f"lora.path: {path} has keys that do not belong to a low-rank adapter: {first(odd)}")
     halves: dict[str, set[str]] = {}
     for name in found:
         layer, role = _split(name)

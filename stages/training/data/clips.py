@@ -42,10 +42,13 @@ class PublishedClip:
 class PublishedClips:
     """Clips of a published dataset, cut to a bucket's shape, length and rate.
 
-    folder: the dataset's; index: its Parquet file or folder of parts, relative to it. columns: other names of `uri`
-    and `caption`. split: `train`, `heldout` or `any`. As the index has it (`val` is held out, clips of other words are
-    in neither); with holdout, every so many-th clip, by its place in the index, is held out instead, and without either
-    none is. Raises BadInput where the index or a column is missing, or nothing is left.
+    folder   folder of the dataset
+    index    its Parquet file, or folder of parts, relative to `folder`
+    columns  other names of the columns `uri` and `caption`
+    split    [train, heldout, any] clips that are used; of the splits in the index, `val` is the held-out one
+    holdout  hold out every n-th clip of the index instead of its split `val`; 0 goes by the split
+
+    Raises BadInput where the index or a column is missing, or nothing is left.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ def _decode(path: Path, wanted: set[int], bucket: Bucket) -> dict[int, Frames]:
                 found[frame.pts] = _fit(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False), bucket)
                 if len(found) == len(wanted):
                     return found
-    raise BadMedia(f"{path.name} lacks {len(wanted) - len(found)} of the frames that it announces")
+    raise BadMedia(f"{path.name} lacks {len(wanted) - len(found)} of the frames that its header declares")
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
     if options.clips < 1:
-        raise BadInput("--clips is a number from 1 up")
+        raise BadInput("--clips must be at least 1")
     source = load_source(options.source, {"split": "heldout"})
     figures = measure(options.folder, source, n=options.clips, seed=options.seed)
     if options.sheet:

@@ -45,7 +45,7 @@ def test_a_motion_that_weighs_more_is_drawn_more_often():
     assert source.identity != WorldClips().identity != WorldClips(motions={"rotating": 2}).identity
     with pytest.raises(BadInput, match="jumping"):
         WorldClips(motions={"jumping": 1})
-    with pytest.raises(BadInput, match="0 or above"):
+    with pytest.raises(BadInput, match="0 or more"):
         WorldClips(motions={"rotating": -1})
     for weight in (0, float("inf")):
         with pytest.raises(BadInput, match="nothing to draw"):

@@ -93,7 +93,7 @@ def test_loading_a_part_refuses_what_is_no_model(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
     (tmp_path / "vae" / "x.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(BadInput, match="no model of diffusers"):
+    with pytest.raises(BadInput, match="not a model of diffusers"):
         load_part(tmp_path, "vae")
 
 

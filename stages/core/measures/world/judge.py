@@ -62,9 +62,9 @@ def judge(frames: NDArray[np.uint8], fps: float, wanted: Attributes | None, voca
     frames: uint8 RGB [F, H, W, 3]. Raises BadInput for another form, fewer than 4 frames, or no positive rate.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise BadInput(f"the judge wants uint8 frames [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+        raise BadInput(f"the judge needs uint8 frames [F, H, W, 3], not {frames.dtype} {list(frames.shape)}")
     if len(frames) < QUARTERS or min(frames.shape[1:3]) < 16 or fps <= 0:
-        raise BadInput(f"the judge wants 4 frames of 16x16 or more, fps above 0; not {list(frames.shape)} at {fps}")
+        raise BadInput(f"the judge needs 4 frames of 16x16 or more, fps above 0; not {list(frames.shape)} at {fps}")
     clip = _look_at(frames, fps, vocabulary)
     quarters = tuple(_judge_part(clip, *span, vocabulary, 1 / QUARTERS) for span in quarter_spans(len(frames)))
     found = _agreed(_judge_part(clip, 0, len(frames) - 1, vocabulary, 1.0), quarters)
