@@ -19,7 +19,7 @@ SHOWN_ROWS, ID_LENGTH, GAP = 40, 12, 3
 WIDEST, NARROWEST_TEXT = 28, 20
 SENTENCES = ("reasons", "reason", "error", "note", "prompt", "text", "caption")
 """Columns with sentences: they wrap, and none of their text is left out."""
-FIRST = ("clip_id", "take_id", "run_id", "file", "uri", "start_s", "end_s", "status", *SENTENCES)
+FIRST = ("clip_id", "take_id", "run_id", "name", "file", "uri", "start_s", "end_s", "status", *SENTENCES)
 """Columns that are shown before the others, as far as a table has them."""
 HIDDEN = ("plan", "config", "jobs", "versions", "sha256", "host", "pid")
 
@@ -65,7 +65,9 @@ def _grid(names: Sequence[str], rows: Sequence[dict[str, str]], schema: pa.Schem
         if name in SENTENCES:
             grid.add_column(name, overflow="fold", min_width=len(name))
         else:
-            grid.add_column(name, justify="right" if number else "left", overflow="ellipsis", no_wrap=True)
+            grid.add_column(
+                name, justify="right" if number else "left", overflow="ellipsis", no_wrap=True, max_width=WIDEST
+            )
     for row in rows:
         grid.add_row(*(Text(for_terminal(row[n], keep="")) for n in names))
     return grid
@@ -89,8 +91,8 @@ def cell_text(name: str, value: Any) -> str:
         return " ".join(cell_text("", v) for v in value)
     if name == "error":
         return error_text(str(value))
-    if name.endswith("uri"):
-        return file_name(str(value))
-    if name.endswith(("_id", "_of", "_group")) and name != "run_id":
+    if name.endswith("uri") and ("://" in str(value) or str(value).startswith("/")):
+        return file_name(str(value))  # other places are in the store
+    if name == "id" or (name.endswith(("_id", "_of", "_group")) and name != "run_id"):
         return str(value)[:ID_LENGTH]
     return str(value)

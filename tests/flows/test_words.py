@@ -45,7 +45,7 @@ def test_a_reason_is_a_sentence(reason, text):
     ("error", "text"),
     [
         ("PermanentError: a.mp4 has no frames (ingest.py:141)", "a.mp4 has no frames"),
-        ("decode: BrokenMedia: no key frame (reading.py:9)", "no key frame"),
+        ("decode: BrokenMedia: no key frame (reading.py:9)", "decode: no key frame"),
         ("lost its worker", "lost its worker"),
         ("", ""),
     ],
