@@ -177,7 +177,7 @@ def test_every_run_is_a_row_that_can_be_read_as_a_view(local):
     assert find_run(catalog, flow="toy").survey(catalog).count("split").done == 4
     with pytest.raises(BadInput, match="no other run"):
         find_run(catalog, flow="other")
-    with pytest.raises(BadInput, match="begins 2 run ids"):
+    with pytest.raises(BadInput, match="is the beginning of 2 run ids"):
         find_run(catalog, run_id=first.run_id[:4])
 
 
@@ -221,7 +221,7 @@ def test_weights_enter_by_content_and_not_by_path(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "revision", "says"),
-    [("nowhere", "", "no folder"), ("org/model", "", "revision"), ("/no/where", "x", "no folder")],
+    [("nowhere", "", "not a folder"), ("org/model", "", "revision"), ("/no/where", "x", "no folder")],
 )
 def test_weights_without_identity_are_refused(model, revision, says):
     with pytest.raises(BadInput, match=says):

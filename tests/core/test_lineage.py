@@ -141,7 +141,7 @@ def test_an_ambiguous_beginning_is_refused(local):
     words = plan.node("words")
     rows = [{"id": f"abcdef{i}", "parents": str(i), "status": "ok"} for i in range(2)]
     local.commit("words", words.fingerprint, rows, ledger_schema(toys.Words.writes, False))
-    with pytest.raises(BadInput, match="begins 2 ids"):
+    with pytest.raises(BadInput, match="is the beginning of 2 ids"):
         lineage(local, "abcdef")
 
 

@@ -247,7 +247,7 @@ def test_until_only_and_limit(footage, tmp_path):
         ("select.motion.least=1", "unknown key 'least'"),
         ("cuts.preset=films", "no preset 'films'"),
         ("cuts.rules.cut_flor=1", "did you mean 'cut_floor'"),
-        ("clips.min_s=-1", "from 0"),
+        ("clips.min_s=-1", "must be 0 or more"),
         ("analyze.flow_hz=1", "did you mean 'analyse'"),
     ],
 )

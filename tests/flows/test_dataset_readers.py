@@ -160,7 +160,7 @@ def test_every_file_of_a_version_is_checked(dataset, capsys):
         damaged.write_bytes(kept)
         away.write_text(card)
     said = capsys.readouterr().out
-    assert "clips/val/metadata.parquet does not have the hash" in said
+    assert "clips/val/metadata.parquet does not have the expected hash" in said
     assert "its file README.md is missing" in said
 
 

@@ -96,7 +96,7 @@ def test_examples_lie_next_to_the_threshold(catalog):
 def test_sources_without_clips_are_named_with_the_reason(page):
     table = re.search(r'<table class="names">(.*?)</table>', page, re.S).group(1)
     assert "broken.mp4" in table
-    assert "libav cannot open it" in table
+    assert "libraries cannot open it" in table
     assert "s1.mp4" not in table
 
 

@@ -33,7 +33,7 @@ NO_PROTOCOL = "none"
 """A protocol that does not exist: libav may open nothing by itself."""
 INVALID_ARGUMENT = 22
 NOT_ALLOWED = (
-    "it is no footage: not one of the formats that are opened. Playlists, patterns of pictures and other files that "
+    "it is not footage: not one of the formats that are opened. Playlists, patterns of pictures and other files that "
     "name further files are not"
 )
 
@@ -87,4 +87,4 @@ def open_container(
 def _reason(error: Exception) -> str:
     if getattr(error, "errno", None) == INVALID_ARGUMENT:
         return NOT_ALLOWED
-    return f"libav cannot open it: {getattr(error, 'strerror', None) or error}"
+    return f"FFmpeg's libraries cannot open it: {getattr(error, 'strerror', None) or error}"
