@@ -64,4 +64,4 @@ def test_a_head_that_is_not_asked_for_is_named_in_the_log(tmp_path, caplog):
     folder = changed(tiny_clip(tmp_path / "model"), lambda t: {**t, "some_head.weight": torch.ones(2)})
     with caplog.at_level(logging.WARNING, "rushes"):
         TwoTowers(str(folder), "", "x", "cpu")
-    assert [r for r in caplog.records if "hold 1 tensor without use: some_head.weight" in r.getMessage()]
+    assert [r for r in caplog.records if "have 1 tensor that nothing uses: some_head.weight" in r.getMessage()]

@@ -152,7 +152,7 @@ def test_a_source_that_was_replaced_is_not_published_under_the_old_scores(tmp_pa
     done = publish(store)
     assert done.exit_code == 0
     assert "1 clip was not cut:" in done.output
-    assert "a.mp4 0.00-1.20 s: the source is another file now" in done.output
+    assert "a.mp4 0.00-1.20 s: the source is not the file that was curated" in done.output
     assert [r["name"] for r in index(store)] == ["b.mp4"]
     assert [(Path(r["uri"]).name, r["status"]) for r in table(store, "uncut")] == [("a.mp4", "error")]
 
