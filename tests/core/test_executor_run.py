@@ -221,7 +221,7 @@ def test_weights_enter_by_content_and_not_by_path(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "revision", "says"),
-    [("nowhere", "", "not a folder"), ("org/model", "", "revision"), ("/no/where", "x", "no folder")],
+    [("nowhere", "", "not a folder"), ("org/model", "", "revision"), ("/no/where", "x", "not a folder")],
 )
 def test_weights_without_identity_are_refused(model, revision, says):
     with pytest.raises(BadInput, match=says):
