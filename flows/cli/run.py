@@ -16,6 +16,7 @@ from flows.views.terminal import say
 from flows.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
+from stages.core.reach.harmless import for_terminal
 
 console = plain_console(stderr=not sys.stdout.isatty())
 
@@ -63,7 +64,7 @@ def render_command(
         return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
     for line in ending(takes(prepared.survey)):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
     elif export_to:
@@ -87,7 +88,7 @@ def curate_command(words: Sequence[str], store: str, config: str, dry_run: str |
     if not outcome.did_nothing and (table := throughput_table(prepared.survey, outcome.run_id)) is not None:
         console.print(table)
     for line in notes(prepared.catalog, prepared.survey, outcome.run_id):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     return outcome.exit_status
 
 

@@ -32,7 +32,7 @@ def test_the_cause_of_a_failed_set_up_is_shown(tmp_path, monkeypatch):
     assert f"draw 2 rows (attempt 1, the next run tries again): {CAUSE} (toys.py:" in shown
     assert "(attempt 1): this prompt is broken" in shown
     assert "draw 0 2 0 0" in " ".join(shown.split()), "they are to do"
-    monkeypatch.setenv("COLUMNS", "400")  # so that no sentence wraps
+    monkeypatch.setattr("flows.cli.store.console._width", 400)  # so that no sentence wraps
     sentence = CAUSE.partition(": ")[2]
     assert rushes("table", "artifacts", "--store", store).output.count(sentence) == 2
     takes = rushes("table", "takes", "--store", store).output

@@ -77,7 +77,15 @@ def test_verify_sees_a_damaged_checkpoint(store):
 def test_a_promoted_name_stands_for_the_folder(store):
     place = f"promoted:small@{store}"
     assert find_promoted(place) == str(store / checkpoint(store)["folder"])
-    words = ["render", "--prompt", "a red circle", "--store", store / "other", f"model.checkpoint={place}", "--dry-run"]
+    words = [
+        "render",
+        "--prompt",
+        "a red circle",
+        "--store",
+        store / "other",
+        f"model.checkpoint={place}",
+        "--settings",
+    ]
     result = rushes(*words)
     assert result.exit_code == 0, result.output
     assert checkpoint(store)["folder"] in result.output

@@ -16,8 +16,9 @@ from markdown_it import MarkdownIt
 from data_prep.sources.manifests import read_manifest
 from flows.cli.main import main
 from flows.cli.outputs import write_table
-from flows.cli.store import print_table
+from flows.cli.store import console
 from flows.render.prompts import read_prompts
+from flows.views.grid import print_table
 from stages.core.reach.harmless import NUMBER, for_cell, for_markdown, for_terminal, from_cell
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -51,7 +52,7 @@ def test_names_of_files_and_errors_cannot_steer_the_terminal(tmp_path: Path) -> 
 
 
 def test_prompts_and_captions_cannot_steer_it_either(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(pa.table({"caption": [f"{EVIL} "], "more": ["[bold]x[/] [/nothing]"]}))
+    print_table(console, pa.table({"caption": [f"{EVIL} "], "more": ["[bold]x[/] [/nothing]"]}))
     shown = capsys.readouterr().out
     assert not CONTROL.search(shown)
     assert "[bold]x[/] [/nothing]" in shown
@@ -99,14 +100,15 @@ def test_tables_for_spreadsheets_reckon_nothing_and_come_back_whole(tmp_path: Pa
 
 def test_markdown_of_prefect_shows_texts_and_does_nothing(tmp_path: Path) -> None:
     from flows.prefect.artifacts import result_text
+    from flows.prefect.endings import Ending
     from flows.run.session import Outcome
 
     evil = "![x](http://evil/i.png) [click](javascript:1) <img src=x onerror=1> `a` | # b\n# heading"
     outcome = Outcome("run-1", "stopped", evil, {})
-    text = result_text("render", evil, "s3://u:p@bucket/store?sig=1", outcome)
+    text = result_text("render", evil, "s3://u:p@bucket/store?sig=1", outcome, Ending([evil], [(1, evil)]))
     tokens = [t for block in MarkdownIt("commonmark").parse(text) for t in (block, *(block.children or ()))]
     assert not {"link_open", "image", "html_inline", "html_block"} & {t.type for t in tokens}
-    assert [t.type for t in tokens].count("heading_open") == 1
+    assert [t.type for t in tokens].count("heading_open") == 3
     assert "u:p" not in text
     assert "sig=1" not in text
     assert "rushes status --store s3://bucket/store\n" in text
