@@ -8,7 +8,7 @@ from typing import Any
 
 COMPARED = {">=": "must be at least", "<=": "must be at most", ">": "must be above", "<": "must be below",
             "==": "must be", "not in": "must be none of", "in": "must be one of"}  # fmt: skip
-RAISED = re.compile(r"^(\w+: )?\w*(?:Error|Media|Lost|Input|Exception): |()\s*\(\w+\.py:\d+\)$")
+RAISED = re.compile(r"(?:^|(?<=: ))\w*(?:Error|Media|Lost|Input|Exception): |\s*\(\w+\.py:\d+\)$")
 """What a log needs of an error, and a person does not: the class of the exception, and where it was raised."""
 
 
@@ -47,4 +47,9 @@ def _rounded(value: Any) -> str:
 
 def error_text(error: str) -> str:
     """The sentence of an error, with its step, without the exception's class and its place in the code."""
-    return RAISED.sub(r"\1", error or "")
+    return RAISED.sub("", error or "")
+
+
+def cause_text(row: Mapping[str, Any]) -> str:
+    """Why a row is not ok: its typed reasons, else its error, else its status."""
+    return "; ".join(map(reason_text, row["reasons"] or ())) or error_text(row["error"]) or str(row["status"])

@@ -44,7 +44,7 @@ def publish_command(
         for note in notes_of(catalog, row["folder"]):
             if note not in expected:
                 console.print(note, soft_wrap=True, markup=False)
-        where = catalog.storage.local_path(row["folder"]) or f"{catalog.storage.url}/{row['folder']}"
+        where = catalog.storage.place(row["folder"])
         console.print(
             f"{row['name']} v{row['version']}: {counted(row['clips'], 'clip')}, {row['hours'] * 60:.1f} minutes"
         )

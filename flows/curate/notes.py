@@ -6,7 +6,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from flows.curate.tables import clips, is_known, sources, verdicts
-from flows.words import counted, error_text, file_name, listed, reason_text
+from flows.words import cause_text, counted, file_name, listed
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.survey import Survey
@@ -19,7 +19,7 @@ MOST = 5
 def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
     """Sentences about a curation, as far as it came; survey: of the run, as it stands at its end."""
     lines = list[str]()
-    for part in (_source_lines, _listed, _no_clips, _clip_lines):
+    for part in (_source_lines, _shot_lists, _no_clips, _clip_lines):
         try:
             lines += part(survey)
         except BadInput:  # the run ended before there was anything to say
@@ -29,29 +29,24 @@ def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
 
 def _source_lines(survey: Survey) -> list[str]:
     rows = sources(survey).to_pylist()
-    copies = [r for r in rows if r["status"] == "rejected"]
-    bad = [r for r in rows if r["status"] not in ("ok", "rejected", "pending")]
+    copies = [r for r in rows if any(reason["metric"] == "duplicate_of" for reason in r["reasons"])]
+    bad = [r for r in rows if r["status"] not in ("ok", "pending") and r not in copies]
     counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
     counts += [f"{len(copies):,} with the content of another"] if copies else []
     waiting = sum(r["status"] == "pending" for r in rows)
     counts += [f"{waiting:,} not looked at yet"] if waiting else []
     lines = [", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])]
-    lines += [f"  not read: {file_name(r['uri'])}: {why(r)}" for r in bad[:MOST]]
+    lines += [f"  not read: {file_name(r['uri'])}: {cause_text(r)}" for r in bad[:MOST]]
     lines += [f"  and {len(bad) - MOST} more; see `rushes table sources`"] if len(bad) > MOST else []
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
     lines += [f"  {file_name(r['uri'])}: {r['note']}" for r in odd[:MOST]]
     return lines + ([f"  and {len(odd) - MOST} more; see `rushes table sources`"] if len(odd) > MOST else [])
 
 
-def why(source: Row) -> str:
-    """Why a source is none: its error, or the reasons for which it was rejected."""
-    return error_text(source["error"]) or "; ".join(reason_text(r) for r in source["reasons"]) or source["status"]
-
-
-def _listed(survey: Survey) -> list[str]:
+def _shot_lists(survey: Survey) -> list[str]:
     """How many sources have their shots from a list, so that a list that no source took is not passed over."""
-    listed = [n for n in survey.plan.of_kind("cuts") if "shots" in n.when]
-    count = sum(len(survey.query(f'SELECT unit_id FROM "v_{n.name}"')) for n in listed if is_known(survey, n))
+    nodes = [n for n in survey.plan.of_kind("cuts") if "shots" in n.when]
+    count = sum(len(survey.query(f'SELECT unit_id FROM "v_{n.name}"')) for n in nodes if is_known(survey, n))
     return [f"shot lists: {count} {'source has' if count == 1 else 'sources have'} one"] if count else []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from flows.curate.notes import sources_without_clips, why
+from flows.curate.notes import sources_without_clips
 from flows.curate.report_data import (
     Scored,
     details,
@@ -24,7 +24,7 @@ from flows.curate.tables import captions_sql, is_known, sources
 from flows.run.session import existing_catalog
 from flows.views.page import data_uri, page_environment
 from flows.views.terminal import console as plain_console
-from flows.words import reason_text
+from flows.words import cause_text, reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -50,7 +50,7 @@ def write_report(catalog: Catalog, page: str, out: Path | None) -> str:
     """Put the page into a file, or into the store. Returns where it lies. Raises BadInput where that cannot be."""
     if out is None:
         catalog.storage.write(NAME, page.encode())
-        return str(catalog.storage.local_path(NAME) or f"{catalog.storage.url}/{NAME}")
+        return catalog.storage.place(NAME)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
@@ -119,7 +119,7 @@ def _stages(survey: Survey, counts: Row) -> list[Row]:
 def _lost_sources(survey: Survey) -> list[Row]:
     """The sources that gave no clip, by name, with the reason; the first of many."""
     lost = [r for r in sources(survey).to_pylist() if r["status"] not in ("ok", "pending")]
-    rows = [{"uri": r["uri"], "why": why(r)} for r in lost]
+    rows = [{"uri": r["uri"], "why": cause_text(r)} for r in lost]
     rows += [{"uri": uri, "why": "no shot is long enough for a clip"} for uri in sources_without_clips(survey)]
     more = len(rows) - LOST
     last = [{"uri": "", "why": f"and {more:,} more: rushes table sources --out sources.csv"}] if more > 0 else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import re
 import shlex
 import threading
 import time
@@ -25,6 +24,7 @@ from prefect.artifacts import (
 from flows.prefect.endings import Ending, address_of
 from flows.prefect.reporting import contact
 from flows.run.session import Outcome
+from stages.core.reach.harmless import for_markdown
 from stages.core.reach.secrets import bare, bare_in
 from stages.core.step import Row
 
@@ -189,5 +189,4 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 def plain(text: str) -> str:
     """A text that came with data, such that Markdown and HTML in it mean nothing, and no address has a key."""
-    flat = "".join(c if c.isprintable() else " " for c in bare_in(text))
-    return re.sub(r"([\\`*_{}\[\]()<>#!|~&])", r"\\\1", flat)  # the pages show entities as they are written
+    return for_markdown(bare_in(text))

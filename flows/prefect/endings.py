@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 from flows.prefect.contact_sheet import contact_sheet
 from flows.run.session import Outcome, Prepared
-from flows.words import counted
+from flows.words import counted, error_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -21,8 +20,6 @@ from stages.core.running.runs import find_run
 from stages.core.step import Row
 
 MOST_REASONS, MOST_PICTURES, MOST_ON_PAGE = 12, 20, 60
-CAUSE = re.compile(r"(?:^|(?<=: ))\w*(?:Error|Media|Lost|Input|Exception): |\s*\(\w+\.py:\d+\)$")
-"""What an error row's text has around the sentence: the name of the exception, and where in the code it was raised."""
 
 
 @dataclass
@@ -50,16 +47,11 @@ def ending_of(prepared: Prepared, outcome: Outcome, checked: Any = None, page: b
     return ending
 
 
-def place_of(catalog: Catalog, uri: str) -> str:
-    """Where a file of the store is: a path on local disk, else a URL."""
-    return str(catalog.storage.local_path(uri) or f"{catalog.storage.url}/{uri}")
-
-
 def cause(row: Row) -> str:
     """Why a row is not ok, in one line: a typed reason, or its error without the names of the code."""
     if row.get("reasons"):
-        return "; ".join(f"{r['metric']} {r['op']} {r['threshold']} is needed" for r in row["reasons"])
-    return CAUSE.sub("", (row.get("error") or "").splitlines()[0] if row.get("error") else "") or str(row["status"])
+        return "; ".join(map(_threshold, row["reasons"]))
+    return error_text((row.get("error") or "").partition("\n")[0]) or str(row["status"])
 
 
 def tally(rows: Iterable[Row]) -> list[tuple[int, str]]:
@@ -156,7 +148,7 @@ def _publish(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any)
     missing = [(1, f"not cut: {u['uri'].rsplit('/', 1)[-1]}: {u['reason']}") for u in uncut(survey).to_pylist()]
     sheets = [s for n in survey.plan.of_kind("sheet") for s in survey.table(n.name).to_pylist() if s["status"] == "ok"]
     sheet = catalog.storage.read(sheets[0]["uri"]) if sheets else b""
-    return Ending(lines, missing[:MOST_REASONS], sheet, {"dataset": place_of(catalog, row["folder"])})
+    return Ending(lines, missing[:MOST_REASONS], sheet, {"dataset": catalog.storage.place(row["folder"])})
 
 
 def _evaluate(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) -> Ending:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
-from flows.words import error_text, reason_text
+from flows.words import cause_text
 from stages.core.planning.plan import ROOT_UNITS
 from stages.core.planning.survey import Survey
 
@@ -31,12 +29,7 @@ def uncut(survey: Survey) -> pa.Table:
         f"""SELECT r.clip_id, r.uri, r.start_s, r.end_s, c.status, c.error, c.reasons
         FROM "v_{node.name}" c JOIN {ROOT_UNITS} r ON r.id = c.unit_id WHERE c.status <> 'ok' ORDER BY r.position"""
     ).to_pylist()
-    return pa.Table.from_pylist([{**row, "reason": _sentence(row)} for row in rows], COLUMNS)
-
-
-def _sentence(row: dict[str, Any]) -> str:
-    """Why it was not cut, in words."""
-    return "; ".join(reason_text(r) for r in row["reasons"]) or error_text(row["error"])
+    return pa.Table.from_pylist([{**row, "reason": cause_text(row)} for row in rows], COLUMNS)
 
 
 def said(table: pa.Table) -> list[str]:

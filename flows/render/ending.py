@@ -6,7 +6,7 @@ from textwrap import shorten
 
 import pyarrow as pa
 
-from flows.words import counted, error_text, reason_text
+from flows.words import cause_text, counted
 from stages.core.step import Row
 
 MOST, PROMPT = 5, 60
@@ -24,13 +24,9 @@ def ending(takes: pa.Table) -> list[str]:
     verb = "has its video" if done == 1 else "have their video"
     lines = [", ".join([f"{done:,} of {counted(len(rows), 'take')} {verb}", *others])]
     failed = states["failed"]
-    lines += [f"  failed: {_name(r)}: {_why(r)}" for r in failed[:MOST]]
+    lines += [f"  failed: {_name(r)}: {cause_text(r)}" for r in failed[:MOST]]
     return lines + ([f"  and {len(failed) - MOST:,} more; see `rushes table takes`"] if len(failed) > MOST else [])
 
 
 def _name(take: Row) -> str:
     return f'"{shorten(take["prompt"], PROMPT, placeholder="…")}", seed {take["seed"]}'
-
-
-def _why(take: Row) -> str:
-    return error_text(take["error"]) or "; ".join(reason_text(r) for r in take["reasons"])

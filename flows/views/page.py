@@ -160,8 +160,7 @@ def _merged_captions(captions: list[Row]) -> list[Row]:
 def write_page(catalog: Catalog, name: str) -> str:
     """Keep the page in the store under this name. Returns where it lies: a path on local disk, else a URL."""
     catalog.storage.write(name, build_page(catalog).encode())
-    local = catalog.storage.local_path(name)
-    return str(local) if local else f"{catalog.storage.url}/{name}"
+    return catalog.storage.place(name)
 
 
 def export_page(catalog: Catalog, out: Path, run_id: str = "") -> str:

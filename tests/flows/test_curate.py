@@ -18,12 +18,14 @@ import pyarrow as pa
 import pytest
 
 from flows.curate.curation import load_curation
+from flows.curate.notes import notes
 from flows.curate.report import build_report
 from flows.run.session import execute, existing_catalog, prepare
 from flows.views.tables import read_table
 from stages.core.crash import POINTS
 from stages.core.errors import BadInput
 from stages.core.ledger.upkeep import verify
+from stages.core.running.runs import find_run
 from tests.data_prep.little import shot, video, write
 
 TABLES = ("sources", "cuts", "clips", "scores", "verdicts", "captions")
@@ -153,6 +155,10 @@ def test_the_same_bytes_count_once(footage, store, more):
     assert row["reasons"][0]["metric"] == "duplicate_of"
     assert row["reasons"][0]["value"].endswith("a.mp4")
     assert len(run.rows("clips")) == 4
+    record = find_run(run.catalog, "curate")
+    said = notes(run.catalog, record.survey(run.catalog), record.row["run_id"])
+    assert said[0].endswith("1 with the content of another")
+    assert not [line for line in said if "not read" in line]
 
 
 def test_of_copies_the_best_is_kept(store, more):

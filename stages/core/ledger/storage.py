@@ -103,6 +103,10 @@ class Storage:
         root = self.local_root
         return root / self.check_relative(uri) if root else None
 
+    def place(self, uri: str) -> str:
+        """Where a file of the store is, for people: a path on local disk, else a URL."""
+        return str(self.local_path(uri) or f"{self.url}/{uri}")
+
     def exists(self, uri: str) -> bool:
         """Whether the file is there."""
         return bool(self.fs.exists(self.check_relative(uri)))

@@ -9,7 +9,7 @@ import unicodedata
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 """How a cell begins that a spreadsheet would reckon, with any marks of text before it."""
-MARKUP = re.compile(r"([\\`*_{}\[\]#!|~>]|^[+\-=]|(?<=^\d)[.)])")
+MARKUP = re.compile(r"([\\`*_{}\[\]()<>#!|~&]|^[+\-=]|(?<=^\d)[.)])")
 TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Signs that turn the direction of what is shown."""
 
@@ -44,5 +44,4 @@ def from_cell(cell: str) -> str:
 
 def for_markdown(text: str) -> str:
     """A text as one line of Markdown that shows it and does nothing else: no link, no picture, no HTML."""
-    plain = for_terminal(text, keep="").replace("&", "&amp;").replace("<", "&lt;")
-    return MARKUP.sub(r"\\\1", plain)
+    return MARKUP.sub(r"\\\1", for_terminal(text, keep=""))  # pages show entities as they are written, so none
