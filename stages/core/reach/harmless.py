@@ -43,5 +43,9 @@ def from_cell(cell: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """A text as one line of Markdown that shows it and does nothing else: no link, no picture, no HTML."""
-    return MARKUP.sub(r"\\\1", for_terminal(text, keep=""))  # pages show entities as they are written, so none
+    """A text as one line of Markdown that shows it and does nothing else: no link, no picture, no HTML.
+
+    Its lines are joined by spaces, since a second line would begin something new.
+    """
+    line = " ".join(part.strip() for part in text.splitlines())
+    return MARKUP.sub(r"\\\1", for_terminal(line, keep=""))  # pages show entities as they are written, so none
