@@ -10,7 +10,7 @@ from rich.table import Table
 from flows.cli.run import curate_command, render_command
 from flows.run.session import EXIT_STATUS, STOPPED, existing_catalog
 from flows.views.page import stage_costs, write_page
-from flows.views.tables import read_table
+from flows.views.tables import read_table, read_tables
 from flows.views.terminal import console as plain_console
 from stages.core.config import ROOT
 from stages.core.ledger.catalog import Catalog
@@ -59,8 +59,9 @@ def _curated(catalog: Catalog) -> Table:
     table = Table(title="curate", title_justify="left", box=None)
     for heading in ("table", "rows", "of them"):
         table.add_column(heading, justify="right" if heading == "rows" else "left")
+    tables = read_tables(catalog, [name for name, _ in CURATED])
     for name, column in CURATED:
-        rows = read_table(catalog, name).to_pylist()
+        rows = tables[name].to_pylist()
         table.add_row(name, str(len(rows)), _tally([r[column] for r in rows]) if column else "")
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.views.tables import read_table
+from flows.views.tables import read_table, read_tables
 from flows.words import reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
@@ -69,11 +69,10 @@ def _latest(catalog: Catalog, flow: str, run_id: str) -> RunRecord | None:
 def _render_part(catalog: Catalog, record: RunRecord, video_source: VideoSource) -> dict[str, Any]:
     run_id = record.row["run_id"]
     chains: dict[str, list[Row]] = {}
-    for row in read_table(catalog, "artifacts", run_id=run_id).to_pylist():
+    artifacts, videos, takes = _rows(catalog, ("artifacts", "videos", "takes"), run_id)
+    for row in artifacts:
         chains.setdefault(row["take_id"], []).append(row)
-    videos = read_table(catalog, "videos", run_id=run_id).to_pylist()
     shown = [{**v, "src": video_source(v), "chain": chains[v["take_id"]]} for v in videos if v["uri"]]
-    takes = read_table(catalog, "takes", run_id=run_id).to_pylist()
     config = json.loads(record.row["config"])
     return {
         "run": record.row,
@@ -107,22 +106,21 @@ def stage_costs(chains: Any) -> list[Row]:
 
 
 def _curate_part(catalog: Catalog, record: RunRecord) -> dict[str, Any]:
-    run_id = record.row["run_id"]
-
-    def rows(name: str) -> list[Row]:
-        table: list[Row] = read_table(catalog, name, run_id=run_id).to_pylist()
-        return table
-
-    scores, verdicts = ({r["clip_id"]: r for r in rows(name)} for name in ("scores", "verdicts"))
+    names = ("sources", "clips", "scores", "verdicts", "captions")
+    sources, spans, *of_clips, texts = _rows(catalog, names, record.row["run_id"])
+    scores, verdicts = ({r["clip_id"]: r for r in rows} for rows in of_clips)
     captions: dict[str, list[Row]] = {}
-    for caption in rows("captions"):
+    for caption in texts:
         captions.setdefault(caption["clip_id"], []).append(caption)
     pictures = thumbnails(record.survey(catalog))
-    clips = [
-        _clip(catalog, {**c, "thumb": pictures.get(c["clip_id"], "")}, scores, verdicts, captions)
-        for c in rows("clips")
-    ]
-    return {"run": record.row, "clips": clips, "sources": rows("sources")}
+    clips = [_clip(catalog, {**c, "thumb": pictures.get(c["clip_id"], "")}, scores, verdicts, captions) for c in spans]
+    return {"run": record.row, "clips": clips, "sources": sources}
+
+
+def _rows(catalog: Catalog, names: Sequence[str], run_id: str) -> list[list[Row]]:
+    """Tables of one run, as rows, in the order of their names."""
+    tables = read_tables(catalog, names, run_id=run_id)
+    return [tables[name].to_pylist() for name in names]
 
 
 def thumbnails(survey: Survey) -> dict[str, str]:

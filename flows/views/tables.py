@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -150,6 +150,16 @@ def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: boo
     if not everything:
         return view(_run(catalog, flow, run_id).survey(catalog))
     return _all_runs(catalog, flow, view)
+
+
+def read_tables(catalog: Catalog, names: Sequence[str], *, run_id: str = "") -> dict[str, pa.Table]:
+    """Several tables of one flow's latest run, or of one run, from one reading of the store.
+
+    Raises BadInput as `read_table` does.
+    """
+    (flow,) = {TABLES[name][0] for name in names}
+    survey = _run(catalog, flow, run_id).survey(catalog)
+    return {name: TABLES[name][1](survey) for name in names}
 
 
 def _run(catalog: Catalog, flow: str, run_id: str) -> RunRecord:

@@ -327,6 +327,7 @@ def test_the_device_is_no_identity_but_what_is_shown_is():
     assert fingerprint(make_ref("action", entry)) != fingerprint(make_ref("action", {**entry, "frames": 64}))
 
 
+@pytest.mark.soak
 @installed(text_area.DETECTOR, nsfw.MODEL, action.MODEL)
 def test_a_whole_run_with_every_packaged_model(tmp_path):
     """Two encodings of one clip and another with letters across it."""

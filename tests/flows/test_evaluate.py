@@ -171,6 +171,7 @@ def test_soft_videos_are_told_from_sharp_ones():
     assert median_sharpness(np.full_like(frames, 90)) == median_edges(np.full_like(frames, 90)) == 0
 
 
+@pytest.mark.soak
 def test_two_sets_are_compared(videos, tmp_path):
     folder = Path(shutil.copytree(videos[0], tmp_path / "videos", ignore=shutil.ignore_patterns("4.mp4")))
     captions = folder / "captions.csv"

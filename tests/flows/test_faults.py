@@ -1,4 +1,7 @@
-"""The same campaign gives the same bytes wherever it runs, and however often it is killed on the way."""
+"""The same campaign gives the same bytes wherever it runs, and however often it is killed on the way.
+
+The short form, one kill on Ray, is in test_gates.
+"""
 
 from __future__ import annotations
 
@@ -107,23 +110,6 @@ def assert_ran_on_workers(store: Path) -> None:
     assert not any(r["worker"].endswith(f"/{os.getpid()}") for r in rows)
 
 
-@pytest.mark.ray
-def test_ray_killed_and_run_again_gives_the_same_bytes(campaign_file, undisturbed, tmp_path):
-    """Killed after its fourth commit, then run to its end with two workers where there was one; with temporary folders
-    whose paths Ray cannot use for its sockets."""
-    store, long, foreign = tmp_path / "store", tmp_path / ("x" * 120), tmp_path / "ein Ordner für alles"
-    long.mkdir()
-    foreign.mkdir()
-    crash = {"RUSHES_CRASH": "after_commit:4", "TMPDIR": str(long)}
-    killed = render(campaign_file, store, *ROOM, "shard_rows=1", env=crash)
-    # not communicate(): Ray's agents keep the pipe open for a minute after their driver's death
-    assert killed.wait(timeout=KILL_LIMIT_S) == -signal.SIGKILL
-    end_group(killed)
-    finish(render(campaign_file, store, *ROOM, *TWO_WORKERS, env={"TMPDIR": str(foreign)}))
-    assert_whole(store, undisturbed)
-    assert_ran_on_workers(store)
-
-
 @pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.parametrize("way", WAYS)
@@ -133,6 +119,7 @@ def test_ray_gives_the_same_bytes(way, campaign_file, undisturbed, tmp_path):
     assert_ran_on_workers(tmp_path / "store")
 
 
+@pytest.mark.soak
 def test_killed_before_and_after_each_move_and_commit(campaign_file, undisturbed, tmp_path):
     """In-process, where every file is moved by the process that is killed."""
     store = tmp_path / "store"

@@ -157,7 +157,7 @@ def test_a_source_that_was_replaced_is_not_published_under_the_old_scores(tmp_pa
     assert [(Path(r["uri"]).name, r["status"]) for r in table(store, "uncut")] == [("a.mp4", "error")]
 
 
-@pytest.mark.parametrize("options", [ONE_KEY, KEYS])
+@pytest.mark.parametrize("options", [ONE_KEY, pytest.param(KEYS, marks=pytest.mark.soak)])
 def test_all_clips_of_a_source_cost_one_decode_of_it_and_no_hash(tmp_path, monkeypatch, options):
     folder, store = tmp_path / "in", tmp_path / "store"
     folder.mkdir()
@@ -178,7 +178,7 @@ def test_all_clips_of_a_source_cost_one_decode_of_it_and_no_hash(tmp_path, monke
     assert SHOT <= decoded[0] <= 8 * SHOT
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("joined", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_mistake_in_cutting_is_seen_by_the_check(tmp_path, monkeypatch, joined):
     """Frames that are one off, as a reader that miscounts gives them."""
     folder, store = tmp_path / "in", tmp_path / "store"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,22 @@ from PIL import Image
 from flows.render.campaign import Campaign, load_campaign
 from flows.run.schedule import ThreadSubmit, run_plan
 from flows.run.session import execute, existing_catalog, prepare
-from flows.views.tables import read_table
-from stages.core.ledger.upkeep import verify
+from flows.views.tables import read_tables
 from stages.core.running.executor import LocalExecutor, Work, Worker
 from stages.core.running.run import Run
 from stages.core.step import Row, StepRef
-from tests.flows.test_faults import ROOM, end_group, finish, random_kills, render
+from tests.flows.test_faults import (
+    KILL_LIMIT_S,
+    ROOM,
+    TWO_WORKERS,
+    assert_ran_on_workers,
+    assert_whole,
+    contents,
+    end_group,
+    finish,
+    random_kills,
+    render,
+)
 
 SITE = str(Path(__file__).parent / "site")
 GATE = {"use": "tests.flows.toys:Top"}
@@ -54,7 +65,8 @@ def run(path: Path, store: Path, *overrides: str) -> dict[str, list[Row]]:
     outcome = execute(prepare(load(path, *overrides), str(store)))
     assert outcome.status == "done"
     catalog = existing_catalog(str(store))
-    return {name: read_table(catalog, name, run_id=outcome.run_id).to_pylist() for name in ("takes", "artifacts")}
+    tables = read_tables(catalog, ("takes", "artifacts"), run_id=outcome.run_id)
+    return {name: table.to_pylist() for name, table in tables.items()}
 
 
 def by_stage(artifacts: Sequence[Row], stage: str) -> dict[str, str]:
@@ -147,12 +159,6 @@ def _toys_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{SITE}")
 
 
-def contents(store: Path) -> dict[tuple[str, str], tuple[str, str]]:
-    rows = read_table(existing_catalog(str(store)), "artifacts").to_pylist()
-    assert all(r["status"] == "ok" for r in rows), [r["error"] for r in rows if r["status"] != "ok"]
-    return {(r["take_id"], r["stage"]): (r["artifact_id"], r["sha256"]) for r in rows}
-
-
 def survive(gated: Path, folder: Path, kills: int, least: int) -> None:
     """Kill the campaign at random moments until it was killed so often; each store ends as one that was left alone."""
     finish(render(gated, folder / "undisturbed", "--executor", "local"))
@@ -165,22 +171,29 @@ def survive(gated: Path, folder: Path, kills: int, least: int) -> None:
         store = folder / f"store{stores}"
         killed += random_kills(gated, store, kills, seed=100 + stores)
         finish(render(gated, store, *ROOM))
-        assert contents(store) == undisturbed
-        report = verify(existing_catalog(str(store)))
-        assert report.ok, report.faults
+        assert_whole(store, undisturbed)
         stores += 1
         print(json.dumps({"figure": "gated_kills_survived", "kills": killed, "stores": stores}), flush=True)
         assert stores < 12, killed
 
 
 @pytest.mark.ray
-def test_a_gated_campaign_killed_on_ray_ends_as_if_left_alone(gated, tmp_path):
-    finish(render(gated, tmp_path / "undisturbed", "--executor", "local"))
-    killed = render(gated, tmp_path / "store", *ROOM, "shard_rows=1", env={"RUSHES_CRASH": "after_commit:6"})
-    killed.wait(timeout=900)
+def test_killed_on_ray_and_run_again_it_ends_as_if_left_alone(gated, tmp_path):
+    """Killed after its sixth commit, then run to its end with two workers where there was one; with temporary folders
+    whose paths Ray cannot use for its sockets. What it is compared with was made in this process."""
+    store, undisturbed = tmp_path / "store", tmp_path / "undisturbed"
+    long, foreign = tmp_path / ("x" * 120), tmp_path / "ein Ordner für alles"
+    long.mkdir()
+    foreign.mkdir()
+    crash = {"RUSHES_CRASH": "after_commit:6", "TMPDIR": str(long)}
+    killed = render(gated, store, *ROOM, "shard_rows=1", env=crash)
+    # not communicate(): Ray's agents keep the pipe open for a minute after their driver's death
+    assert killed.wait(timeout=KILL_LIMIT_S) == -signal.SIGKILL
     end_group(killed)
-    finish(render(gated, tmp_path / "store", *ROOM))
-    assert contents(tmp_path / "store") == contents(tmp_path / "undisturbed")
+    finish(render(gated, store, *ROOM, *TWO_WORKERS, env={"TMPDIR": str(foreign)}))
+    execute(prepare(load(gated, "infra.executor=local"), str(undisturbed)))
+    assert_whole(store, contents(undisturbed))
+    assert_ran_on_workers(store)
 
 
 @pytest.mark.soak

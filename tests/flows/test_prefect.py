@@ -171,6 +171,7 @@ def test_a_schedule_that_is_switched_on_makes_runs_and_stays_on(api: Api) -> Non
         api.ask(place, {"active": False}, "PATCH")
 
 
+@pytest.mark.soak
 def test_training_is_a_flow_run_with_a_task_for_each_part(api: Api, training_file: Path, tmp_path: Path) -> None:
     run_id = api.start("train", config=str(training_file), store=str(tmp_path / "store"), overrides=["promote=small"])
     assert api.wait(run_id)["state_type"] == "COMPLETED"
@@ -287,6 +288,7 @@ def test_cancel_leaves_the_row_at_work_and_a_store_to_go_on_with(
     assert len({r["artifact_id"] for r in rows if r["stage"] == "finish"}) == 6
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_cancel_while_ray_starts_is_shown_at_once(api: Api, campaign: Path, tmp_path: Path) -> None:
     run_id = api.start("render", campaign=str(campaign), store=str(tmp_path), overrides=["infra.executor=ray"])

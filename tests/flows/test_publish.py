@@ -137,7 +137,9 @@ def test_clips_that_are_too_short_are_left_out_and_said(catalog):
     assert [v["name"] for v in versions(catalog.storage)] == ["long"]
 
 
-@pytest.mark.parametrize("at", ["before_move", "after_move", "take"])
+@pytest.mark.parametrize(
+    "at", ["after_move", *(pytest.param(p, marks=pytest.mark.soak) for p in ("before_move", "take"))]
+)
 def test_a_stop_on_the_way_leaves_no_half_version(catalog, monkeypatch, at):
     class Killed(BaseException):
         pass

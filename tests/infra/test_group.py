@@ -39,6 +39,7 @@ def test_a_group_that_does_not_fit_is_refused_with_both_figures(group, nodes):
         check_capacity(group, nodes)
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_workers_are_one_group_speak_and_stop(executors, tmp_path):
     said: list[str] = []
