@@ -19,6 +19,7 @@ from infra.ray.actor import SEND_EVERY_S
 from infra.ray.batches import Backlog, Batch, Cause, FailedRow, WorkerLoss, plan_retries
 from infra.ray.pool import WorkerActor, WorkerPool, WorkerPools
 from stages.core.running.executor import Work, error_row
+from stages.core.running.leaving import grace_of
 from stages.core.step import Row
 
 POLL_S = 0.1
@@ -76,17 +77,25 @@ class Dispatcher:
         self.row_seconds = QUICK_ROW_S
 
     def rows(self) -> Iterator[Row]:
-        """One ledger row per piece of work. Once `stop` is set it ends without the rest, and its busy workers end."""
+        """One ledger row per piece of work. Once `stop` is set it ends without the rest, and its busy workers end;
+        where the stop drains, after the batches that they have."""
         with self.pools.changed:
             self.pool.active_calls += 1
         try:
-            while (self.backlog or any(lease.batches for lease in self.leases)) and not self.stop.is_set():
-                self._scale_up()
-                self._dispatch()
+            while self._goes_on():
+                if not self.stop.is_set():
+                    self._scale_up()
+                    self._dispatch()
                 self._release_idle()
                 yield from self._collect()
         finally:
             self._finish()
+
+    def _goes_on(self) -> bool:
+        busy = any(lease.batches for lease in self.leases)
+        if self.stop.is_set():
+            return busy and grace_of(self.stop) is None
+        return busy or bool(self.backlog)
 
     # -- handing out -------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,8 @@ class RayExecutor:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
-        """One ledger row per piece of work as they come. Within about 0.2 s of `stop` this call's workers are killed.
+        """One ledger row per piece of work as they come. Within about 0.2 s of `stop` this call's workers are
+        killed; where it drains, they finish what they were handed.
 
         May be called from several threads, for one step too: they share its workers. A row of a worker that died, ran
         out of memory or took too long is an error row with that reason after `resources.attempts` tries.

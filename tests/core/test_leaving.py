@@ -14,7 +14,7 @@ from stages.core.running import executor as executor_module
 from stages.core.running import leaving
 from stages.core.running import run as run_module
 from stages.core.running.executor import LocalExecutor, Work
-from stages.core.running.leaving import LeavableThread, Left, left_at_work
+from stages.core.running.leaving import LeavableThread, Left, Stop, grace_of, left_at_work
 from stages.core.running.run import Run
 from tests import toys
 from tests.toy_run import TAKES, run_all
@@ -74,6 +74,31 @@ def test_work_is_left_after_a_stop_or_waited_for(gate):
     other = Gate()
     threading.Timer(0.5, other.end.set).start()
     assert thread.call(other, stop, lambda: None) == "done", "it is waited for, on another thread"
+
+
+def test_a_draining_stop_finishes_rows_at_work_and_a_plain_one_after_it_does_not(local, gate, monkeypatch):
+    step, work = toys.plan_of(toys.ref("odd", "Odd")).refs["odd"], [Work(str(i), "", 0, {}) for i in range(3)]
+    plain, polls, stop = toys.Odd.process, [], Stop()
+
+    def drained(self: toys.Odd, row: dict) -> dict:
+        stop.drain()
+        while len(polls) < 5:  # the executor has asked often how long it may wait
+            gate.end.wait(0.01)
+        return plain(self, row)
+
+    monkeypatch.setattr(executor_module, "grace_of", lambda stop: polls.append(grace_of(stop)) or polls[-1])
+    monkeypatch.setattr(leaving, "GRACE_S", 0.0)
+    monkeypatch.setattr(toys.Odd, "process", drained)
+    rows = [Work("0", "", 0, {"number": 1}), *work[1:]]
+    assert len(list(LocalExecutor(local.storage).map(step, rows, stop))) == 1, "nothing new has begun"
+    assert set(polls) == {None}
+    monkeypatch.setattr(toys.Odd, "process", gate)
+    late = Stop()
+    threading.Thread(target=lambda: (gate.begun.wait(600), late.drain(), late.set()), daemon=True).start()
+    assert list(LocalExecutor(local.storage).map(step, work, late)) == []
+    assert left_at_work()
+    late.drain()
+    assert not late.drains, "it takes nothing back"
 
 
 def test_a_row_is_left_and_an_error_of_the_stop_is_no_row(local, gate, monkeypatch):

@@ -19,6 +19,7 @@ from infra.ray.settings import RaySettings
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
 from stages.core.running.executor import LocalExecutor, Work
+from stages.core.running.leaving import Stop
 from tests.infra.conftest import by_number, ref, works
 
 pytestmark = pytest.mark.ray
@@ -159,6 +160,15 @@ def test_a_second_worker_leaves_room_for_a_step_that_has_none(executors: Make) -
     executor.check([one, two])
     assert len(list(executor.map(one, works(4), NEVER))) == 4
     assert executor.stats["one"].started == 1
+
+
+def test_a_draining_stop_finishes_the_batch_at_work(executors: Make) -> None:
+    stop, executor = Stop(), executors()
+    rows = executor.map(ref(resources={"batch_rows": 4}), works(12), stop)
+    first = next(rows)
+    stop.drain()
+    assert set(by_number([first, *rows])) == {0, 1, 2, 3}
+    assert len(list(executor.map(ref(resources={"batch_rows": 4}), works(12), NEVER))) == 12, "the worker lives on"
 
 
 def test_stop_ends_the_worker_at_work(executors: Make, meeting: Path) -> None:

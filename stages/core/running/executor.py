@@ -26,7 +26,7 @@ from stages.core.ledger.catalog import LEDGER, ledger_schema, to_table
 from stages.core.ledger.storage import Storage
 from stages.core.reach.secrets import cleared
 from stages.core.running.launch import load_function
-from stages.core.running.leaving import GRACE_S, LeavableThread, Left
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left, grace_of
 from stages.core.step import InputRow, PermanentError, Rejected, Row, Skipped, Step, StepRef, Workspace
 
 ERROR_LENGTH = 2000
@@ -60,8 +60,9 @@ class Executor(Protocol):
     def map(self, ref: StepRef, work: Sequence[Work], stop: threading.Event) -> Iterator[Row]:
         """One ledger row per piece of work, in any order; ends early, without the rest, once `stop` is set.
 
-        What is at work then is given up after some seconds, and no error that comes of the stop is a row. A row whose
-        `error_kind` is UNWRITABLE is none for the ledger: its error is why the run must stop.
+        What is at work then is given up after some seconds, and no error that comes of the stop is a row; where the
+        stop drains (`stages.core.running.leaving.Stop`) it is finished. A row whose `error_kind` is UNWRITABLE is none
+        for the ledger: its error is why the run must stop.
         """
 
     def awaited(self) -> str:
@@ -225,12 +226,12 @@ class LocalExecutor:
                     return
                 self._at_work = ref.name
                 try:
-                    result = self._thread.call(partial(self._run_one, ref, item), stop, lambda: GRACE_S)
+                    result = self._thread.call(partial(self._run_one, ref, item), stop, lambda: grace_of(stop))
                 except Left:
                     return
                 finally:
                     self._at_work = ""
-            if result["status"] == "error" and stop.is_set():
+            if result["status"] == "error" and stop.is_set() and grace_of(stop) is not None:
                 return  # a Ctrl-C reaches the processes that a row has started, too
             yield result
 

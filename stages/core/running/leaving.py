@@ -33,6 +33,35 @@ def left_at_work() -> bool:
     return any(thread.is_alive() for thread in _left)
 
 
+class Stop(threading.Event):
+    """A request to stop. Once it is set nothing new begins, and what is at work may be left; where it was `drain` that
+    set it, rows at work are finished first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drains = False
+
+    def drain(self) -> None:
+        """Ask for an end that finishes what is at work. It takes nothing from a `set` that came before."""
+        self._drains = self._drains or not self.is_set()
+        super().set()
+
+    def set(self) -> None:
+        """Ask for an end within seconds, also of what is being finished."""
+        self._drains = False
+        super().set()
+
+    @property
+    def drains(self) -> bool:
+        """Whether what is at work is to be finished."""
+        return self._drains
+
+
+def grace_of(stop: threading.Event) -> float | None:
+    """How many seconds a stop waits for what is at work; None for as long as it takes."""
+    return None if isinstance(stop, Stop) and stop.drains else GRACE_S
+
+
 class LeavableThread:
     """Calls on one thread, one after the other: libraries keep pools and handles for each thread that uses them.
 
@@ -60,10 +89,9 @@ class LeavableThread:
             except TimeoutError:
                 if future.done():  # then it is the work's own
                     raise
-            if stop.is_set():
+            if stop.is_set() and (grace := grace_s()) is not None:
                 stopped_at = time.monotonic() if stopped_at is None else stopped_at
-                grace = grace_s()
-                if grace is not None and time.monotonic() - stopped_at >= grace:
+                if time.monotonic() - stopped_at >= grace:
                     self._leave()
                     raise Left()
 

@@ -28,7 +28,7 @@ from stages.core.planning.plan import Node, Plan
 from stages.core.planning.survey import Item, Survey
 from stages.core.reach.secrets import bare_in, cleared
 from stages.core.running.executor import Executor, Work
-from stages.core.running.leaving import GRACE_S, LeavableThread, Left
+from stages.core.running.leaving import GRACE_S, LeavableThread, Left, Stop, grace_of
 from stages.core.running.step_inputs import work_for
 from stages.core.step import Job, Row, Step, StepRef, Workspace
 
@@ -91,7 +91,7 @@ class Run:
         self.run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.survey = survey or Survey(catalog, plan)
         self.survey.run_id = self.run_id
-        self.stop = threading.Event()
+        self.stop = Stop()
         self.stopped_because = ""
         self.spent = {"core_seconds": 0.0, "gpu_seconds": 0.0}
         self._config, self._scope = json.dumps(dict(config or {}), default=str), bare_in(scope)
@@ -250,7 +250,7 @@ class Run:
                     self.spent[name] += row.get(name) or 0.0
             reason = self._budget.exceeded(self.spent)
         if reason:
-            self.ask_to_stop(reason)
+            self.ask_to_stop(reason, drain=True)
         if self._listener:
             for row in rows:
                 self._listener(node.name, row)
@@ -269,10 +269,14 @@ class Run:
             self.ask_to_stop(str(found))
             raise Stopped(self.stopped_because) from error
 
-    def ask_to_stop(self, reason: str) -> None:
-        """End the run soon: rows at work are finished or given up, nothing new starts."""
+    def ask_to_stop(self, reason: str, *, drain: bool = False) -> None:
+        """End the run soon: nothing new starts, and what is at work is given up after some seconds, or finished where
+        the run may `drain`."""
         self.stopped_because = self.stopped_because or cleared(reason)
-        self.stop.set()
+        if drain:
+            self.stop.drain()
+        else:
+            self.stop.set()
 
     def awaited(self) -> str:
         """What a stop waits for now, in words."""
@@ -367,7 +371,7 @@ class Run:
         thread = LeavableThread(ref.name)
         self._job_at_work = (ref.name, asks)
         try:
-            return thread.call(lambda: work(space), self.stop, lambda: None if asks.is_set() else GRACE_S)
+            return thread.call(lambda: work(space), self.stop, lambda: None if asks.is_set() else grace_of(self.stop))
         except Left:
             raise Stopped(self.stopped_because or "the run was stopped") from None
         finally:
