@@ -69,7 +69,7 @@ class Judge(Step):
         """A rendered video, or a file by its content; the prompt, and the picture that the clip was to begin with."""
         return Inputs(
             ports={"video": Port(kind="video", required=False)},
-            depends=("prompt", "conditions", "sha256"),
+            depends=("prompt", "conditions", "fit", "sha256"),
             carries=("path", "media"),
             when=("prompt",),
         )
@@ -97,7 +97,7 @@ class Judge(Step):
         if still is None:
             return None
         data = self.workspace.read(media_of(row, still["sha256"]))
-        wanted = read_picture(data, frames.shape[2], frames.shape[1])
+        wanted = read_picture(data, frames.shape[2], frames.shape[1], row["fit"])
         error = ((frames[0].astype("float64") - wanted) ** 2).mean()
         return float(10 * math.log10(255**2 / max(error, 1e-5)))
 

@@ -49,7 +49,7 @@ def render_command(
     from flows.render.ending import ending
     from flows.render.export import check_export, export
     from flows.render.provenance import described
-    from flows.views.tables import read_table, takes
+    from flows.views.tables import picture_notes, read_table, takes
 
     files, overrides = split_words(words)
     if len(files) + bool(prompt) != 1:
@@ -63,7 +63,7 @@ def render_command(
     if dry_run:
         return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
-    for line in ending(takes(prepared.survey)):
+    for line in ending(takes(prepared.survey), picture_notes(prepared.survey)):
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)

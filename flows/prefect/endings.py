@@ -64,13 +64,15 @@ def tally(rows: Iterable[Row]) -> list[tuple[int, str]]:
 
 
 def _render(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) -> Ending:
-    from flows.views.tables import takes, videos
+    from flows.render.ending import fitted
+    from flows.views.tables import picture_notes, takes, videos
 
     asked, found = takes(survey).to_pylist(), [v for v in videos(survey).to_pylist() if v["status"] == "ok"]
     waiting = sum(t["status"] == "pending" for t in asked)
     lines = [f"{len(found)} of {counted(len(asked), 'video')} finished"] + (
         [f"{waiting} still to do"] if waiting else []
     )
+    lines += fitted(picture_notes(survey))
     missing = tally(t for t in asked if t["status"] not in ("ok", "pending"))
     return Ending(lines, missing, _sheet_of_videos(prepared.catalog, found))
 

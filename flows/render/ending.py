@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from textwrap import shorten
 
 import pyarrow as pa
@@ -13,8 +14,9 @@ MOST, PROMPT = 5, 60
 STATES = (("error", "failed"), ("rejected", "not chosen"), ("skipped", "left out"), ("pending", "not finished"))
 
 
-def ending(takes: pa.Table) -> list[str]:
-    """Lines about the table `takes` of a render; none where it has no takes."""
+def ending(takes: pa.Table, pictures: Sequence[str] = ()) -> list[str]:
+    """Lines about the table `takes` of a render; none where it has no takes. pictures: how each was fitted, where it
+    lost or gained something."""
     rows = takes.select(["take_id", "prompt", "seed", "status", "reasons", "error"]).to_pylist()
     if not rows:
         return []
@@ -25,7 +27,17 @@ def ending(takes: pa.Table) -> list[str]:
     lines = [", ".join([f"{done:,} of {counted(len(rows), 'take')} {verb}", *others])]
     failed = states["failed"]
     lines += [f"  failed: {_name(r)}: {cause_text(r)}" for r in failed[:MOST]]
-    return lines + ([f"  and {len(failed) - MOST:,} more; see `rushes table takes`"] if len(failed) > MOST else [])
+    lines += [f"  and {len(failed) - MOST:,} more; see `rushes table takes`"] if len(failed) > MOST else []
+    return lines + [f"  {line}" for line in fitted(pictures)]
+
+
+def fitted(pictures: Sequence[str]) -> list[str]:
+    """How the first pictures were fitted, how many more there are, and the setting that decides it."""
+    if not pictures:
+        return []
+    left = len(pictures) - MOST
+    more = [f"and {left:,} more; see the column `note` of `rushes table artifacts`"] if left > 0 else []
+    return [*pictures[:MOST], *more, "`fit` (crop, pad or stretch) decides how a picture fills the frame"]
 
 
 def _name(take: Row) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from stages.core.config import nearest
 from stages.core.errors import BadInput
+from stages.core.fitting import FITS
 from stages.core.media import HIGHEST_FPS
 
 LONGEST_PROMPT = 128 * 1024
@@ -90,7 +91,9 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     seed             [0 to 2^63 - 1] a single seed; not together with `seeds`
     seeds            [1 to 10000, or a list of seeds] how many takes, or their seeds
     tags             [list of texts, or a text with commas] for your own use; they change nothing in the video
-    image            [path] a local picture that the clip begins with, cropped to the shape of the take
+    image            [path] a local picture that the clip begins with
+    fit              [crop, pad or stretch] how a picture of another shape fills the frame: with its sides cut off, with
+                     black bars, or out of proportion
     width            [1 to 16384] pixels of what `base` makes
     height           [1 to 16384] pixels of what `base` makes
     frames           [1 to 1000000] frames of what `base` makes
@@ -232,6 +235,14 @@ def _seeds(value: Any) -> int | list[int] | None:
     return count
 
 
+def _fit(value: Any) -> str | None:
+    if _is_nan(value):
+        return None
+    if (word := str(value).strip(PADDING).lower()) not in FITS:
+        raise ValueError(f"must be one of {', '.join(FITS)}, not {_short(value)}")
+    return word
+
+
 def _tags(value: Any) -> list[str] | None:
     if _is_nan(value):
         return None
@@ -248,6 +259,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "seeds": _seeds,
     "tags": _tags,
     "image": _text,
+    "fit": _fit,
     "width": _whole(1, 16384),
     "height": _whole(1, 16384),
     "frames": _whole(1, 1_000_000),

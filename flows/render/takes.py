@@ -13,6 +13,7 @@ import pyarrow as pa
 from flows.render.entries import Entry, as_entry, check_all, check_entry, raise_faults
 from flows.render.prompts import read_prompts
 from flows.run.settings import FlowConfig
+from flows.words import file_name
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -21,7 +22,7 @@ from stages.core.ledger.catalog import Catalog
 from stages.core.media import read_picture
 from stages.core.reach.opening import check_named, joined, read_named
 from stages.core.reach.policy import in_force
-from stages.core.reach.secrets import cleared
+from stages.core.reach.secrets import bare, cleared
 from stages.core.step import Row, Step, StepRef
 
 TAKES = pa.schema(
@@ -38,15 +39,17 @@ TAKES = pa.schema(
         ("fps", pa.float64()),
         ("guidance", pa.float64()),
         ("longer", pa.int64()),
+        ("fit", pa.string()),
         ("conditions", pa.list_(CONDITION)),
         ("media", pa.list_(MEDIUM)),
         ("tags", pa.list_(pa.string())),
         ("priority", pa.int64()),
     ]
 )
-"""Nulls are what a take does not have: no `longer`, no conditions. Sizes in pixels, fps in frames a second."""
+"""Nulls are what a take does not have: no `longer`, no conditions, and then no `fit`. Sizes in pixels, fps in frames
+a second."""
 
-SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "priority")
+SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "fit", "priority")
 """What prompts may set for themselves, and campaigns and cascades for all."""
 OF_ALL = ("negative_prompt", "seeds", "tags", "image", *SETTINGS)
 """Settings of a campaign that hold for every prompt that does not set its own."""
@@ -65,6 +68,8 @@ class TakesConfig(FlowConfig):
     negative_prompt  negative prompt of every prompt that has none of its own
     tags             list of tags, or text with commas; for your own use, they change nothing in the video
     image            picture that each clip begins with, for every prompt that names none
+    fit              [crop, pad or stretch] how a picture of another shape fills the frame: `crop` cuts off its sides,
+                     `pad` keeps all of it and adds black bars, `stretch` changes its proportions
     width            pixels of what `base` makes; null takes the cascade's
     height           pixels of what `base` makes; null takes the cascade's
     frames           frames of what `base` makes; null takes the cascade's
@@ -82,6 +87,7 @@ class TakesConfig(FlowConfig):
     negative_prompt: str = ""
     tags: Any = None
     image: str = ""
+    fit: str = "crop"
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -152,6 +158,7 @@ def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> I
         "tags": values.get("tags", []),
     }
     take |= {"longer": None if take["longer"] == 1 else take["longer"], "priority": take["priority"] or 0}
+    take |= {"fit": take["fit"] if conditions else None}
     for seed in _seeds(values, config.seed):
         row = {**take, "seed": seed}
         yield {"id": take_id(row), **row}
@@ -175,7 +182,9 @@ def _conditions(image: Any, entry: Entry) -> tuple[list[Row], list[Row]]:
     if not image:
         return [], []
     uri, sha256 = find_image(joined(entry.folder, image), entry.place)
-    return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [{"sha256": sha256, "uri": uri}]
+    return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [
+        {"sha256": sha256, "uri": uri, "name": file_name(bare(uri))}
+    ]
 
 
 def find_image(location: str, place: str) -> tuple[str, str]:
@@ -201,6 +210,5 @@ def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
             suffix = PurePosixPath(medium["uri"]).suffix.lower()
             kept[medium["sha256"]] = catalog.storage.put_media(data, suffix)["uri"]
     return [
-        {**t, "media": [{"sha256": m["sha256"], "uri": kept[m["sha256"]]} for m in t["media"]]} if t.get("media") else t
-        for t in takes
+        {**t, "media": [{**m, "uri": kept[m["sha256"]]} for m in t["media"]]} if t.get("media") else t for t in takes
     ]

@@ -28,6 +28,7 @@ def _artifact_sql(survey: Survey, name: str) -> str:
         {column("uri", "''")} AS uri, {column("sha256", "''")} AS sha256,
         {column("width", "0")}::BIGINT AS width, {column("height", "0")}::BIGINT AS height,
         {column("n_frames", "0")}::BIGINT AS n_frames, {column("fps", "0")}::DOUBLE AS fps,
+        {column("note", "''")} AS note,
         "{name}".worker AS worker, "{name}".setups AS setups, "{name}".started AS started, "{name}".ended AS ended,
         "{name}".core_seconds AS core_seconds, "{name}".gpu_seconds AS gpu_seconds,
         "{name}".peak_memory_mb AS peak_memory_mb, "{name}".status AS status, "{name}".error AS error,
@@ -51,6 +52,21 @@ def artifacts(survey: Survey) -> pa.Table:
     names = stages_of(survey)
     union = " UNION ALL ".join(f"SELECT *, {i} AS nth FROM ({_artifact_sql(survey, n)})" for i, n in enumerate(names))
     return survey.query(f"SELECT * EXCLUDE (position, nth) FROM ({union}) ORDER BY position, nth")
+
+
+def picture_notes(survey: Survey) -> list[str]:
+    """What was cut off, added to or stretched of the pictures that takes begin with, each once: `a.png: ...`."""
+    found: dict[str, None] = {}
+    for phase in _phases(survey):
+        for n in (n for n in phase.steps if {"note", "uri"} <= set(load_class(n.use, n.name).writes.names)):
+            rows = survey.query(
+                f"""SELECT unit.media AS media, "{n.name}".note AS note FROM "p_{phase.name}"
+                WHERE "{n.name}".status = 'ok' AND "{n.name}".note <> '' ORDER BY unit.position"""
+            )
+            for row in rows.to_pylist():
+                names = ", ".join(str(m.get("name") or m["sha256"][:12]) for m in row["media"] or ())
+                found[f"{names}: {row['note']}"] = None
+    return list(found)
 
 
 def takes(survey: Survey) -> pa.Table:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.errors import BadInput
+from stages.core.fitting import fit_picture
 from stages.core.pictures import read_rgb
 from stages.core.reach.containers import NotOpened, open_container
 
@@ -213,21 +214,18 @@ def write_jpeg(frame: Frames, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def read_picture(data: bytes, width: int, height: int) -> Frames:
-    """A picture as RGB [height, width, 3], cut from its middle to that shape and scaled.
+def read_picture(data: bytes, width: int, height: int, fit: str = "crop") -> Frames:
+    """A picture as RGB [height, width, 3], brought to that shape as `fit` says (see `stages.core.fitting`).
 
     Upright as its EXIF says. Grey of more than 8 bits, and floats from 0 to 1, are scaled to 0 to 255; what is
     transparent is laid on white. Raises BadMedia for what cannot be read, and where the range of the values is unknown.
     """
-    import cv2
+    return fit_picture(read_whole_picture(data), width, height, fit)
 
+
+def read_whole_picture(data: bytes) -> Frames:
+    """`read_picture` in the picture's own size."""
     try:
-        picture = read_rgb(data)
+        return read_rgb(data)
     except ValueError as error:
         raise BadMedia(f"not a readable picture: {error}") from None
-    scale = max(width / picture.shape[1], height / picture.shape[0])
-    cut_w, cut_h = max(1, round(width / scale)), max(1, round(height / scale))
-    x, y = (picture.shape[1] - cut_w) // 2, (picture.shape[0] - cut_h) // 2
-    cut = np.ascontiguousarray(picture[y : y + cut_h, x : x + cut_w])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(cut, (width, height), interpolation=method), dtype=np.uint8)

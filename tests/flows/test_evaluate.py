@@ -152,7 +152,13 @@ def test_first_frames_are_given_and_measured(config_file, tmp_path):
         video = storage.put_media(write_video(render(scene_from_prompt(clip["prompt"], i), 256, 256, 17, 8), 8), ".mp4")
         image = storage.put_media(Path(clip["media"][0]["uri"]).read_bytes(), ".png")
         media = [{"sha256": clip["media"][0]["sha256"], "uri": image["uri"]}]
-        asked = {"prompt": clip["prompt"], "conditions": clip["conditions"], "sha256": None, "path": None}
+        asked = {
+            "prompt": clip["prompt"],
+            "conditions": clip["conditions"],
+            "fit": clip["fit"],
+            "sha256": None,
+            "path": None,
+        }
         rows.append(judge.process(InputRow({**asked, "media": media, "video": video})))
     found = report(rows)
     assert found["first_frame"]["n"] == 2

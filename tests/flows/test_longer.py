@@ -93,6 +93,23 @@ def test_an_image_belongs_to_a_takes_identity_and_its_absence_changes_nothing(ca
     assert [t["conditions"] is None for t in mixed.takes] == [True, True, False, False]
 
 
+def test_pictures_are_fitted_as_prompts_and_campaigns_say(campaign_file, picture, tmp_path):
+    """`fit` is part of the identity of takes with a picture and of no others; a row of its own for each way."""
+    (tmp_path / "a.png").write_bytes(picture.read_bytes())
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,image,Fit\na circle,a.png,\na circle,a.png, PAD\na circle,,stretch\n")
+    cut, padded, plain = load(campaign_file, "seeds=1", "prompts=[]", prompts_file=str(table)).takes
+    assert [t["fit"] for t in (cut, padded, plain)] == ["crop", "pad", None]
+    assert len({cut["id"], padded["id"], plain["id"]}) == 3
+    prepared = prepare(load(campaign_file, "seeds=1", "prompts=[]", prompts_file=str(table)), str(tmp_path / "store"))
+    assert (prepared.survey.count("see").todo, prepared.survey.count("text").todo) == (2, 1)
+    of_all = load(campaign_file, "seeds=1", "prompts=[]", "fit=stretch", prompts_file=str(table)).takes
+    assert [t["fit"] for t in of_all] == ["stretch", "pad", None]
+    assert of_all[2]["id"] == plain["id"]
+    with pytest.raises(BadInput, match=r"fit must be one of crop, pad, stretch, not 'croop'"):
+        load(campaign_file, prompts=[{"prompt": "a circle", "fit": "croop"}])
+
+
 def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_path):
     prompts = [{"prompt": "a red circle", "image": str(picture)}, "a blue square"]
     path = tmp_path / "longer.yaml"
@@ -104,6 +121,8 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
     CliRunner().invoke(main, ["table", "artifacts", "--store", str(tmp_path / "store"), "--out", str(out)])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert {r["status"] for r in rows} == {"ok"}
+    assert [r["note"] for r in rows if r["note"]] == ["50 % of its width was cut off"]
+    assert "  first.png: 50 % of its width was cut off" in run.output.splitlines()
     frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("see", "base", "extend", "decode")}
     assert frames == {"see": [1], "base": [9, 9], "extend": [25, 25], "decode": [49, 49]}
     _begins_with_its_condition(tmp_path / "store", rows)

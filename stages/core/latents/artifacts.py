@@ -35,8 +35,9 @@ start, end  the share of the schedule, 0 to 1, or of a segment, in seconds
 text    of a segment; values: of a camera path
 """
 
-MEDIUM = pa.struct([("sha256", pa.string()), ("uri", pa.string())])
-"""Where the media of conditions lie in the store. Carried, and no part of an identity: the hash is."""
+MEDIUM = pa.struct([("sha256", pa.string()), ("uri", pa.string()), ("name", pa.string())])
+"""Where the media of conditions lie in the store, and what the files were called. Carried, and no part of an identity:
+the hash is."""
 
 LATENT = pa.schema(
     [
