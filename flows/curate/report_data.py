@@ -151,6 +151,7 @@ def spread(scored: Scored, metric: str) -> Row | None:
     """One metric in bins. None where it was never measured, or is the same everywhere and has no threshold.
 
     edges      BINS + 1 values; a threshold lies on one of them, values beyond the ends count in the outer bins
+    shown_from the lower end of the axis as it is written: 0 where no value is below it
     every      clips in each bin
     from_edge  clips that fail nothing else, binned with their lower edge in (for `min`); hours_from the same in hours
     to_edge    the same, binned with their upper edge in (for `max`)
@@ -163,7 +164,7 @@ def spread(scored: Scored, metric: str) -> Row | None:
         f"SELECT approx_quantile({value}, 0.005), approx_quantile({value}, 0.995), count({value}) "
         f"FROM scored WHERE NOT isnan({value})"
     ).fetchall()[0]
-    if not measured or (low == high and not limits):
+    if not measured or (_is_one(low, high) and not limits):
         return None
     start, step = grid(low, high, sorted(set(limits.values())))
     rows = _binned(scored, metric, start, step)
@@ -177,6 +178,7 @@ def spread(scored: Scored, metric: str) -> Row | None:
         "limits": limits,
         "edges": [_tidy(start + i * step, step) for i in range(BINS + 1)],
         "measured": measured,
+        "shown_from": 0.0 if low >= -1e-9 > start else start,
         "free": rest["n"],
         "free_hours": rest["hours"],
         **rows,
@@ -190,7 +192,7 @@ def grid(low: float, high: float, limits: Sequence[float]) -> tuple[float, float
     """
     low, high = min(low, *limits) if limits else low, max(high, *limits) if limits else high
     span, most = high - low, max(abs(low), abs(high))
-    if span <= 1e-6 * most or span < 1e-9:  # all values are one, but for rounding
+    if _is_one(low, high):
         span = most if most > 1e-6 else 1.0
     low, high = low - 0.04 * span, high + 0.04 * span
     step = (high - low) / (BINS - 2)
@@ -202,6 +204,11 @@ def grid(low: float, high: float, limits: Sequence[float]) -> tuple[float, float
     if below + across > BINS:
         below = (BINS - across) // 2
     return limits[0] - below * step, step
+
+
+def _is_one(low: float, high: float) -> bool:
+    """Whether all values are one, but for rounding: approximate quantiles of zeros are not quite 0."""
+    return high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-9)
 
 
 def _tidy(value: float, step: float) -> float:

@@ -12,18 +12,22 @@ from click.testing import CliRunner
 
 from flows.cli.demo import print_results
 from flows.cli.main import main
+from flows.curate.report import build_report
 from flows.run.session import existing_catalog
 from flows.views.page import export_page, write_page
 from flows.views.tables import read_table
+from tests.core.browser import chromium
+from tests.core.devtools import WIDTHS, axe_core, tab
 from tests.data_prep.little import shot, video, write
 
 HOSTILE = "<script>alert(1)</script> a red circle & a star"
+LONG = "a_blue_square_" * 12
 
 
 @pytest.fixture(scope="module")
 def store(campaign_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    campaign = {**yaml.safe_load(campaign_file.read_text()), "prompts": [HOSTILE, "a blue square"], "seeds": 1}
+    campaign = {**yaml.safe_load(campaign_file.read_text()), "prompts": [HOSTILE, LONG], "seeds": 1}
     (folder / "campaign.yaml").write_text(yaml.safe_dump(campaign))
     video(folder / "footage" / "moves.mp4", (1, 2))
     write(folder / "footage" / "still <b>.mp4", [shot(3, 1)[0]] * 30)
@@ -79,3 +83,25 @@ def test_any_run_has_a_page_and_heavy_videos_lie_beside_it(store, tmp_path, monk
     names = re.findall(r'<video src="([^"]+)"', (tmp_path / "b c.html").read_text())
     assert len(names) == 2
     assert all((tmp_path / unquote(name)).read_bytes()[4:8] == b"ftyp" for name in names)
+
+
+@pytest.mark.skipif(chromium() is None, reason="there is no Chromium here")
+def test_pages_fit_their_window_and_can_be_read_by_all(store, page, tmp_path):
+    """Light and dark, on a phone, a tablet and a desktop; what axe-core calls serious or critical is a fault."""
+    axe = axe_core()
+    (tmp_path / "page.html").write_text(page)
+    (tmp_path / "report.html").write_text(build_report(existing_catalog(str(store))))
+    (tmp_path / "bad.html").write_text('<p style="width: 2000px; color: #ccc">text</p>')
+    with tab(tmp_path / "profile") as browser:
+        for name in ("page.html", "report.html"):
+            for width in WIDTHS:
+                for dark in (False, True):
+                    browser.open(tmp_path / name, width, dark)
+                    found = browser.overflow()
+                    assert (found["by"], found["elements"]) == (0, []), (name, width)
+                    assert not axe or browser.faults(axe) == [], (name, width, dark)
+        browser.open(tmp_path / "bad.html", 400, False)
+        assert browser.overflow()["by"] > 1500, "the check sees what does not fit"
+        assert not axe or "color-contrast" in str(browser.faults(axe)), "and what cannot be read"
+    if axe is None:
+        pytest.skip("every page fits; axe-core is not here: npm install axe-core, or name it in RUSHES_AXE")
