@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from stages.core.conditions import read_conditions
 from stages.core.errors import BadInput
-from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
+from stages.core.latents.artifacts import LATENT, get_seen, get_text, put_latent
 from stages.core.latents.form import LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.contract import Condition, Sampling, load_family
+from stages.families.contract import Given, Sampling, load_family, refuse_conditions
+from stages.families.offers import Offers, check_sampling
 
 
 class Base(Step):
-    """Loads transformer and scheduler; of the VAE only config and statistics."""
+    """Loads the denoiser and its scheduler; of the VAE only config and statistics."""
 
     kind = "latent"
     writes = LATENT
-    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -46,17 +47,29 @@ class Base(Step):
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
-        """Embeddings, perhaps the latent of a first frame, and what the take is to be."""
-        ports = {"text": Port(kind="text"), "condition": Port(kind="condition", required=False)}
-        return Inputs(ports=ports, depends=("seed", "width", "height", "frames", "fps", "guidance"), draws=True)
+        """Embeddings where the family reads text, what `see` made of conditions, and what the take is to be."""
+        text = "text" in _offers(config).parts
+        ports = {"text": Port(kind="text", required=text), "condition": Port(kind="condition", required=False)}
+        depends = ("seed", "width", "height", "frames", "fps", "guidance", "conditions")
+        return Inputs(ports=ports, depends=depends, draws=True)
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """What the family denoises with, and the adapter."""
+        return {**_offers(config).weights("denoise"), "lora.path": ()}
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
-        """Raise BadInput for a size that the family cannot make, naming the nearest one, or a rate that is none."""
+        """Raise BadInput for a size that the family cannot make, naming the nearest one, for a rate that is none, and
+        for conditions and settings that it does not take."""
         if not (values["fps"] and math.isfinite(values["fps"]) and values["fps"] > 0):
             raise BadInput(f"fps must be above 0, not {values['fps']}")
-        family = load_family(config.model.family)
-        family.check_size(config.model, values["width"], values["height"], values["frames"])
+        family, offers = load_family(config.model.family), _offers(config)
+        offers.size.check(family.name, values["width"], values["height"], values["frames"])
+        refuse_conditions(family, offers, read_conditions(values.get("conditions")), values["frames"])
+        check_sampling("base.sampling", family.name, offers, config.sampling)
+        if config.lora.path and not offers.lora:
+            raise BadInput(f"base.lora.path: {family.name} takes no adapter")
 
     def setup(self) -> None:
         """Load the denoiser."""
@@ -64,18 +77,18 @@ class Base(Step):
 
     def process(self, row: Row) -> Row:
         """One take's base latent, from noise drawn with the seed of take and node."""
-        spec = self._spec(row)
-        text = get_text(self.workspace, row["text"], spec.family)
-        conditions, spec = self._conditions(row, spec)
-        sampling = self.config.sampling.for_take(row)
-        return put_latent(self.workspace, self.denoiser.generate(text, spec, sampling, conditions), spec)
-
-    def _conditions(self, row: Row, spec: LatentSpec) -> tuple[list[Condition], LatentSpec]:
-        """Image to video: the latent of a given picture, if there is one, comes first in the clip."""
-        if (picture := row["condition"]) is None:
-            return [], spec
-        video, _ = get_latent(self.workspace, picture, spec.vae_id)
-        return [Condition(video=video)], replace(spec, parents=(*spec.parents, picture["sha256"]))
+        spec, conditions = self._spec(row), read_conditions(row["conditions"])
+        if conditions and row["condition"] is None:
+            raise BadInput("the take has conditions, and no step of the cascade encodes them: put `see` before `base`")
+        given = Given(
+            text=get_text(self.workspace, row["text"], spec.family),
+            seen=get_seen(self.workspace, row["condition"], spec.vae_id),
+            conditions=conditions,
+        )
+        start = given.seen.get("source")
+        level = next((c.level for c in conditions if c.kind == "source" and c.level is not None), 1.0)
+        made = self.denoiser.denoise(given, spec, self.config.sampling.for_take(row), start, level)
+        return put_latent(self.workspace, made["video"], spec, {k: v for k, v in made.items() if k != "video"})
 
     def _spec(self, row: Row) -> LatentSpec:
         vae, fps = self.denoiser.vae, float(row["fps"])
@@ -91,6 +104,10 @@ class Base(Step):
             fps=fps,
             fps_conditioning=self.config.fps_conditioning or fps,
             seed=self.seed_for(row),
-            parents=(row["text"]["sha256"],),
+            parents=tuple(row[port]["sha256"] for port in ("text", "condition") if row[port]),
             decode=vae.decode,
         )
+
+
+def _offers(config: Base.Config) -> Offers:
+    return load_family(config.model.family).offers(config.model)

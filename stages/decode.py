@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import pyarrow as pa
 
@@ -33,7 +33,6 @@ class Decode(Step):
             ("made_from", pa.list_(pa.string())),
         ]
     )
-    weights: ClassVar = {"model.checkpoint": ("vae",)}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -67,13 +66,19 @@ class Decode(Step):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """A latent; the seed too where the VAE denoises while it decodes."""
-        draws = load_family(config.model.family).decode_draws(config.model)
+        draws = "decode" in load_family(config.model.family).offers(config.model).draws
         return Inputs(ports={"latent": Port(kind="latent")}, depends=("seed",) if draws else (), draws=draws)
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """What the family decodes with."""
+        return load_family(config.model.family).offers(config.model).weights("decode")
 
     def setup(self) -> None:
         """Load the VAE."""
-        self.draws = load_family(self.config.model.family).decode_draws(self.config.model)
-        self.codec = load_family(self.config.model.family).codec(self.config.model)
+        family = load_family(self.config.model.family)
+        self.draws = "decode" in family.offers(self.config.model).draws
+        self.codec = family.codec(self.config.model)
 
     def process(self, row: Row) -> Row:
         """One take's video, and its middle frame as a poster."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from stages.core.conditions import Condition
 from stages.core.errors import BadInput
 from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
 from stages.core.latents.form import LatentSpec
@@ -14,7 +16,9 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.back_projection import encode_closely
-from stages.families.contract import Condition, Sampling, load_family
+from stages.families.contract import Given, Sampling, load_family
+
+CONTINUATION = Condition(kind="clip", role="continuation", frame=0)
 
 
 class Extend(Step):
@@ -26,7 +30,6 @@ class Extend(Step):
 
     kind = "latent"
     writes = LATENT
-    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,12 @@ class Extend(Step):
         )
 
     @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """What the family denoises with, which holds the VAE, and the adapter."""
+        offers = load_family(config.model.family).offers(config.model)
+        return {**offers.weights("denoise"), "lora.path": ()}
+
+    @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a length that is none."""
         if values["longer"] < 2:
@@ -96,15 +105,15 @@ class Extend(Step):
         while video.shape[1] < wanted:
             number += 1
             seed = self.seed_for(row, number)
-            window = self.denoiser.generate(text, replace(spec, seed=seed), sampling, self._end(video, spec))
+            given = Given(text=text, seen={"video": self._end(video, spec)}, conditions=(CONTINUATION,))
+            window = self.denoiser.denoise(given, replace(spec, seed=seed), sampling)["video"]
             video = np.concatenate([video, window[:, self.config.overlap :]], axis=1)
         longer = replace(spec, n_frames=(wanted - 1) * spec.temporal_ratio + 1)
         made = replace(longer, parents=(parent["sha256"], row["text"]["sha256"]))
         return put_latent(self.workspace, np.ascontiguousarray(video[:, :wanted]), made)
 
-    def _end(self, video: Any, spec: LatentSpec) -> list[Condition]:
-        """The last frames of a clip as the condition of the next window."""
+    def _end(self, video: Any, spec: LatentSpec) -> Any:
+        """The latent of the last frames of a clip, which the next window goes on from."""
         frames = self.codec.decode(np.ascontiguousarray(video[:, -spec.grid[0] :]), spec.decode)
         kept = (self.config.overlap - 1) * spec.temporal_ratio + 1
-        given = encode_closely(self.codec, frames[-kept:], spec.decode, self.config.back_projections)
-        return [Condition(video=given)]
+        return encode_closely(self.codec, frames[-kept:], spec.decode, self.config.back_projections)

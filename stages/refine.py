@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 
+from stages.core.conditions import read_conditions
 from stages.core.errors import BadInput
-from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
-from stages.core.latents.form import Floats, LatentSpec, TextEmbeds
+from stages.core.latents.artifacts import LATENT, get_seen, get_text, get_tracks, put_latent
+from stages.core.latents.form import Floats, LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.contract import Sampling, load_family
+from stages.families.contract import Given, Latents, Sampling, load_family
+from stages.families.offers import Offers, check_sampling
 
 
 class Refine(Step):
-    """Loads transformer and scheduler, as base does, and noises with a seed of its own.
+    """Loads the denoiser and its scheduler, as base does, and noises with a seed of its own.
 
     A clip that is longer than what the model learned is refined in windows, or what is far apart in time mixes: the
     end of an object's way showed as a ghost where it began.
@@ -25,7 +27,6 @@ class Refine(Step):
 
     kind = "latent"
     writes = LATENT
-    weights: ClassVar = {"model.checkpoint": ("transformer", "scheduler", "vae"), "lora.path": ()}
     resources = Resources(cpus=0.5)
 
     @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class Refine(Step):
         model     the weights
         lora      an adapter that is put onto the denoiser
         sampling  how to denoise
-        strength  [above 0, below 1] share of the schedule's steps that is run
+        strength  [above 0, below 1] the noise level that latents are brought to; for the family ltx, the share of the
+                  schedule's steps that is run
         window    [from 0] frames refined at a time; 0 refines all at once
         overlap   [from 1] latent frames that two neighbouring windows share and fade over
         """
@@ -48,7 +50,10 @@ class Refine(Step):
         overlap: int = 2
 
         def __post_init__(self) -> None:
-            self.sampling.check_strength(self.strength)
+            if load_family(self.model.family).strength == "share":
+                self.sampling.check_strength(self.strength)
+            elif not 0 < self.strength < 1:
+                raise BadInput(f"refine: strength is {self.strength}; it must be above 0 and below 1")
             if self.window < 0 or self.overlap < 1:
                 raise BadInput(
                     f"refine: window must be 0 or more, overlap at least 1, not {self.window} and {self.overlap}"
@@ -56,34 +61,61 @@ class Refine(Step):
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
-        """Embeddings and a latent; the take's guidance where `sampling` has none of its own."""
-        ports = {"text": Port(kind="text"), "latent": Port(kind="latent")}
-        return Inputs(ports=ports, depends=("seed", *config.sampling.depends), draws=True)
+        """Embeddings and a latent; the take's guidance where `sampling` has none of its own. A family whose denoiser
+        has to be given the conditions whatever it starts from is given them here too."""
+        offers = _offers(config)
+        ports = {"text": Port(kind="text", required="text" in offers.parts), "latent": Port(kind="latent")}
+        depends: tuple[str, ...] = ("seed", *config.sampling.depends)
+        if offers.refines_after:
+            ports["condition"], depends = Port(kind="condition", required=False), (*depends, "conditions")
+        return Inputs(ports=ports, depends=depends, draws=True)
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """What the family denoises with, and the adapter."""
+        return {**_offers(config).weights("denoise"), "lora.path": ()}
+
+    @classmethod
+    def check_unit(cls, config: Config, values: Row) -> None:
+        """Raise BadInput for settings that the family does not go by."""
+        offers = _offers(config)
+        check_sampling("refine.sampling", config.model.family, offers, config.sampling)
+        if config.window and offers.refines_after:
+            raise BadInput("refine.window: this family refines a clip at once, with its conditions; set it to 0")
+        if config.lora.path and not offers.lora:
+            raise BadInput(f"refine.lora.path: {config.model.family} takes no adapter")
 
     def setup(self) -> None:
         """Load the denoiser."""
+        self.after = _offers(self.config).refines_after
         self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
         """One latent of the same size, refined."""
         parent = row["latent"]
-        video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
-        text = get_text(self.workspace, row["text"], spec.family)
-        spec = replace(spec, seed=self.seed_for(row), parents=(parent["sha256"], row["text"]["sha256"]))
-        return put_latent(self.workspace, self._refine(video, spec, text, row), spec)
+        tracks, spec = get_tracks(self.workspace, parent, self.denoiser.vae.vae_id)
+        given = Given(
+            text=get_text(self.workspace, row["text"], spec.family),
+            seen=get_seen(self.workspace, row["condition"], spec.vae_id) if self.after else {},
+            conditions=read_conditions(row["conditions"]) if self.after else (),
+        )
+        parents = (parent["sha256"], *([row["text"]["sha256"]] if row["text"] else []))
+        spec = replace(spec, seed=self.seed_for(row), parents=parents)
+        made = self._refine(tracks["video"], spec, given, row)
+        return put_latent(self.workspace, made["video"], spec, {k: v for k, v in made.items() if k != "video"})
 
-    def _refine(self, video: Floats, spec: LatentSpec, text: TextEmbeds, row: Row) -> Floats:
+    def _refine(self, video: Floats, spec: LatentSpec, given: Given, row: Row) -> Latents:
         """The latent, window by window."""
-        sampling = self.config.sampling.for_take(row)
+        sampling = self.config.sampling.for_take(row) if self.config.sampling.depends else self.config.sampling
         count, end = self._window(spec), 0
         spec, refined = replace(spec, n_frames=(count - 1) * spec.temporal_ratio + 1), np.empty_like(video)
         for number, start in enumerate(window_starts(video.shape[1], count, self.config.overlap)):
             spec = replace(spec, seed=self.seed_for(row, number))
             window = np.ascontiguousarray(video[:, start : start + count])
-            made = self.denoiser.refine(text, window, spec, sampling, self.config.strength)
+            made = self.denoiser.denoise(given, spec, sampling, window, self.config.strength)["video"]
             fade_in(refined, made, start, end)
             end = start + count
-        return refined
+        return {"video": refined}
 
     def _window(self, spec: LatentSpec) -> int:
         """Latent frames of a window."""
@@ -92,6 +124,10 @@ class Refine(Step):
             window, overlap = self.config.window, self.config.overlap
             raise BadInput(f"refine.overlap is {overlap}; a window of {window} frames has {count} latent ones")
         return min(count, spec.grid[0])
+
+
+def _offers(config: Refine.Config) -> Offers:
+    return load_family(config.model.family).offers(config.model)
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:

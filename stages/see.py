@@ -1,88 +1,121 @@
-"""Encode the picture that a take begins with, for image to video."""
+"""Encode what a take is to be made after: pictures to begin or end with, a video to follow or to make anew."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
-from stages.core.errors import BadInput
+from stages.core.clips import read_clip
+from stages.core.conditions import STILLS, Condition, read_conditions
 from stages.core.fitting import check_fit, fit_picture, fit_text
-from stages.core.latents.artifacts import LATENT, media_of, put_latent
+from stages.core.latents.artifacts import LATENT, media_of, put_seen
 from stages.core.latents.form import LatentSpec
-from stages.core.media import read_whole_picture
+from stages.core.media import Frames, read_whole_picture
 from stages.core.step import Inputs, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import load_family
+from stages.families.contract import LATER, Shot, load_family, refuse_conditions
+from stages.families.offers import Offers, check_knobs
 
 
 class See(Step):
-    """Loads the VAE. Applies to takes that have conditions; of these, a still as the first frame can be made.
+    """Loads the VAE, and an image encoder where the family has one. Applies to takes that have conditions.
 
-    `note` of a row says what was cut off the picture, added to it or stretched; it is "" where nothing was.
+    `note` of a row says what was cut off a picture or video, added to it or stretched; it is "" where nothing was.
     """
 
     kind = "condition"
     writes = pa.schema([*LATENT, ("note", pa.string())])
-    weights: ClassVar = {"model.checkpoint": ("vae",)}
     resources = Resources(cpus=0.25)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Which VAE encodes.
+        """What encodes.
 
         model  the weights
+        knobs  settings of how this family sees: docs/families.md
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)
+        knobs: dict[str, Any] = field(default_factory=dict, metadata=LATER)
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """What the pictures are, the size that they are brought to, and how; where they lie is carried."""
-        depends = ("conditions", "width", "height", "fps", "fit")
-        return Inputs(depends=depends, carries=("media",), when=("conditions",))
+        offers = _offers(config)
+        depends = dict.fromkeys(("conditions", "width", "height", "fps", "fit", *offers.sees))
+        draws = "see" in offers.draws
+        columns = (*depends, "seed") if draws else tuple(depends)
+        return Inputs(depends=columns, carries=("media",), when=("conditions",), draws=draws)
+
+    @classmethod
+    def needed(cls, config: Config) -> bool:
+        """Not by a checkpoint that is given nothing but text."""
+        return "see" in _offers(config).parts
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """What the family looks with."""
+        return _offers(config).weights("see")
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
-        """Raise BadInput for a condition that is no first frame, and for an unknown way to fit it."""
-        first_still(values["conditions"])
+        """Raise BadInput for conditions that the family does not take, and for an unknown way to fit them."""
         check_fit(values["fit"])
+        family, offers = load_family(config.model.family), _offers(config)
+        check_knobs("see.knobs", family.name, offers, config.knobs, "see")
+        if "frames" in values:  # else the frames of a clip have no say here, and `base` looks at all of it
+            refuse_conditions(family, offers, read_conditions(values["conditions"]), values["frames"])
 
     def setup(self) -> None:
-        """Load the VAE."""
-        self.codec = load_family(self.config.model.family).codec(self.config.model)
+        """Load what looks."""
+        offers = _offers(self.config)
+        self.draws, self.asks_frames = "see" in offers.draws, "frames" in offers.sees
+        self.seer = load_family(self.config.model.family).seer(self.config.model)
 
     def process(self, row: Row) -> Row:
-        """The latent of one picture in the take's shape. Raises BadMedia."""
-        vae, still = self.codec.vae, first_still(row["conditions"])
-        whole = read_whole_picture(self.workspace.read(media_of(row, still["sha256"])))
-        shape = row["width"], row["height"], row["fit"]
-        picture, note = fit_picture(whole, *shape), fit_text(whole.shape[1], whole.shape[0], *shape)
+        """What the family makes of the conditions, each in the take's shape. Raises BadMedia."""
+        vae, conditions = self.seer.vae, read_conditions(row["conditions"])
+        shot = Shot(
+            width=row["width"],
+            height=row["height"],
+            n_frames=row["frames"] if self.asks_frames else 1,
+            fps=row["fps"],
+            seed=self.seed_for(row) if self.draws else 0,
+            conditions=conditions,
+        )
         spec = LatentSpec(
             family=self.config.model.family,
             vae_id=vae.vae_id,
             spatial_ratio=vae.spatial_ratio,
             temporal_ratio=vae.temporal_ratio,
             scale=vae.scale,
-            width=row["width"],
-            height=row["height"],
-            n_frames=1,
-            fps=row["fps"],
-            fps_conditioning=row["fps"],
-            parents=(still["sha256"],),
+            width=shot.width,
+            height=shot.height,
+            n_frames=shot.n_frames,
+            fps=shot.fps,
+            fps_conditioning=shot.fps,
+            seed=shot.seed,
+            parents=tuple(c.sha256 for c in conditions if c.sha256),
             decode=vae.decode,
         )
-        return {**put_latent(self.workspace, self.codec.encode(picture[None]), spec), "note": note}
+        found = [self._medium(row, c, shot) for c in conditions if c.sha256]
+        made = put_seen(self.workspace, self.seer.see(shot, [frames for frames, _ in found], self.config.knobs), spec)
+        return {**made, "note": "; ".join(dict.fromkeys(note for _, note in found if note))}
+
+    def _medium(self, row: Row, condition: Condition, shot: Shot) -> tuple[Frames, str]:
+        """The frames [F, H, W, 3] of one condition, one of a picture, as many as the clip has of a video; and what
+        fitting did to it."""
+        data = self.workspace.read(media_of(row, condition.sha256 or ""))
+        shape = shot.width, shot.height, row["fit"]
+        if condition.kind in STILLS:
+            whole = read_whole_picture(data)
+            return fit_picture(whole, *shape)[None], fit_text(whole.shape[1], whole.shape[0], *shape)
+        frames, (wide, high) = read_clip(data, *shape, shot.n_frames, shot.fps)
+        return frames, fit_text(wide, high, *shape)
 
 
-def first_still(conditions: Any) -> Row:
-    """The still that a clip begins with. Raises BadInput for any other condition."""
-    for one in conditions:
-        if (one["kind"], one["role"]) != ("still", "first"):
-            what = " ".join(w for w in (one["kind"], one["role"]) if w)
-            raise BadInput(f"conditions: {what!r} is not supported; only a picture as the first frame is")
-    if len(conditions) != 1:
-        raise BadInput(f"conditions: a clip has one first frame, not {len(conditions)}")
-    found: Row = conditions[0]
-    return found
+def _offers(config: See.Config) -> Offers:
+    return load_family(config.model.family).offers(config.model)

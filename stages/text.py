@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import pyarrow as pa
 
@@ -16,11 +16,13 @@ from stages.families.contract import load_family
 
 
 class Text(Step):
-    """Loads tokenizer and text encoder; keeps the embeddings of a prompt and of its negative prompt in one file."""
+    """Loads tokenizer and text encoder; keeps the embeddings of a prompt and of its negative prompt in one file.
+
+    A family that reads no text has no use for it.
+    """
 
     kind = "text"
     writes = pa.schema([*ARTIFACT, *SIZE, ("tokens", pa.int64()), ("truncated", pa.bool_()), ("family", pa.string())])
-    weights: ClassVar = {"model.checkpoint": ("tokenizer", "text_encoder")}
     resources = Resources(cpus=0.25)
 
     @dataclass(frozen=True, kw_only=True)
@@ -28,20 +30,31 @@ class Text(Step):
         """How prompts are encoded.
 
         model       the weights
-        max_tokens  [from 2] length that embeddings are padded to; tokens beyond it are cut off
+        max_tokens  [from 2, or 0] length that embeddings are padded to; tokens beyond it are cut off. 0 is the
+                    family's own length
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         max_tokens: int = 256
 
         def __post_init__(self) -> None:
-            if self.max_tokens < 2:
-                raise BadInput(f"text.max_tokens is {self.max_tokens}; it must be at least 2")
+            if self.max_tokens < 2 and self.max_tokens != 0:
+                raise BadInput(f"text.max_tokens is {self.max_tokens}; it must be at least 2, or 0")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """The two prompts: takes that differ in anything else share their embeddings."""
         return Inputs(depends=("prompt", "negative_prompt"), when=("prompt",))
+
+    @classmethod
+    def needed(cls, config: Config) -> bool:
+        """Not by a family that reads no text."""
+        return "text" in load_family(config.model.family).offers(config.model).parts
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """What the family reads text with."""
+        return load_family(config.model.family).offers(config.model).weights("text")
 
     def setup(self) -> None:
         """Load the text encoder."""
@@ -51,8 +64,9 @@ class Text(Step):
         """One prompt's embeddings. Raises BadInput for an empty prompt."""
         if not str(row["prompt"]).strip():
             raise BadInput("the prompt is empty")
-        limit = self.config.max_tokens
+        family, limit = self.config.model.family, self.config.max_tokens
         text, tokens = self.encoder.encode(str(row["prompt"]), str(row["negative_prompt"] or ""), limit)
         size = {"width": 0, "height": 0, "n_frames": 0, "fps": 0.0}
-        counts = {"tokens": min(tokens, limit), "truncated": tokens > limit, "family": text.family}
-        return {**self.workspace.put(pack_text(text), SUFFIX), **size, **counts}
+        limit = limit or self.encoder.length
+        counts = {"tokens": min(tokens, limit), "truncated": tokens > limit, "family": family}
+        return {**self.workspace.put(pack_text(text, family), SUFFIX), **size, **counts}

@@ -49,8 +49,11 @@ class Upsample(Step):
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
-        """The VAE, for its statistics, and the upsampler of this axis."""
-        return {"model.checkpoint": ("vae",), f"model.{config.axis}_upsampler": ()}
+        """The upsampler of this axis, and the VAE for its statistics. Raises BadInput where the family has none."""
+        found = load_family(config.model.family).offers(config.model).weights(config.axis)
+        if not found:
+            raise BadInput(f"upsample: the family {config.model.family} has no {config.axis} upsampler of latents")
+        return found
 
     def setup(self) -> None:
         """Load the upsampler."""

@@ -201,9 +201,15 @@ def read_model(path: Path) -> ModelConfig:
 
 def weights_on_disk(model: ModelConfig) -> str:
     """Where a model's weights lie and how much that is. Raises BadInput naming what its family needs and is missing."""
-    parts = load_family(model.family).parts
-    folder = model.folder(parts["checkpoint"])
-    places = [folder / p for p in parts["checkpoint"]] + [model.upsampler(key) for key in parts if key != "checkpoint"]
+    weights = load_family(model.family).offers(model).everything()
+    folders = weights.get("checkpoint", ())
+    folder = model.folder(folders)
+    places = [folder / p for p in folders]
+    for key in weights:
+        if key.startswith("parts."):
+            places.append(model.part(key.removeprefix("parts.")))
+        elif key != "checkpoint":
+            places.append(model.upsampler(key))
     files = {f for p in places for f in ([p] if p.is_file() else p.rglob("*.safetensors"))}
     size = sum(f.stat().st_size for f in files)
     where = model.checkpoint if is_hub_id(model.checkpoint) else folder

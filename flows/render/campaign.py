@@ -10,17 +10,19 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from flows.render.takes import TAKES, TakesConfig, check_takes, expand, with_media
+from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
-from stages.core.config import find_config, merge, parse_overrides, read_yaml, shielded
+from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml, shielded
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Plan
 from stages.core.reach.policy import begin
 from stages.core.reach.secrets import bare
-from stages.core.step import Row, StepRef
+from stages.core.step import Row, Step, StepRef
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import load_family
 
 FLOW = "render"
 
@@ -69,9 +71,22 @@ def load_campaign(
     config, steps = resolve(RenderConfig, [*layers, *named])
     if config.until:
         steps = until(steps, config.until)
+    fill_defaults(config, steps)
     takes = expand(config, str(files[0]) if files else "the command line")
     check_takes(takes, steps)
     return Campaign(config, steps, tuple(takes))
+
+
+def fill_defaults(config: TakesConfig, steps: Mapping[str, StepRef]) -> None:
+    """Give takes what their checkpoint was made for, where neither campaign nor cascade says anything."""
+    model = next(
+        (m for ref in steps.values() if isinstance(m := getattr(ref.config, "model", None), ModelConfig)), None
+    )
+    if model is None or all(getattr(config, name) is not None for name in SIZES):
+        return
+    for name, value in load_family(model.family).offers(model).defaults.items():
+        if getattr(config, name) is None:
+            setattr(config, name, value)
 
 
 def trust_named(folders: Iterable[Path], layers: Iterable[tuple[str, Any]], store: str = "") -> None:
@@ -121,7 +136,14 @@ def resolve(
     layers = [(where, resolve_promoted(layer)) for where, layer in layers]
     path = find_config(_last(layers, "cascade") or RenderConfig.cascade, "cascades")
     below = [(str(path), read_yaml(path)), ("the flow", dict(behind or {}))]
-    return merge(schema, _with_model([*below, *layers]))
+    config, steps = merge(schema, _with_model([*below, *layers]))
+    return config, {name: ref for name, ref in steps.items() if _needed(name, ref)}
+
+
+def _needed(name: str, ref: StepRef) -> bool:
+    """Whether the plan has any use for a step: a family that reads no text has none for `text`."""
+    cls = load_class(ref.use, name)
+    return not issubclass(cls, Step) or cls.needed(ref.config)
 
 
 def _last(layers: Sequence[tuple[str, Any]], key: str) -> Any:

@@ -49,6 +49,8 @@ TAKES = pa.schema(
 """Nulls are what a take does not have: no `longer`, no conditions, and then no `fit`. Sizes in pixels, fps in frames
 a second."""
 
+SIZES = ("width", "height", "frames", "fps", "guidance")
+"""What a family has defaults for."""
 SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "fit", "priority")
 """What prompts may set for themselves, and campaigns and cascades for all."""
 OF_ALL = ("negative_prompt", "seeds", "tags", "image", *SETTINGS)

@@ -224,6 +224,11 @@ class Step(Generic[C]):
         return Inputs()
 
     @classmethod
+    def needed(cls, config: Any) -> bool:
+        """Whether a plan with this config has any use for the step; where not, the plan is made without it."""
+        return True
+
+    @classmethod
     def weights_of(cls, config: Any) -> Mapping[str, tuple[str, ...]]:
         """`weights`, where these depend on the config."""
         return cls.weights

@@ -17,17 +17,24 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from stages.core.conditions import Condition
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec, TextEmbeds
+from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
+from stages.families.offers import Offers, check_conditions
 
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
 
+Latents = Mapping[str, Floats]
+"""Tracks of one clip in VAE space: always `video` [C, F, H, W], for some families `audio` too."""
+
 SCHEDULES = ("linear_quadratic", "linear")
 NO_LORA = LoraConfig()
+LATER = {"identity": "where set"}
+"""Marks a setting that came later: with its default it is no part of identity, so that ids stay what they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,9 @@ class Sampling:
     shift            [above 0] pushes a linear schedule towards noise where above 1
     timesteps        explicit noise levels instead, falling from at most 1000, as distilled models need them
     condition_noise  noise on the frames that a clip is conditioned on, 0 to 1; a little of it gives more motion
+    scheduler        a scheduler of diffusers and its settings, `{name: UniPCMultistepScheduler, flow_shift: 5}`; what
+                     is not said is that of the checkpoint
+    knobs            further settings of this family's sampler: docs/families.md
     """
 
     steps: int = 30
@@ -52,6 +62,8 @@ class Sampling:
     shift: float = 1.0
     timesteps: tuple[float, ...] = ()
     condition_noise: float = 0.0
+    scheduler: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    knobs: dict[str, Any] = field(default_factory=dict, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shift <= 0 or (self.guidance or 0) < 0 or not 0 <= self.rescale <= 1:
@@ -72,7 +84,9 @@ class Sampling:
 
     def for_take(self, row: Mapping[str, Any]) -> Sampling:
         """With the guidance of a take where there is none of its own."""
-        return self if self.guidance is not None else replace(self, guidance=float(row["guidance"]))
+        if self.guidance is not None:
+            return self
+        return replace(self, guidance=None if row["guidance"] is None else float(row["guidance"]))
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -88,12 +102,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
-    """A latent [C, F, H, W] in VAE space that the clip must show from pixel frame `frame` on; strength is 0 to 1."""
+class Shot:
+    """What a clip is to be: pixels, frames, the frames a second that the model is told, the seed of what is drawn, and
+    what the clip is to be made after."""
 
-    video: Floats
-    frame: int = 0
-    strength: float = 1.0
+    width: int
+    height: int
+    n_frames: int
+    fps: float
+    seed: int = 0
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a clip is denoised after: embeddings of its text (None where the family has none), what `see` made of its
+    conditions, and these."""
+
+    text: Tensors | None = None
+    seen: Tensors = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +139,27 @@ class VaeFacts:
 class TextEncoder(Protocol):
     """Loads the tokenizer and the text encoder only."""
 
-    def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[TextEmbeds, int]:
-        """Both prompts encoded, padded to max_tokens, and how many tokens the prompt has (more are cut off)."""
+    length: int
+    """Tokens that a prompt may have where nothing else is said."""
+
+    def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[Tensors, int]:
+        """Both prompts encoded, under the family's own names, and how many tokens the prompt has.
+
+        They are padded to max_tokens, 0 for the family's own length; more are cut off.
+        """
+
+
+class Seer(Protocol):
+    """Loads the VAE, and an image encoder where there is one: what it takes to look at pictures and videos."""
+
+    vae: VaeFacts
+
+    def see(self, shot: Shot, media: Sequence[Frames], knobs: Mapping[str, Any]) -> Tensors:
+        """What the denoiser is given of the shot's conditions, under the family's own names.
+
+        media: for each condition of the shot that has a medium, in their order, its frames [F, H, W, 3] in the shot's
+        size: one of a still, as many as the clip has of a video.
+        """
 
 
 class Denoiser(Protocol):
@@ -120,13 +167,16 @@ class Denoiser(Protocol):
 
     vae: VaeFacts
 
-    def generate(
-        self, text: TextEmbeds, spec: LatentSpec, sampling: Sampling, conditions: Sequence[Condition] = ()
-    ) -> Floats:
-        """A latent of the spec's size from pure noise drawn with its seed."""
+    def denoise(
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+    ) -> Latents:
+        """A latent of the spec's size: from pure noise drawn with its seed, or from `start`, brought to the noise level
+        `level`, above 0 and below 1, by noise drawn with it.
 
-    def refine(self, text: TextEmbeds, video: Floats, spec: LatentSpec, sampling: Sampling, strength: float) -> Floats:
-        """The latent, noised as far as `strength` (0 to 1, both excluded) and denoised again."""
+        The level is the share of noise in what the model sees: 0.5 is half way (the sigma of a flow; of other
+        schedules, the standard deviation of the noise where signal and noise together have 1). A family whose
+        `strength` is `share` takes the share of the schedule's steps instead.
+        """
 
 
 class Upsampler(Protocol):
@@ -155,16 +205,18 @@ class Family(Protocol):
 
     name: str
 
-    parts: Mapping[str, tuple[str, ...]]
-    """All weights that a cascade needs: key of ModelConfig -> component folders below it, () for one part by itself."""
+    kinds: Mapping[str, str]
+    """The conditions that at least one of its checkpoints takes: kind -> which ones, "" where it is all of them."""
 
-    def check_size(self, model: ModelConfig, width: int, height: int, n_frames: int) -> None:
-        """Raise BadInput, naming the nearest size, where the family cannot make this one. Needs no torch."""
+    strength: str
+    """What the strength of a refine pass is: `level`, a noise level, or `share`, a share of the schedule's steps."""
 
-    def decode_draws(self, model: ModelConfig) -> bool:
-        """Whether this checkpoint's VAE draws noise while it decodes. Needs no torch."""
+    def offers(self, model: ModelConfig) -> Offers:
+        """What this checkpoint can do. Needs no torch. Raises BadInput for a checkpoint that is of no such family."""
 
     def text(self, model: ModelConfig) -> TextEncoder: ...
+
+    def seer(self, model: ModelConfig) -> Seer: ...
 
     def denoiser(self, model: ModelConfig, lora: LoraConfig = NO_LORA) -> Denoiser: ...
 
@@ -189,3 +241,15 @@ def load_family(name: str) -> Family:
         raise BadInput(f"model.family: there is no adapter for {name!r}; {nearest(name, families())}")
     found: Family = importlib.import_module(f"stages.families.{name}").FAMILY
     return found
+
+
+def refuse_conditions(family: Family, offers: Offers, conditions: Sequence[Condition], n_frames: int) -> None:
+    """Raise BadInput for what a take asks and this checkpoint lacks, naming the families that have it."""
+    kinds = {c.kind for c in conditions} - set(offers.accepts)
+    others = {kind: ", ".join(_takers(kind)) for kind in kinds}
+    check_conditions(family.name, offers, conditions, n_frames, others)
+
+
+def _takers(kind: str) -> list[str]:
+    found = {name: load_family(name).kinds for name in families()}
+    return [f"{name} ({kinds[kind]})" if kinds[kind] else name for name, kinds in found.items() if kind in kinds]

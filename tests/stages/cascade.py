@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[type[Step], dict[str, Any]]] = {
     "refine": (Refine, {"sampling": REFINING, "strength": STRENGTH}),
     "decode": (Decode, {}),
 }
-SIZE = {"width": 96, "height": 64, "frames": 9, "fps": 8.0, "guidance": GUIDANCE}
+SIZE = {"conditions": None, "width": 96, "height": 64, "frames": 9, "fps": 8.0, "guidance": GUIDANCE}
 
 
 def make_stages(model: ModelConfig, workspace: Workspace, setup: bool = True) -> dict[str, Step]:

@@ -19,7 +19,7 @@ from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Sampling, families, load_family
-from stages.families.ltx.size import check_size, ratios_of
+from stages.families.ltx.size import ratios_of, size_rule
 from stages.families.ltx.upsample import load_upsampler
 from stages.refine import Refine
 from tests.stages.conftest import SHAPES, build
@@ -32,7 +32,7 @@ def test_the_nearest_size_that_is_named_can_be_made(width, height, frames, ratio
     ratios = RATIO_PAIRS[ratio]
     for _ in range(2):  # pixels are looked at first, then frames
         try:
-            check_size(width, height, frames, ratios)
+            size_rule(ratios).check("ltx", width, height, frames)
             break
         except BadInput as error:
             said = str(error).rsplit("the nearest is ", 1)[1]
@@ -43,7 +43,7 @@ def test_the_nearest_size_that_is_named_can_be_made(width, height, frames, ratio
             else:
                 assert abs(int(said) - frames) <= ratios[1]
                 frames = int(said)
-    check_size(width, height, frames, ratios)
+    size_rule(ratios).check("ltx", width, height, frames)
     assert width % ratios[0] == height % ratios[0] == (frames - 1) % ratios[1] == 0
 
 
@@ -180,4 +180,5 @@ def test_a_family_names_all_weights_that_the_stages_load() -> None:
         for key, parts in load_class(ref.use).weights_of(ref.config).items():
             if key.startswith("model."):
                 loaded.setdefault(key.removeprefix("model."), set()).update(parts)
-    assert loaded == {key: set(parts) for key, parts in load_family("ltx").parts.items()}
+    offered = load_family("ltx").offers(campaign.steps["base"].config.model).everything()
+    assert loaded == {key: set(parts) for key, parts in offered.items()}

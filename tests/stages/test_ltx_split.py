@@ -50,10 +50,10 @@ class Reference:
     def embeds(self) -> dict[str, torch.Tensor]:
         text = get_text(self.workspace, self.row["text"])
         return {
-            "prompt_embeds": torch.from_numpy(text.embeds)[None],
-            "prompt_attention_mask": torch.from_numpy(text.mask)[None],
-            "negative_prompt_embeds": torch.from_numpy(text.negative_embeds)[None],
-            "negative_prompt_attention_mask": torch.from_numpy(text.negative_mask)[None],
+            "prompt_embeds": torch.from_numpy(text["embeds"])[None],
+            "prompt_attention_mask": torch.from_numpy(text["mask"])[None],
+            "negative_prompt_embeds": torch.from_numpy(text["negative_embeds"])[None],
+            "negative_prompt_attention_mask": torch.from_numpy(text["negative_mask"])[None],
         }
 
     def ours(self, stage: str) -> np.ndarray:

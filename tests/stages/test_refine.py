@@ -16,6 +16,7 @@ from stages.core.latents.artifacts import get_latent, get_text
 from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
 from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import Given
 from stages.refine import Refine, fade_in, window_starts
 from tests.stages.cascade import inputs, make_stages, run_take, take
 
@@ -73,7 +74,8 @@ def refine_at_once(upsampled) -> np.ndarray:
     stage, row = upsampled
     video, spec = get_latent(stage.workspace, row["temporal"])
     spec, text = replace(spec, seed=stage_seed(row["seed"], "refine")), get_text(stage.workspace, row["text"])
-    return stage.denoiser.refine(text, video, spec, stage.config.sampling, stage.config.strength)
+    made = stage.denoiser.denoise(Given(text=text), spec, stage.config.sampling, video, stage.config.strength)
+    return made["video"]
 
 
 def test_what_one_window_holds_is_refined_as_a_whole(upsampled):

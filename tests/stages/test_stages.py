@@ -143,9 +143,28 @@ def test_embeddings_of_another_encoder_are_refused(done):
     stages, row, _, workspace = done
     from tests.core.test_latents import some_text
 
-    other = {**row["text"], **workspace.put(pack_text(some_text()), ".safetensors")}
+    other = {**row["text"], **workspace.put(pack_text(some_text(), "ltx"), ".safetensors")}
     with pytest.raises(BadLatent, match="3 channels, this transformer takes 32"):
         stages["base"].process(inputs("base", row, text=other))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"embeds": np.ones((1, 6, 3), np.float32)}, r"embeds must be \[L, D\]"),
+        ({"mask": np.zeros(6, bool)}, "with a token in it"),
+        ({"mask": np.ones(5, bool)}, "with a token in it"),
+        ({"mask": np.ones(6, np.int64)}, "mask bool"),
+        ({"negative_embeds": np.ones((6, 4), np.float32)}, "differ in shape"),
+        ({"other": np.ones(1, np.float32)}, "LTX takes the embeddings embeds, mask"),
+    ],
+)
+def test_embeddings_of_another_form_are_refused(changes, said):
+    from stages.families.ltx.models import _embeds
+    from tests.core.test_latents import some_text
+
+    with pytest.raises(BadLatent, match=said):
+        _embeds({**some_text(), **changes})
 
 
 def test_an_empty_prompt_is_refused_and_a_long_one_is_cut(done):
@@ -168,6 +187,7 @@ def test_a_latent_of_an_earlier_stage_comes_first_in_the_clip(done):
     stages, row, other, workspace = done
     video, spec = get_latent(workspace, other["base"])
     first = put_latent(workspace, np.ascontiguousarray(video[:, :1]), replace(spec, n_frames=1))
+    row = {**row, "conditions": [{"kind": "still", "role": "first", "sha256": first["sha256"], "frame": 0}]}
     made = stages["base"].process(inputs("base", row, condition=first))
     clip, _ = get_latent(workspace, made)
     plain, _ = get_latent(workspace, row["base"])
@@ -176,6 +196,8 @@ def test_a_latent_of_an_earlier_stage_comes_first_in_the_clip(done):
     assert made["made_from"] == [row["text"]["sha256"], first["sha256"]]
     with pytest.raises(BadLatent, match="does not fit"):
         stages["base"].process(inputs("base", row, condition=row["spatial"]))
+    with pytest.raises(BadInput, match="put `see` before `base`"):
+        stages["base"].process(inputs("base", row))
 
 
 def test_a_cascade_may_leave_stages_out(done):

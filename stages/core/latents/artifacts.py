@@ -5,7 +5,18 @@ from __future__ import annotations
 import pyarrow as pa
 
 from stages.core.errors import BadInput
-from stages.core.latents.form import SUFFIX, Floats, LatentSpec, TextEmbeds, pack, unpack, unpack_text
+from stages.core.latents.form import (
+    SUFFIX,
+    Floats,
+    LatentSpec,
+    Tensors,
+    pack,
+    pack_seen,
+    unpack,
+    unpack_seen,
+    unpack_text,
+    unpack_tracks,
+)
 from stages.core.step import ARTIFACT, Row, Workspace
 
 SIZE = [("width", pa.int64()), ("height", pa.int64()), ("n_frames", pa.int64()), ("fps", pa.float64())]
@@ -60,23 +71,40 @@ LATENT = pa.schema(
 """An output row of a stage that makes latents; the file's header says the same and more."""
 
 
-def put_latent(workspace: Workspace, video: Floats, spec: LatentSpec) -> Row:
-    """Check and keep one latent [C, F, H, W]; the answer has every column of LATENT. Raises BadLatent."""
+def put_latent(workspace: Workspace, video: Floats, spec: LatentSpec, tracks: Tensors | None = None) -> Row:
+    """Check and keep one latent [C, F, H, W] with its further tracks; the answer has every column of LATENT.
+
+    Raises BadLatent.
+    """
+    made = _described(workspace.put(pack(video, spec, tracks), SUFFIX), spec)
+    return {**made, "channels": int(video.shape[0]), "std": float(video.std(dtype="float64"))}
+
+
+def put_seen(workspace: Workspace, seen: Tensors, spec: LatentSpec) -> Row:
+    """Keep what conditions were encoded to, for a clip of this spec; the answer has every column of LATENT."""
+    made = _described(workspace.put(pack_seen(seen, spec), SUFFIX), spec)
+    video = seen.get("video")
+    return {
+        **made,
+        "channels": 0 if video is None else int(video.shape[0]),
+        "std": 0.0 if video is None else float(video.std(dtype="float64")),
+    }
+
+
+def _described(file: Row, spec: LatentSpec) -> Row:
     frames, height, width = spec.grid
     return {
-        **workspace.put(pack(video, spec), SUFFIX),
+        **file,
         "width": spec.width,
         "height": spec.height,
         "n_frames": spec.n_frames,
         "fps": float(spec.fps),
         "fps_conditioning": float(spec.fps_conditioning),
-        "channels": int(video.shape[0]),
         "latent_frames": frames,
         "latent_height": height,
         "latent_width": width,
         "spatial_ratio": spec.spatial_ratio,
         "temporal_ratio": spec.temporal_ratio,
-        "std": float(video.std(dtype="float64")),
         "stage_seed": spec.seed,
         "family": spec.family,
         "vae_id": spec.vae_id,
@@ -89,9 +117,20 @@ def get_latent(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[Floats
     return unpack(workspace.read(row["uri"]), vae_id)
 
 
-def get_text(workspace: Workspace, row: Row, family: str = "") -> TextEmbeds:
-    """The embeddings that the text stage's output row points at. Raises BadLatent for another family's."""
-    return unpack_text(workspace.read(row["uri"]), family)
+def get_tracks(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[Tensors, LatentSpec]:
+    """`get_latent` with all tracks, of which `video` is one."""
+    return unpack_tracks(workspace.read(row["uri"]), vae_id)
+
+
+def get_seen(workspace: Workspace, row: Row | None, vae_id: str = "") -> Tensors:
+    """What a take's conditions were encoded to, {} where it has none. Raises BadLatent as `get_latent` does."""
+    return unpack_seen(workspace.read(row["uri"]), vae_id)[0] if row else {}
+
+
+def get_text(workspace: Workspace, row: Row | None, family: str = "") -> Tensors | None:
+    """The embeddings that the text stage's output row points at, None where there is no text. Raises BadLatent for
+    another family's."""
+    return unpack_text(workspace.read(row["uri"]), family) if row else None
 
 
 def media_of(row: Row, sha256: str) -> str:

@@ -2,7 +2,8 @@
 
 A video latent is a safetensors file with one tensor, `video` [C, F, H, W], float32, contiguous, in VAE space (what
 `vae.decode` takes), without padding. Its spec travels in the file's header, so that the file says by itself what it is.
-Text embeddings are `embeds` [L, D] and `mask` [L], and the same for the negative prompt.
+A file may hold further tracks beside `video`, such as `audio`. Text embeddings, and what conditions are encoded to, are
+named tensors: the names are those of the family that made them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ STD_BAND = (1e-3, 1e2)
 """Spread of a sound latent, in units of its VAE's own spread: outside lie blank and exploded ones."""
 
 Floats = npt.NDArray[np.float32]
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+"""Named arrays of one row, under a family's own names; floats are float32."""
 
 
 class BadLatent(ValueError):
@@ -115,65 +119,76 @@ def _check_values(video: Floats, spec: LatentSpec) -> None:
         )
 
 
-def pack(video: npt.NDArray[Any], spec: LatentSpec) -> bytes:
-    """The file of one latent: the same bytes for the same values. Raises BadLatent."""
+def pack(video: npt.NDArray[Any], spec: LatentSpec, tracks: Tensors | None = None) -> bytes:
+    """The file of one latent, with its further tracks: the same bytes for the same values. Raises BadLatent."""
     check(video, spec)
-    return save_tensors({"video": np.ascontiguousarray(video)}, _header(_plain(spec)))
+    check_tensors(held := {**(tracks or {}), "video": np.ascontiguousarray(video)})
+    return save_tensors(held, _header(_plain(spec)))
 
 
 def unpack(data: bytes, vae_id: str = "") -> tuple[Floats, LatentSpec]:
     """A latent [C, F, H, W] and its spec. Raises BadLatent for a broken file and, if vae_id is given, another VAE."""
+    tracks, spec = unpack_tracks(data, vae_id)
+    return tracks["video"], spec
+
+
+def unpack_tracks(data: bytes, vae_id: str = "") -> tuple[Tensors, LatentSpec]:
+    """`unpack` with all tracks, of which `video` is one. Raises BadLatent as it does."""
     tensors, header = _open(data)
     if "video" not in tensors:
         raise BadLatent(f"the file holds {sorted(tensors)} and no `video`: it is not a video latent")
     spec = _spec(header)
+    _check_vae(spec, vae_id)
+    check(tensors["video"], spec)
+    check_tensors(tensors)
+    return tensors, spec
+
+
+def _check_vae(spec: LatentSpec, vae_id: str) -> None:
     if vae_id and spec.vae_id != vae_id:
         raise BadLatent(f"this latent belongs to the VAE {spec.vae_id}, not to {vae_id}: the hand-off is refused")
-    check(tensors["video"], spec)
-    return tensors["video"], spec
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TextEmbeds:
-    """One prompt and its negative, encoded: embeds [L, D] float32, mask [L] bool (True where there is a token)."""
-
-    embeds: Floats
-    mask: npt.NDArray[np.bool_]
-    negative_embeds: Floats
-    negative_mask: npt.NDArray[np.bool_]
-    family: str = ""
-
-    def __post_init__(self) -> None:
-        for prefix in ("", "negative_"):
-            embeds, mask = getattr(self, prefix + "embeds"), getattr(self, prefix + "mask")
-            if embeds.ndim != 2 or embeds.dtype != np.float32 or not np.isfinite(embeds).all():
-                raise BadLatent(
-                    f"{prefix}embeds must be finite float32 [L, D], not {embeds.dtype} {list(embeds.shape)}"
-                )
-            if mask.shape != embeds.shape[:1] or mask.dtype != np.bool_ or not mask.any():
-                raise BadLatent(f"{prefix}mask must be bool [{len(embeds)}] with a token in it, is {list(mask.shape)}")
-        if self.embeds.shape != self.negative_embeds.shape:
-            raise BadLatent("the prompt's and the negative prompt's embeddings differ in shape")
+def check_tensors(tensors: Tensors) -> None:
+    """Raise BadLatent for named tensors that cannot be handed on: none, or floats that are not finite float32."""
+    if not tensors:
+        raise BadLatent("there are no tensors to hand on")
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and (tensor.dtype != np.float32 or not np.isfinite(tensor).all()):
+            raise BadLatent(f"{name} must be finite float32, not {tensor.dtype} {list(tensor.shape)}")
 
 
-_TEXT = ("embeds", "mask", "negative_embeds", "negative_mask")
+def pack_text(text: Tensors, family: str) -> bytes:
+    """The file of one prompt's embeddings: the same bytes for the same values. Raises BadLatent."""
+    check_tensors(text)
+    return save_tensors({k: np.ascontiguousarray(v) for k, v in text.items()}, _header({"family": family}))
 
 
-def pack_text(text: TextEmbeds) -> bytes:
-    """The file of one prompt's embeddings: the same bytes for the same values."""
-    return save_tensors({k: np.ascontiguousarray(getattr(text, k)) for k in _TEXT}, _header({"family": text.family}))
-
-
-def unpack_text(data: bytes, family: str = "") -> TextEmbeds:
+def unpack_text(data: bytes, family: str = "") -> Tensors:
     """One prompt's embeddings. Raises BadLatent for a broken file and, where family is given, for another family's."""
     tensors, header = _open(data)
-    missing = [k for k in _TEXT if k not in tensors]
-    if missing:
-        raise BadLatent(f"the file has no {missing[0]!r}: it holds no text embeddings")
+    if "vae_id" in header:
+        raise BadLatent(f"the file holds {sorted(tensors)} of a VAE: no text embeddings")
     found = str(header.get("family", ""))
     if family and found != family:
         raise BadLatent(f"these embeddings are of the family {found!r}, not {family!r}")
-    return TextEmbeds(**{k: tensors[k] for k in _TEXT}, family=found)
+    check_tensors(tensors)
+    return tensors
+
+
+def pack_seen(tensors: Tensors, spec: LatentSpec) -> bytes:
+    """The file of what conditions were encoded to; spec: the clip for which. Raises BadLatent."""
+    check_tensors(tensors)
+    return save_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()}, _header(_plain(spec)))
+
+
+def unpack_seen(data: bytes, vae_id: str = "") -> tuple[Tensors, LatentSpec]:
+    """What conditions were encoded to. Raises BadLatent for a broken file and, if vae_id is given, another VAE."""
+    tensors, header = _open(data)
+    spec = _spec(header)
+    _check_vae(spec, vae_id)
+    check_tensors(tensors)
+    return tensors, spec
 
 
 def _plain(spec: LatentSpec) -> dict[str, Any]:

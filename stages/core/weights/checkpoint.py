@@ -33,6 +33,8 @@ class ModelConfig:
     spatial_upsampler   the spatial latent upsampler: a folder, one .safetensors file, or a hub id
                         (`owner/name@revision`); empty uses the folder of that name inside a local checkpoint
     temporal_upsampler  the temporal latent upsampler, in the same ways
+    parts               further checkpoints that a family takes, name to location: `{motion_adapter: FOLDER}`; each a
+                        folder, or a hub id `owner/name@revision`
     dtype               [float32, bfloat16, float16] what the models compute in
     threads             [from 1] CPU threads of a forward pass; another number may change the last digits
     device              [auto, cpu, cuda] where the models run; `auto` is a GPU where the worker has one
@@ -47,6 +49,7 @@ class ModelConfig:
     revision: str = field(default="", metadata=_WHERE)
     spatial_upsampler: str = field(default="", metadata=_WHERE)
     temporal_upsampler: str = field(default="", metadata=_WHERE)
+    parts: dict[str, str] = field(default_factory=dict, metadata=_WHERE)
     dtype: str = "float32"
     threads: int = 1
     device: str = field(default="auto", metadata=_WHERE)
@@ -77,10 +80,55 @@ class ModelConfig:
         check_part(found, name)
         return found
 
+    def part(self, name: str) -> Path:
+        """The folder of a further checkpoint of `parts`, complete. Raises BadInput."""
+        found = locate_pinned(self.parts.get(name, ""), f"model.parts.{name}", self.download)
+        check_part(found, name)
+        return found
+
+    def read_index(self) -> dict[str, Any]:
+        """What model_index.json says, for a family that has to know its checkpoint. Raises BadInput."""
+        return _read_here(self.checkpoint, "model_index.json", "model.checkpoint", self.revision, self.download)
+
+    def read_part(self, part: str, name: str = "config.json") -> dict[str, Any]:
+        """A JSON of one component folder of the checkpoint. Raises BadInput."""
+        return _read_here(self.checkpoint, f"{part}/{name}", "model.checkpoint", self.revision, self.download)
+
+    def read_further(self, name: str) -> dict[str, Any]:
+        """The JSON config of a further checkpoint of `parts`. Raises BadInput."""
+        place, _, revision = self.parts[name].partition("@")
+        location = self.parts[name] if Path(self.parts[name]).exists() else place
+        return _read_here(location, "config.json", f"model.parts.{name}", revision, self.download)
+
     def read_config(self, part: str) -> dict[str, Any] | None:
         """The JSON config of a part where the checkpoint is a folder here, else None. For checks while planning."""
         path = Path(self.checkpoint).expanduser() / part / "config.json"
         return read_json(path) if self.checkpoint and path.is_file() else None
+
+
+def _read_here(location: str, name: str, key: str, revision: str, download: bool) -> dict[str, Any]:
+    """One JSON file of a checkpoint, from a folder or the hub's cache; fetched only where `download`."""
+    if not location:
+        raise BadInput(f"{key} is empty: give a checkpoint folder, or a hub id with a revision")
+    folder = Path(location).expanduser()
+    if not folder.exists() and is_hub_id(location):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        offline = not download or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+        try:
+            found = hf_hub_download(location, name, revision=revision or None, local_files_only=offline)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
+            raise BadInput(
+                f"{key}: {location} is not in the local hub cache ({type(error).__name__}); {hint}"
+            ) from None
+        return read_json(Path(found))
+    if not folder.exists():
+        raise BadInput(f"{key}: there is no checkpoint at {location}")
+    if not (folder / name).is_file():
+        raise BadInput(f"{key}: {folder} has no {name}: it is no checkpoint in the diffusers layout, or incomplete")
+    return read_json(folder / name)
 
 
 def is_hub_id(location: str) -> bool:

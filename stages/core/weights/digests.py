@@ -110,11 +110,13 @@ def _identity_of(location: str, revision: str, parts: tuple[str, ...], label: st
 
 
 def _without_paths(config: Any, weights: Mapping[str, tuple[str, ...]], prefix: str = "") -> dict[str, Any]:
-    """The config as it enters identity: no weight paths, no field marked `identity=False`."""
+    """The config as it enters identity: no weight paths, no field marked `identity=False`, and none that came
+    later (`identity="where set"`) and is empty, so that ids stay what they were."""
     kept: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         name, value = prefix + field.name, getattr(config, field.name)
-        if name in weights or field.metadata.get("identity", True) is False:
+        marked = field.metadata.get("identity", True)
+        if name in weights or marked is False or (marked == "where set" and not value):
             continue
         nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
         kept[field.name] = _without_paths(value, weights, name + ".") if nested else canonical(value)
@@ -126,6 +128,8 @@ def _lookup(config: Any, dotted: str) -> tuple[str, str]:
     *path, last = dotted.split(".")
     for name in path:
         config = getattr(config, name)
+    if isinstance(config, Mapping):
+        return str(config.get(last) or ""), ""
     return str(getattr(config, last) or ""), str(getattr(config, "revision", "") or "")
 
 

@@ -7,18 +7,32 @@ This module imports no torch: sizes can be checked while planning. `models` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA
-from stages.families.ltx.size import check_size, ratios_of
+from stages.families.ltx.size import ratios_of, size_rule
+from stages.families.offers import Accepts, Offers, Weights, check_parts_known
 
 if TYPE_CHECKING:
     from stages.families.ltx.codec import LTXCodec
     from stages.families.ltx.models import LTXDenoiser, LTXTextEncoder
+    from stages.families.ltx.see import LTXSeer
     from stages.families.ltx.upsample import LTXUpsampler
+
+PARTS: Mapping[str, Weights] = MappingProxyType(
+    {
+        "text": {"checkpoint": ("tokenizer", "text_encoder")},
+        "see": {"checkpoint": ("vae",)},
+        "denoise": {"checkpoint": ("transformer", "scheduler", "vae")},
+        "spatial": {"checkpoint": ("vae",), "spatial_upsampler": ()},
+        "temporal": {"checkpoint": ("vae",), "temporal_upsampler": ()},
+        "decode": {"checkpoint": ("vae",)},
+    }
+)
 
 
 class LTX:
@@ -26,19 +40,34 @@ class LTX:
 
     name = "ltx"
 
-    def check_size(self, model: ModelConfig, width: int, height: int, n_frames: int) -> None:
-        """Raise BadInput, naming the nearest size, where this checkpoint's VAE cannot make this one."""
-        check_size(width, height, n_frames, ratios_of(model.read_config("vae")))
+    kinds = MappingProxyType({"still": ""})
+    strength = "share"
 
-    def decode_draws(self, model: ModelConfig) -> bool:
-        """Whether the VAE is conditioned on a timestep: such a one denoises while it decodes."""
-        return bool((model.read_config("vae") or {}).get("timestep_conditioning", False))
+    def offers(self, model: ModelConfig) -> Offers:
+        """Sizes and noise go by the VAE's config; a published checkpoint that is not on this machine has its own."""
+        check_parts_known(self.name, model, ())
+        vae = model.read_config("vae") or {}
+        # A VAE that is conditioned on a timestep denoises while it decodes.
+        decodes = ("decode",) if vae.get("timestep_conditioning", False) else ()
+        return Offers(
+            size=size_rule(ratios_of(vae)),
+            parts=PARTS,
+            accepts={"still": Accepts(roles=("first",))},
+            sampling=("rescale", "schedule", "shift", "timesteps", "condition_noise"),
+            draws=("denoise", *decodes),
+        )
 
     def text(self, model: ModelConfig) -> LTXTextEncoder:
         """Tokenizer and T5 encoder."""
         from stages.families.ltx.models import LTXTextEncoder
 
         return LTXTextEncoder(model)
+
+    def seer(self, model: ModelConfig) -> LTXSeer:
+        """The VAE."""
+        from stages.families.ltx.see import LTXSeer
+
+        return LTXSeer(model)
 
     def denoiser(self, model: ModelConfig, lora: LoraConfig = NO_LORA) -> LTXDenoiser:
         """Transformer, adapter and scheduler; of the VAE only its config and its two vectors of latent statistics."""
@@ -63,14 +92,6 @@ class LTX:
         from stages.families.ltx.codec import LTXCodec
 
         return LTXCodec(model)
-
-    parts = MappingProxyType(
-        {
-            "checkpoint": ("tokenizer", "text_encoder", "transformer", "vae", "scheduler"),
-            "spatial_upsampler": (),
-            "temporal_upsampler": (),
-        }
-    )
 
 
 FAMILY = LTX()

@@ -7,28 +7,34 @@ its own for every row, and the global generator seeded wherever the library draw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler, LTXConditionPipeline, LTXVideoTransformer3DModel
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from PIL import Image
 
+from stages.core.conditions import Condition
 from stages.core.errors import BadInput
-from stages.core.latents.form import BadLatent, Floats, LatentSpec, TextEmbeds
+from stages.core.latents.form import BadLatent, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.adapters import adapt
-from stages.families.contract import NO_LORA, Condition, Sampling
+from stages.families.contract import NO_LORA, Given, Latents, Sampling
 from stages.families.ltx.runtime import Stage, quiet
 from stages.families.ltx.vae import VaeCard
 from stages.families.parts import load_part, load_scheduler, load_tokenizer
 
+MAX_TOKENS = 256
+TEXT = ("embeds", "mask", "negative_embeds", "negative_mask")
+
 
 class LTXTextEncoder(Stage):
     """Tokenizer and T5 encoder, through LTXConditionPipeline.encode_prompt."""
+
+    length = MAX_TOKENS
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)
@@ -46,17 +52,17 @@ class LTXTextEncoder(Stage):
             )
         )
 
-    def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[TextEmbeds, int]:
-        """Both prompts as [max_tokens, D], and how many tokens the prompt has."""
+    def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[Tensors, int]:
+        """Both prompts as `embeds` [max_tokens, D] and `mask` (True where there is a token), the negative one's with
+        `negative_` before them, and how many tokens the prompt has."""
+        max_tokens = max_tokens or MAX_TOKENS
         with self.running(0):
             embeds, mask, negative, negative_mask = self.pipeline.encode_prompt(
                 [prompt], [negative_prompt], device=self.device, max_sequence_length=max_tokens
             )
         arrays = [t[0].float().cpu().numpy() for t in (embeds, negative)]
         masks = [t[0].cpu().numpy().astype(bool) for t in (mask, negative_mask)]
-        text = TextEmbeds(
-            embeds=arrays[0], mask=masks[0], negative_embeds=arrays[1], negative_mask=masks[1], family="ltx"
-        )
+        text = dict(zip(TEXT, (arrays[0], masks[0], arrays[1], masks[1]), strict=True))
         return text, len(self.tokenizer(prompt)["input_ids"])
 
 
@@ -88,23 +94,24 @@ class LTXDenoiser(Stage):
         adapt(transformer, lora, model.download)
         self.place(transformer)
 
-    def generate(
-        self, text: TextEmbeds, spec: LatentSpec, sampling: Sampling, conditions: Sequence[Condition] = ()
-    ) -> Floats:
-        """A latent of the spec's size, from noise drawn with its seed."""
-        blanks = [_blank_condition(c, spec) for c in conditions]
-        with self.card.answering([c.video for c in conditions]):
+    def denoise(
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+    ) -> Latents:
+        """A latent of the spec's size, from noise drawn with its seed, or `start` noised and denoised again: `level` is
+        the share of the schedule's steps that is done."""
+        text = _embeds(given.text)
+        if start is not None:
+            sampling.check_strength(level)
+            return self._run(text, spec, sampling, latents=self.card.normalize(start), denoise_strength=level)
+        videos = [given.seen[track(i)] for i in range(len(given.conditions))]
+        blanks = [_blank_condition(c, v, spec) for c, v in zip(given.conditions, videos, strict=True)]
+        with self.card.answering(videos):
             return self._run(text, spec, sampling, conditions=blanks or None)
 
-    def refine(self, text: TextEmbeds, video: Floats, spec: LatentSpec, sampling: Sampling, strength: float) -> Floats:
-        """The latent noised as far as `strength` and denoised again."""
-        sampling.check_strength(strength)
-        return self._run(text, spec, sampling, latents=self.card.normalize(video), denoise_strength=strength)
-
-    def _run(self, text: TextEmbeds, spec: LatentSpec, sampling: Sampling, **more: Any) -> Floats:
+    def _run(self, text: Tensors, spec: LatentSpec, sampling: Sampling, **more: Any) -> Latents:
         with self.running(spec.seed) as generator:
             latents = self.pipeline(
-                **self._embeds(text),
+                **self._arguments(text),
                 **more,
                 width=spec.width,
                 height=spec.height,
@@ -118,17 +125,17 @@ class LTXDenoiser(Stage):
                 generator=generator,
                 output_type="latent",
             ).frames
-            return self.card.denormalize(latents)
+            return {"video": self.card.denormalize(latents)}
 
-    def _embeds(self, text: TextEmbeds) -> dict[str, torch.Tensor]:
-        wanted = self.pipeline.transformer.config.caption_channels
-        if text.embeds.shape[1] != wanted:
-            raise BadLatent(f"the embeddings have {text.embeds.shape[1]} channels, this transformer takes {wanted}")
+    def _arguments(self, text: Tensors) -> dict[str, torch.Tensor]:
+        wanted, found = self.pipeline.transformer.config.caption_channels, text["embeds"].shape[1]
+        if found != wanted:
+            raise BadLatent(f"the embeddings have {found} channels, this transformer takes {wanted}")
         named = {
-            "prompt_embeds": torch.from_numpy(text.embeds).to(self.dtype),
-            "prompt_attention_mask": torch.from_numpy(text.mask),
-            "negative_prompt_embeds": torch.from_numpy(text.negative_embeds).to(self.dtype),
-            "negative_prompt_attention_mask": torch.from_numpy(text.negative_mask),
+            "prompt_embeds": torch.from_numpy(text["embeds"]).to(self.dtype),
+            "prompt_attention_mask": torch.from_numpy(text["mask"]),
+            "negative_prompt_embeds": torch.from_numpy(text["negative_embeds"]).to(self.dtype),
+            "negative_prompt_attention_mask": torch.from_numpy(text["negative_mask"]),
         }
         return {name: tensor[None].to(self.device) for name, tensor in named.items()}
 
@@ -142,10 +149,32 @@ def _check_scheduler(scheduler: Any) -> None:
         )
 
 
-def _blank_condition(condition: Condition, spec: LatentSpec) -> LTXVideoCondition:
+def track(index: int) -> str:
+    """The name of the latent of the index-th condition."""
+    return f"video.{index}" if index else "video"
+
+
+def _embeds(text: Tensors | None) -> Tensors:
+    """The embeddings, whole. Raises BadLatent."""
+    if text is None or set(text) != set(TEXT):
+        raise BadLatent(f"LTX takes the embeddings {', '.join(TEXT)}, not {sorted(text or ())}")
+    for prefix in ("", "negative_"):
+        embeds, mask = text[f"{prefix}embeds"], text[f"{prefix}mask"]
+        if embeds.ndim != 2 or mask.shape != embeds.shape[:1] or mask.dtype != np.bool_ or not mask.any():
+            raise BadLatent(
+                f"{prefix}embeds must be [L, D], {prefix}mask bool [L] with a token in it, not {list(embeds.shape)} and"
+                f" {mask.dtype} {list(mask.shape)}"
+            )
+    if text["embeds"].shape != text["negative_embeds"].shape:
+        raise BadLatent("the prompt's and the negative prompt's embeddings differ in shape")
+    return text
+
+
+def _blank_condition(condition: Condition, video: Floats, spec: LatentSpec) -> LTXVideoCondition:
     """A blank video as long as the condition's latent decodes to; its latent is answered by the card."""
-    frames = (condition.video.shape[1] - 1) * spec.temporal_ratio + 1
-    if condition.video.shape[2:] != spec.grid[1:] or condition.frame + frames > spec.n_frames:
-        raise BadLatent(f"a condition of {frames} frames at frame {condition.frame} does not fit into the clip")
+    frames, at = (video.shape[1] - 1) * spec.temporal_ratio + 1, condition.frame or 0
+    if video.shape[2:] != spec.grid[1:] or at + frames > spec.n_frames:
+        raise BadLatent(f"a condition of {frames} frames at frame {at} does not fit into the clip")
     blank = Image.new("RGB", (spec.width, spec.height))
-    return LTXVideoCondition(video=[blank] * frames, frame_index=condition.frame, strength=condition.strength)
+    strength = 1.0 if condition.scale is None else condition.scale
+    return LTXVideoCondition(video=[blank] * frames, frame_index=at, strength=strength)

@@ -1,0 +1,242 @@
+"""What a family offers with a checkpoint, read from its JSON without torch; and the refusal of what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from stages.core.conditions import Condition
+from stages.core.config import nearest
+from stages.core.errors import BadInput
+from stages.core.weights.checkpoint import ModelConfig
+
+Weights = Mapping[str, tuple[str, ...]]
+"""Key of ModelConfig -> component folders below that location, () for one part by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeRule:
+    """The sizes that a checkpoint can make.
+
+    step           width and height are multiples of this, in pixels
+    frames         frames are k * `frames` + 1; 1 allows any number
+    least, most    frames, at least and at most; `most` 0 sets no limit
+    only           width and height where there is one size only
+    """
+
+    step: int
+    frames: int = 1
+    least: int = 1
+    most: int = 0
+    only: tuple[int, int] | None = None
+
+    def check(self, name: str, width: int, height: int, n_frames: int) -> None:
+        """Raise BadInput naming the nearest size, unless pixels and frames are what can be made."""
+        near = self.only or (self._near(width), self._near(height))
+        if (width, height) != near:
+            why = f"width and height must be multiples of {self.step}" if not self.only else "it makes one size only"
+            raise BadInput(f"{name} cannot make {width}x{height}: {why}; the nearest is {near[0]}x{near[1]}")
+        near_frames = self._near_frames(n_frames)
+        if n_frames != near_frames:
+            rule = self._frames_rule()
+            raise BadInput(f"{name} cannot make {n_frames} frames: they must be {rule}; the nearest is {near_frames}")
+
+    def _near(self, pixels: int) -> int:
+        return max(self.step, round(pixels / self.step) * self.step)
+
+    def _near_frames(self, n_frames: int) -> int:
+        first = max(0, -(-(self.least - 1) // self.frames))
+        count = max(first, round((n_frames - 1) / self.frames))
+        if self.most:
+            count = min(count, (self.most - 1) // self.frames)
+        return count * self.frames + 1
+
+    def _frames_rule(self) -> str:
+        rule = f"k * {self.frames} + 1" if self.frames > 1 else ""
+        span = f"at least {self.least}" if self.least > 1 else ""
+        span += (" and " if span else "") + f"at most {self.most}" if self.most else ""
+        return ", ".join(part for part in (rule, span) if part) or "at least 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepts:
+    """How a checkpoint takes conditions of one kind.
+
+    roles   the roles, or signals, that it takes; () takes any
+    least   how many it needs; most: how many it takes
+    frames  pixel frames at which it takes them, -1 for the last one; None: at any
+    heeds   which of `scale`, `level`, `start`, `end` it goes by
+    alone   kinds beside which it cannot be given
+    """
+
+    roles: tuple[str, ...] = ()
+    least: int = 0
+    most: int = 1
+    frames: tuple[int, ...] | None = None
+    heeds: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """One number that steers a sampler of this family beyond steps and guidance: its default, its range, and the role
+    (`see`, `denoise`) that goes by it. Where `default` is None, what happens without it is in `help`."""
+
+    default: float | None
+    low: float
+    high: float
+    help: str
+    role: str = "denoise"
+    whole: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offers:
+    """What one checkpoint of a family can do.
+
+    variant     what the family calls this kind of checkpoint, "" where it has one only
+    size        the sizes that it can make
+    parts       role (text, see, denoise, spatial, temporal, decode) -> the weights that it loads: what is hashed, and
+                what the doctor looks for. A role that is not here, the checkpoint does not have
+    accepts     kind of condition -> how it takes them; a kind that is not here, it refuses
+    knobs       further settings of the sampler
+    schedulers  schedulers of diffusers that it can sample with; () leaves that of the checkpoint
+    sampling    which of the fields of Sampling beside steps and guidance it goes by
+    tracks      what its latents hold: video, perhaps audio
+    defaults    width, height, frames, fps and guidance of a take that says nothing
+    draws       roles that draw random numbers
+    sees        columns of a take, beside conditions, size and fps, that what `see` makes depends on
+    refines_after  whether a refine pass is given the conditions too
+    lora        whether its denoiser takes an adapter
+    """
+
+    variant: str = ""
+    size: SizeRule
+    parts: Mapping[str, Weights]
+    accepts: Mapping[str, Accepts] = field(default_factory=dict)
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    schedulers: tuple[str, ...] = ()
+    sampling: tuple[str, ...] = ()
+    tracks: tuple[str, ...] = ("video",)
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    draws: tuple[str, ...] = ("denoise",)
+    sees: tuple[str, ...] = ()
+    refines_after: bool = False
+    lora: bool = True
+
+    def weights(self, role: str) -> dict[str, tuple[str, ...]]:
+        """What a step of this role loads, as `Step.weights_of` says it; {} where there is no such role."""
+        return {f"model.{key}": folders for key, folders in self.parts.get(role, {}).items()}
+
+    def everything(self) -> dict[str, tuple[str, ...]]:
+        """All weights of all roles, by key of ModelConfig."""
+        found: dict[str, list[str]] = {}
+        for weights in self.parts.values():
+            for key, folders in weights.items():
+                kept = found.setdefault(key, [])
+                kept += [f for f in folders if f not in kept]
+        return {key: tuple(folders) for key, folders in found.items()}
+
+
+def check_parts_known(name: str, model: ModelConfig, known: Iterable[str]) -> None:
+    """Raise BadInput for a further checkpoint in `model.parts` that a family has no use for."""
+    names = sorted(known)
+    for part in model.parts:
+        if part not in names:
+            hint = nearest(part, names) if names else "it takes none"
+            raise BadInput(f"model.parts: {name} has no part {part!r}; {hint}")
+
+
+def check_knobs(where: str, name: str, offers: Offers, knobs: Mapping[str, Any], role: str) -> None:
+    """Raise BadInput for a knob that this checkpoint does not have for this role, or a value out of its range."""
+    known = {k: knob for k, knob in offers.knobs.items() if knob.role == role}
+    for key, value in knobs.items():
+        if key not in known:
+            hint = nearest(key, known) if known else "it has none here"
+            raise BadInput(f"{where}.{key}: {called(name, offers)} has no such knob; {hint}")
+        knob = known[key]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
+            kind = "a whole number" if knob.whole else "a number"
+            raise BadInput(f"{where}.{key} must be {kind} from {knob.low:g} to {knob.high:g}, not {value!r}")
+
+
+def called(name: str, offers: Offers) -> str:
+    """A family and its variant, as a sentence calls them."""
+    return f"{name} ({offers.variant})" if offers.variant else name
+
+
+def check_conditions(
+    name: str, offers: Offers, conditions: Sequence[Condition], n_frames: int, others: Mapping[str, str]
+) -> None:
+    """Raise BadInput for the first condition that this checkpoint does not take as it is given, and where one that it
+    needs is absent. others: kind of condition -> the families that take it, in words."""
+    who = called(name, offers)
+    for one in conditions:
+        if one.kind not in offers.accepts:
+            hint = f"; these do: {others[one.kind]}" if others.get(one.kind) else "; no family here does"
+            raise BadInput(f"{who} takes no {one.kind}{hint}")
+        _check_one(who, offers.accepts[one.kind], one, n_frames)
+    for kind, accepts in offers.accepts.items():
+        given = [c for c in conditions if c.kind == kind]
+        if len(given) < accepts.least:
+            raise BadInput(f"{who} needs {_needed(kind, accepts)}")
+        if len(given) > accepts.most:
+            raise BadInput(f"{who} takes at most {accepts.most} of {kind}, not {len(given)}")
+        if given and (clash := next((k for k in accepts.alone if any(c.kind == k for c in conditions)), None)):
+            raise BadInput(f"{who} takes {kind} or {clash}, not both at once")
+    places = [(c.kind, place_of(c, n_frames)) for c in conditions if c.kind == "still"]
+    if len(set(places)) < len(places):
+        raise BadInput(f"{who}: two stills stand at the same frame")
+    stills = offers.accepts.get("still")
+    from_first = stills and "first" in stills.roles and "keyframe" not in stills.roles
+    if from_first and places and not any(place == 0 for _, place in places):
+        raise BadInput(f"{who} needs a first frame beside the last one: give `image`")
+
+
+def _check_one(who: str, accepts: Accepts, one: Condition, n_frames: int) -> None:
+    if accepts.roles and one.role not in accepts.roles:
+        raise BadInput(f"{who} takes {one.kind} as {' or '.join(accepts.roles)}, not as {one.role or 'nothing named'}")
+    place = place_of(one, n_frames)
+    if one.kind == "still" and not 0 <= place < n_frames:
+        raise BadInput(f"a still at frame {one.frame} lies outside of a clip of {n_frames} frames")
+    if accepts.frames is not None and place not in [f % n_frames for f in accepts.frames]:
+        places = ", ".join(map(str, accepts.frames))
+        raise BadInput(f"{one.words} at frame {place}: {who} takes it at {places}")
+    for key in ("scale", "level", "start", "end"):
+        if getattr(one, key) is not None and key not in accepts.heeds:
+            raise BadInput(f"{who} does not go by the {key} of {one.words}; leave it out")
+
+
+def _needed(kind: str, accepts: Accepts) -> str:
+    if kind == "still":
+        return "a picture to begin with: give `image`"
+    return f"{accepts.least} of {kind}"
+
+
+def place_of(condition: Condition, n_frames: int) -> int:
+    """The pixel frame at which a condition begins: a last frame stands at the end."""
+    if condition.role == "last":
+        return n_frames - 1
+    return condition.frame or 0
+
+
+def check_sampling(where: str, name: str, offers: Offers, sampling: Any) -> None:
+    """Raise BadInput for a setting of `Sampling` that this checkpoint does not go by: it would change nothing."""
+    plain = type(sampling)()
+    for f in fields(sampling):
+        if f.name in ("steps", "guidance", "scheduler", "knobs", *offers.sampling):
+            continue
+        if getattr(sampling, f.name) != getattr(plain, f.name):
+            raise BadInput(f"{where}.{f.name}: {called(name, offers)} does not go by it; leave it out")
+    check_knobs(f"{where}.knobs", name, offers, sampling.knobs, "denoise")
+    if sampling.scheduler:
+        chosen = sampling.scheduler.get("name", "")
+        if not offers.schedulers:
+            raise BadInput(f"{where}.scheduler: {called(name, offers)} samples with the checkpoint's own; leave it out")
+        if chosen and chosen not in offers.schedulers:
+            raise BadInput(
+                f"{where}.scheduler.name: {called(name, offers)} cannot sample with {chosen!r};"
+                f" {nearest(str(chosen), offers.schedulers)}"
+            )
