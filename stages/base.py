@@ -62,6 +62,9 @@ class Base(Step):
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a size that the family cannot make, naming the nearest one, for a rate that is none, and
         for conditions and settings that it does not take."""
+        for name in ("width", "height", "frames", "fps"):
+            if values[name] is None:
+                raise BadInput(f"a take says no {name}, and neither does its cascade: give `{name}`")
         if not (values["fps"] and math.isfinite(values["fps"]) and values["fps"] > 0):
             raise BadInput(f"fps must be above 0, not {values['fps']}")
         family, offers = load_family(config.model.family), _offers(config)
