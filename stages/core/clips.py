@@ -52,4 +52,3 @@ def _shown(
             f"the video lasts {end - begin:.2f} s, which is {len(found)} frames at {fps:g} fps; the clip has {n_frames}"
         )
     return found, size
-
