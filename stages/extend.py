@@ -1,4 +1,4 @@
-"""Make clips longer than `base` makes at once, by windows that continue from the end of the one before."""
+"""Make clips longer than `base` makes at once: by windows that continue from the end of the one before, or slower."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ import numpy as np
 from stages.core.conditions import Condition
 from stages.core.errors import BadInput
 from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
-from stages.core.latents.form import LatentSpec
+from stages.core.latents.form import LatentSpec, faster
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.back_projection import encode_closely
-from stages.families.contract import Given, Sampling, load_family
+from stages.families.contract import Frames, Given, Sampling, load_family
 
 CONTINUATION = Condition(kind="clip", role="continuation", frame=0)
+MOTIONS = ("continue", "spread")
 
 
 class Extend(Step):
-    """Loads the denoiser and the VAE.
+    """Loads the VAE, and the denoiser or, where motion is spread, the temporal upsampler.
 
     The end of a clip is decoded and encoded again, because the first latent frame of a window stands for one frame and
     those behind it for several; a window's latents then go on exactly where those before them end.
+
+    A model whose clips show a motion from its beginning to its end has nothing left for later windows: what moved has
+    arrived. Its clips are made longer by spreading their motion: the temporal upsampler makes frames between theirs.
     """
 
     kind = "latent"
@@ -38,22 +42,27 @@ class Extend(Step):
 
         model             the weights
         lora              an adapter that is put onto the denoiser
+        motion            [continue, spread] `continue` lets windows go on after the end of the clip; `spread` slows its
+                          motion down to the whole length, and then the settings below have no use but the last one
         sampling          how to denoise
         overlap           [from 1] latent frames of the window before that a window is given; more keep motion better,
                           and each window then adds less
         guidance          [from 0] guidance of windows; 0 is that of `sampling` or of the take. More holds windows to
                           the prompt, less to what they are given
-        back_projections  [from 0] rounds that bring the encoded end of a clip closer to its pixels
+        back_projections  [from 0] rounds that bring what is decoded and encoded again closer to its pixels
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)
         lora: LoraConfig = field(default_factory=LoraConfig)
+        motion: str = "continue"
         sampling: Sampling = field(default_factory=Sampling)
         overlap: int = 2
         guidance: float = 0.0
         back_projections: int = 0
 
         def __post_init__(self) -> None:
+            if self.motion not in MOTIONS:
+                raise BadInput(f"extend.motion is {self.motion!r}; it must be one of {', '.join(MOTIONS)}")
             if self.overlap < 1:
                 raise BadInput(f"extend.overlap must be at least 1, not {self.overlap}")
             if self.guidance < 0:
@@ -69,6 +78,8 @@ class Extend(Step):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """Applies to takes that are to be longer than what is made at once."""
+        if config.motion == "spread":
+            return Inputs(ports={"latent": Port(kind="latent")}, depends=("longer",), when=("longer",))
         return Inputs(
             ports={"text": Port(kind="text"), "latent": Port(kind="latent")},
             depends=("seed", "longer", *config.windows.depends),
@@ -78,9 +89,16 @@ class Extend(Step):
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
-        """What the family denoises with, which holds the VAE, and the adapter."""
+        """What the family denoises with, which holds the VAE, and the adapter; where motion is spread, the VAE and the
+        temporal upsampler. Raises BadInput where the family has none."""
         offers = load_family(config.model.family).offers(config.model)
-        return {**offers.weights("denoise"), "lora.path": ()}
+        if config.motion == "continue":
+            return {**offers.weights("denoise"), "lora.path": ()}
+        if not (temporal := offers.weights("temporal")):
+            raise BadInput(
+                f"extend.motion=spread needs a temporal upsampler of latents, and the family {config.model.family} has none"
+            )
+        return {**offers.weights("decode"), **temporal}
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
@@ -89,13 +107,31 @@ class Extend(Step):
             raise BadInput(f"longer must be at least 2, not {values['longer']}")
 
     def setup(self) -> None:
-        """Load denoiser and VAE."""
+        """Load the VAE, and the denoiser or the temporal upsampler."""
         family = load_family(self.config.model.family)
-        self.denoiser = family.denoiser(self.config.model, self.config.lora)
         self.codec = family.codec(self.config.model)
+        if self.config.motion == "spread":
+            self.upsampler = family.temporal(self.config.model)
+        else:
+            self.denoiser = family.denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
         """One latent of `longer` times the time that its parent covers."""
+        return self._spread(row) if self.config.motion == "spread" else self._continued(row)
+
+    def _spread(self, row: Row) -> Row:
+        """The clip slowed down: its frame rate is doubled until there are enough frames, which play at its own rate."""
+        video, spec = get_latent(self.workspace, row["latent"], self.codec.vae.vae_id)
+        wanted, dense = (spec.n_frames - 1) * row["longer"] + 1, spec
+        while dense.n_frames < wanted:
+            video = self.upsampler.upsample(video, dense, 0.0, 0.0)
+            dense = faster(dense)
+        frames = retimed(self.codec.decode(video, spec.decode), wanted)
+        made = encode_closely(self.codec, frames, spec.decode, self.config.back_projections)
+        parents = (row["latent"]["sha256"],)
+        return put_latent(self.workspace, made, replace(spec, n_frames=wanted, seed=0, parents=parents))
+
+    def _continued(self, row: Row) -> Row:
         parent, sampling = row["latent"], self.config.windows.for_take(row)
         video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
         if self.config.overlap >= spec.grid[0]:
@@ -117,3 +153,15 @@ class Extend(Step):
         frames = self.codec.decode(np.ascontiguousarray(video[:, -spec.grid[0] :]), spec.decode)
         kept = (self.config.overlap - 1) * spec.temporal_ratio + 1
         return encode_closely(self.codec, frames[-kept:], spec.decode, self.config.back_projections)
+
+
+def retimed(frames: Frames, count: int) -> Frames:
+    """[F, H, W, 3] as `count` frames over the same time, 2 at least, each blended of its two neighbours.
+
+    Neighbours are close to each other here, so that blending shows no ghosts.
+    """
+    times = np.linspace(0, len(frames) - 1, count)
+    before = np.minimum(times.astype(int), len(frames) - 2)
+    share = (times - before)[:, None, None, None]
+    blended = [frames[k] * (1 - s) + frames[k + 1] * s for k, s in zip(before, share, strict=True)]
+    return np.stack(blended).round().astype(np.uint8)

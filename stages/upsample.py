@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.latents.artifacts import LATENT, get_latent, put_latent
-from stages.core.latents.form import LatentSpec
+from stages.core.latents.form import LatentSpec, faster
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import load_family
@@ -71,9 +71,3 @@ class Upsample(Step):
 def wider(spec: LatentSpec) -> LatentSpec:
     """The same clip at twice the width and height."""
     return replace(spec, width=spec.width * 2, height=spec.height * 2)
-
-
-def faster(spec: LatentSpec) -> LatentSpec:
-    """The same clip at twice the frame rate."""
-    longer = replace(spec, n_frames=2 * spec.n_frames - 1)
-    return replace(longer, fps=spec.fps * 2, fps_conditioning=spec.fps_conditioning * 2)

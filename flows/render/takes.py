@@ -77,7 +77,7 @@ class TakesConfig(FlowConfig):
     frames           frames of what `base` makes; null takes the cascade's
     fps              frames a second at playback; null takes the cascade's
     guidance         scale of classifier-free guidance in `base`; up to 1 there is none, and a pass costs half
-    longer           length of the video in multiples of what `base` makes at once; 3 adds two windows
+    longer           length of the video in multiples of what `base` makes at once
     priority         takes with a higher number are rendered first
     """
 

@@ -50,9 +50,12 @@ def test_windows_take_the_settings_of_base_and_their_own(campaign_file):
     steps = load(campaign_file).steps
     assert steps["extend"].config.sampling == steps["base"].config.sampling
     assert load(campaign_file, "extend.overlap=3").steps["extend"].config.overlap == 3
+    assert steps["extend"].config.motion == "spread", "as the cascade says"
     assert steps["extend"].config.overlap == 1, "as the cascade says"
     with pytest.raises(BadInput, match="overlap"):
         load(campaign_file, "extend.overlp=3")
+    with pytest.raises(BadInput, match="'faster'; it must be one of continue, spread"):
+        load(campaign_file, "extend.motion=faster")
     with pytest.raises(BadInput, match="guidance must be 0 or more"):
         load(campaign_file, "extend.guidance=-1")
 
@@ -61,6 +64,7 @@ def test_windows_have_guidance_of_their_own_and_their_ends_are_encoded_as_asked(
     """No guidance of their own is base's, which is 2: the same latents. Another, or other rounds than the cascade's
     three, draw other windows, from the same base."""
     store, off = tmp_path / "store", [f"{name}.enabled=false" for name in ("spatial", "temporal", "refine")]
+    off.append("extend.motion=continue")
     words = ["render", campaign_file, "--store", store, "--executor", "local", "seeds=1", "limit=1", "longer=2", *off]
     latents = []
     for setting in ("guidance=0", "guidance=2", "guidance=4", "back_projections=1"):
@@ -110,10 +114,11 @@ def test_pictures_are_fitted_as_prompts_and_campaigns_say(campaign_file, picture
         load(campaign_file, prompts=[{"prompt": "a circle", "fit": "croop"}])
 
 
-def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_path):
+@pytest.mark.parametrize("motion", ["continue", "spread"])
+def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_path, motion):
     prompts = [{"prompt": "a red circle", "image": str(picture)}, "a blue square"]
     path = tmp_path / "longer.yaml"
-    path.write_text(campaign_file.read_text() + "\nlonger: 3\n")
+    path.write_text(campaign_file.read_text() + f"\nlonger: 3\nextend.motion: {motion}\n")
     words = ["render", path, "--store", tmp_path / "store", "--executor", "local", "seeds=1", f"prompts={prompts}"]
     run = CliRunner().invoke(main, [str(w) for w in words])
     assert run.exit_code == 0, run.output
@@ -125,16 +130,17 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
     assert "  first.png: 50 % of its width was cut off" in run.output.splitlines()
     frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("see", "base", "extend", "decode")}
     assert frames == {"see": [1], "base": [9, 9], "extend": [25, 25], "decode": [49, 49]}
-    _begins_with_its_condition(tmp_path / "store", rows)
+    _begins_with_its_condition(tmp_path / "store", rows, motion)
     assert "nothing to do" in CliRunner().invoke(main, [str(w) for w in words]).output
 
 
-def _begins_with_its_condition(store: Path, rows: list[dict]) -> None:
+def _begins_with_its_condition(store: Path, rows: list[dict], motion: str) -> None:
     from stages.core.latents.form import unpack
 
     latents = {r["stage"]: unpack((store / r["uri"]).read_bytes())[0] for r in rows[:4] if r["stage"] != "text"}
     np.testing.assert_allclose(latents["base"][:, :1], latents["see"], atol=1e-4)
-    np.testing.assert_array_equal(latents["extend"][:, : latents["base"].shape[1]], latents["base"])
+    if motion == "continue":
+        np.testing.assert_array_equal(latents["extend"][:, : latents["base"].shape[1]], latents["base"])
     assert latents["extend"].shape[1] == 3 * (latents["base"].shape[1] - 1) + 1
 
 
