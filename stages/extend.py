@@ -95,10 +95,9 @@ class Extend(Step):
         if config.motion == "continue":
             return {**offers.weights("denoise"), "lora.path": ()}
         if not (temporal := offers.weights("temporal")):
-            raise BadInput(
-                f"extend.motion=spread needs a temporal upsampler of latents, and the family {config.model.family} has none"
-            )
-        return {**offers.weights("decode"), **temporal}
+            name = config.model.family
+            raise BadInput(f"extend.motion=spread needs a temporal upsampler of latents; the family {name} has none")
+        return {**temporal, **offers.weights("decode")}
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
