@@ -79,13 +79,21 @@ class SurveyJobs(SurveyStanding):
         return dict(self._jobs)
 
     def job_digest(self, node: Node) -> str:
-        """The identity of a job's inputs, "" where they are not all known or some are still to do."""
+        """The identity of a job's inputs, "" where they are not all known or some are still to do.
+
+        As of the reading of the survey; tables of the store, which others write, are looked at each time.
+        """
+        if node.name in self._digests:
+            return self._digests[node.name]
         if not all(self._complete(name) for name in node.sources):
             return ""
         phase = self.plan.phase_of(node.name)
         if node.units and (phase.name not in self._phases or not self._ended(phase)):
             return ""
-        return self.group_digests(node, "''").get("", "")
+        mark = self.group_digests(node, "''").get("", "")
+        if mark and not node.tables:
+            self._digests[node.name] = mark
+        return mark
 
     def group_digests(self, node: Node, group: str) -> dict[str, str]:
         """group -> the identity of a job's inputs of that group; group is SQL over the units `u` of its phase."""

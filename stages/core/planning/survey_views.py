@@ -41,6 +41,7 @@ class SurveyViews:
 
     def _forget(self) -> None:
         self._jobs: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         self._groups: dict[str, Groups] = {}
         self._read: dict[str, Node] = {}
         self._results: dict[str, pa.Table] = {}
@@ -113,14 +114,14 @@ class SurveyViews:
     def _add_standing(self, phase: Phase) -> None:
         """`s_<phase>`: one narrow row per unit.
 
-        Tried first as if no input had two rows: then as many rows come out as there are units.
+        Tried first as if no input had two rows: then every unit comes out once.
         """
         kinds = {name: kind for name, kind, *_ in self._execute(f'DESCRIBE "u_{phase.name}"').fetchall()}
         keys = self._add_keys(phase, set(kinds))
         order = "u.position" if "position" in kinds else "u.id"
         query = survey_sql.Standing(self.plan, phase, kinds).query(order, keys)
         self._write_standing(phase, query)
-        if self._has(f'count(*) > (SELECT count(*) FROM "u_{phase.name}") FROM "s_{phase.name}"'):
+        if self._has(f'count(*) > count(DISTINCT unit_id) FROM "s_{phase.name}"'):
             for node in phase.steps:
                 if self._has(f'count(*) > count(DISTINCT id) FROM "n_{node.name}"'):
                     self._again(lambda node=node: self._add_rows(node, repeated=True))  # type: ignore[misc]
