@@ -74,6 +74,14 @@ class Decode(Step):
         """What the family decodes with."""
         return load_family(config.model.family).offers(config.model).weights("decode")
 
+    @classmethod
+    def check_unit(cls, config: Config, values: Row) -> None:
+        """Raise BadInput for a way to save memory that the family's VAE does not have."""
+        decodes = load_family(config.model.family).offers(config.model).decodes
+        for name in ("tiling", "chunk"):
+            if getattr(config, name) and name not in decodes:
+                raise BadInput(f"decode.{name}: the VAE of {config.model.family} has none; set it to 0")
+
     def setup(self) -> None:
         """Load the VAE."""
         family = load_family(self.config.model.family)

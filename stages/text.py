@@ -56,6 +56,12 @@ class Text(Step):
         """What the family reads text with."""
         return load_family(config.model.family).offers(config.model).weights("text")
 
+    @classmethod
+    def check_unit(cls, config: Config, values: Row) -> None:
+        """Raise BadInput for a length that the family does not choose."""
+        if config.max_tokens and not load_family(config.model.family).offers(config.model).tokens:
+            raise BadInput(f"text.max_tokens: {config.model.family} has one length of its own; set it to 0")
+
     def setup(self) -> None:
         """Load the text encoder."""
         self.encoder = load_family(self.config.model.family).text(self.config.model)

@@ -66,7 +66,8 @@ class Accepts:
     roles   the roles, or signals, that it takes; () takes any
     least   how many it needs; most: how many it takes
     frames  pixel frames at which it takes them, -1 for the last one; None: at any
-    heeds   which of `scale`, `level`, `start`, `end` it goes by
+    heeds   which of `scale`, `level`, `start`, `end` it goes by; must: which of them it needs
+    beside  kinds of which one has to be given with it
     alone   kinds beside which it cannot be given
     """
 
@@ -75,6 +76,8 @@ class Accepts:
     most: int = 1
     frames: tuple[int, ...] | None = None
     heeds: tuple[str, ...] = ()
+    must: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
 
 
@@ -100,6 +103,7 @@ class Offers:
     parts       role (text, see, denoise, spatial, temporal, decode) -> the weights that it loads: what is hashed, and
                 what the doctor looks for. A role that is not here, the checkpoint does not have
     accepts     kind of condition -> how it takes them; a kind that is not here, it refuses
+    asks        kinds of which it needs at least one; () where it goes by text alone
     knobs       further settings of the sampler
     schedulers  schedulers of diffusers that it can sample with; () leaves that of the checkpoint
     sampling    which of the fields of Sampling beside steps and guidance it goes by
@@ -107,6 +111,8 @@ class Offers:
     defaults    width, height, frames, fps and guidance of a take that says nothing
     draws       roles that draw random numbers
     sees        columns of a take, beside conditions, size and fps, that what `see` makes depends on
+    decodes     which of `tiling` and `chunk` its VAE decodes with
+    tokens      whether the length of its embeddings can be chosen
     refines_after  whether a refine pass is given the conditions too
     lora        whether its denoiser takes an adapter
     """
@@ -115,6 +121,7 @@ class Offers:
     size: SizeRule
     parts: Mapping[str, Weights]
     accepts: Mapping[str, Accepts] = field(default_factory=dict)
+    asks: tuple[str, ...] = ()
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     schedulers: tuple[str, ...] = ()
     sampling: tuple[str, ...] = ()
@@ -122,6 +129,8 @@ class Offers:
     defaults: Mapping[str, float] = field(default_factory=dict)
     draws: tuple[str, ...] = ("denoise",)
     sees: tuple[str, ...] = ()
+    decodes: tuple[str, ...] = ("tiling", "chunk")
+    tokens: bool = True
     refines_after: bool = False
     lora: bool = True
 
@@ -178,6 +187,8 @@ def check_conditions(
             hint = f"; these do: {others[one.kind]}" if others.get(one.kind) else "; no family here does"
             raise BadInput(f"{who} takes no {one.kind}{hint}")
         _check_one(who, offers.accepts[one.kind], one, n_frames)
+    if offers.asks and not any(c.kind in offers.asks for c in conditions):
+        raise BadInput(f"{who} needs a condition: one of {', '.join(offers.asks)}")
     for kind, accepts in offers.accepts.items():
         given = [c for c in conditions if c.kind == kind]
         if len(given) < accepts.least:
@@ -186,6 +197,8 @@ def check_conditions(
             raise BadInput(f"{who} takes at most {accepts.most} of {kind}, not {len(given)}")
         if given and (clash := next((k for k in accepts.alone if any(c.kind == k for c in conditions)), None)):
             raise BadInput(f"{who} takes {kind} or {clash}, not both at once")
+        if given and accepts.beside and not any(c.kind in accepts.beside for c in conditions):
+            raise BadInput(f"{who} takes {given[0].words} only together with {' or '.join(accepts.beside)}")
     places = [(c.kind, place_of(c, n_frames)) for c in conditions if c.kind == "still"]
     if len(set(places)) < len(places):
         raise BadInput(f"{who}: two stills stand at the same frame")
@@ -207,11 +220,16 @@ def _check_one(who: str, accepts: Accepts, one: Condition, n_frames: int) -> Non
     for key in ("scale", "level", "start", "end"):
         if getattr(one, key) is not None and key not in accepts.heeds:
             raise BadInput(f"{who} does not go by the {key} of {one.words}; leave it out")
+        if getattr(one, key) is None and key in accepts.must:
+            raise BadInput(f"{who} needs the {key} of {one.words}: give `{key}`")
+    if one.level is not None and not 0 < one.level < 1:
+        raise BadInput(f"the level of {one.words} must be above 0 and below 1, not {one.level:g}")
 
 
 def _needed(kind: str, accepts: Accepts) -> str:
     if kind == "still":
-        return "a picture to begin with: give `image`"
+        pair = accepts.least == 2 and "last" in accepts.roles
+        return "a first and a last frame: give `image` and `last_image`" if pair else "a picture: give `image`"
     return f"{accepts.least} of {kind}"
 
 

@@ -49,7 +49,8 @@ OFFERS = Offers(
     accepts={
         "still": Accepts(roles=("first", "last"), least=1, most=2, heeds=("scale",)),
         "control": Accepts(roles=("edges",), alone=("source",)),
-        "source": Accepts(heeds=("level",)),
+        "source": Accepts(heeds=("level",), must=("level",)),
+        "clip": Accepts(beside=("source",)),
     },
     knobs={"motion": Knob(default=127, low=0, high=255, help="", whole=True)},
     schedulers=("DDIMScheduler", "EulerDiscreteScheduler"),
@@ -60,7 +61,7 @@ FIRST, LAST = Condition(kind="still", role="first"), Condition(kind="still", rol
 @pytest.mark.parametrize(
     ("conditions", "said"),
     [
-        ([], "x needs a picture to begin with: give `image`"),
+        ([], "x needs a picture: give `image`"),
         ([LAST], "needs a first frame beside the last one"),
         ([FIRST, replace(LAST, role="keyframe")], "as first or last, not as keyframe"),
         ([FIRST, LAST, FIRST], "at most 2 of still, not 3"),
@@ -68,15 +69,23 @@ FIRST, LAST = Condition(kind="still", role="first"), Condition(kind="still", rol
         ([FIRST, replace(LAST, start=0.5)], r"does not go by the start of still \(last\)"),
         ([FIRST, replace(FIRST, frame=99)], "frame 99 lies outside of a clip of 9 frames"),
         ([FIRST, Condition(kind="control", role="pose")], "control as edges, not as pose"),
-        ([FIRST, Condition(kind="control", role="edges"), Condition(kind="source")], "control or source, not both"),
+        (
+            [FIRST, Condition(kind="control", role="edges"), Condition(kind="source", level=0.5)],
+            "control or source, not both",
+        ),
         ([FIRST, Condition(kind="camera")], "x takes no camera; no family here does"),
         ([FIRST, Condition(kind="sound")], "x takes no sound; these do: y"),
+        ([FIRST, Condition(kind="source")], "needs the level of source: give `level`"),
+        ([FIRST, Condition(kind="source", level=1.0)], "must be above 0 and below 1, not 1"),
+        ([FIRST, Condition(kind="clip")], r"takes clip only together with source"),
     ],
 )
 def test_conditions_that_are_not_taken_are_named(conditions, said):
     with pytest.raises(BadInput, match=said):
         check_conditions("x", OFFERS, conditions, 9, {"sound": "y"})
     check_conditions("x", OFFERS, [FIRST, replace(LAST, scale=0.5), Condition(kind="source", level=0.5)], 9, {})
+    with pytest.raises(BadInput, match="x needs a condition: one of control"):
+        check_conditions("x", replace(OFFERS, asks=("control",)), [FIRST], 9, {})
 
 
 @pytest.mark.parametrize(

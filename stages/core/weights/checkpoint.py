@@ -13,8 +13,8 @@ from stages.core.errors import BadInput
 from stages.core.weights.headers import part_shapes, read_shapes
 from stages.core.weights.promises import check_promise
 
-CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
-WEIGHTLESS = ("scheduler", "tokenizer")
+CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
+WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "group")

@@ -13,7 +13,7 @@ from stages.core.latents.form import DecodeRecipe, Floats
 from stages.core.step import PermanentError
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames
-from stages.families.ltx.runtime import Stage
+from stages.families.engine.runtime import Stage
 from stages.families.ltx.vae import VaeCard
 from stages.families.parts import load_part
 

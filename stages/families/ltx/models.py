@@ -23,7 +23,7 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.adapters import adapt
 from stages.families.contract import NO_LORA, Given, Latents, Sampling
-from stages.families.ltx.runtime import Stage, quiet
+from stages.families.engine.runtime import Stage, quiet
 from stages.families.ltx.vae import VaeCard
 from stages.families.parts import load_part, load_scheduler, load_tokenizer
 

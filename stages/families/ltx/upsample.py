@@ -12,7 +12,7 @@ from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsampler
 from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, Floats, LatentSpec
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.ltx.runtime import Stage, quiet
+from stages.families.engine.runtime import Stage, quiet
 from stages.families.ltx.vae import VaeCard
 from stages.families.parts import load_part, load_single
 

@@ -1,4 +1,4 @@
-"""What every LTX stage shares: device, dtype, pinned threads and generators."""
+"""What every stage of every family shares: device, dtype, pinned threads and generators."""
 
 from __future__ import annotations
 

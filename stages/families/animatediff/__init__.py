@@ -1,0 +1,5 @@
+"""AnimateDiff: the adapter. Importing this loads no torch."""
+
+from stages.families.animatediff.adapter import FAMILY
+
+__all__ = ["FAMILY"]

@@ -1,0 +1,294 @@
+"""Text encoder, seer and denoiser of every family of the engine. Each loads its own parts and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+from stages.core.conditions import STILLS, Condition
+from stages.core.errors import BadInput
+from stages.core.latents.form import BadLatent, Floats, LatentSpec, Tensors
+from stages.core.weights.checkpoint import ModelConfig
+from stages.core.weights.lora import LoraConfig
+from stages.families.adapters import adapt
+from stages.families.contract import Frames, Given, Latents, Sampling, Shot
+from stages.families.engine.card import Card, Hull, Recorder, Stop, weightless, whole_config
+from stages.families.engine.runtime import Stage, quiet
+from stages.families.engine.schedule import make_scheduler, renoise, skipped, tail
+from stages.families.engine.vae import EngineCodec, Form
+from stages.families.engine.variant import Adapter, Call, Variant
+from stages.families.parts import load_part, load_scheduler, load_tokenizer
+from stages.families.report import heard, refusing
+
+TEXT = {"embeds": "prompt_embeds", "negative_embeds": "negative_prompt_embeds"}
+"""Our names of embeddings -> those of the pipelines."""
+PROCESSORS = ("feature_extractor", "image_processor")
+
+
+class EngineText(Stage):
+    """Tokenizer and text encoder, through the pipeline's own encode_prompt."""
+
+    def __init__(self, family: Adapter, model: ModelConfig) -> None:
+        super().__init__(model)
+        folder = model.folder(family.text_parts)
+        self.family, self.tokenizer = family, load_tokenizer(folder / "tokenizer")
+        encoder = load_part(component_class(model, "text_encoder"), folder / "text_encoder", self.dtype)
+        if len(self.tokenizer) > encoder.config.vocab_size:
+            raise BadInput(
+                f"{folder}: the tokenizer has {len(self.tokenizer)} tokens, the text encoder only"
+                f" {encoder.config.vocab_size}: they belong to two models"
+            )
+        self.length = family.text_length or int(self.tokenizer.model_max_length)
+        parts = {"tokenizer": self.tokenizer, "text_encoder": self.place(encoder)}
+        self.pipeline = build_pipeline(family.text_pipeline, parts)
+
+    def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[Tensors, int]:
+        """Both prompts as `embeds` and `negative_embeds` [L, D], and how many tokens the prompt has."""
+        with self.running(0):
+            found = self.family.encode_text(
+                self.pipeline, prompt, negative_prompt, max_tokens or self.length, self.device
+            )
+            arrays = [t[0].float().cpu().numpy() for t in found]
+        return dict(zip(TEXT, arrays, strict=True)), len(self.tokenizer(prompt)["input_ids"])
+
+
+class EngineSeer(Stage):
+    """The VAE, and the image encoder where there is one. Runs the pipeline itself as far as its denoiser."""
+
+    def __init__(self, family: Adapter, model: ModelConfig) -> None:
+        super().__init__(model)
+        self.family, self.variant = family, family.variant(model)
+        self.codec = EngineCodec(family, model)
+        self.vae = self.codec.vae
+        self.recorder = Recorder(self.codec.network)
+        parts = {name: _load_part(model, name, self) for name in self.variant.see}
+        hulls = {name: self._hull(name) for name in self.variant.denoise if name != "scheduler"}
+        scheduler = diffusers.EulerDiscreteScheduler()  # of a run that takes no step
+        whole = {"vae": self.codec.network, "scheduler": scheduler, **parts, **hulls}
+        self.pipeline = build_pipeline(self.variant.pipeline, whole, self.variant.options)
+
+    def see(self, shot: Shot, media: Sequence[Frames], knobs: Mapping[str, Any]) -> Tensors:
+        """`source`: the latent of a video to begin from; `encoded.N`, `looked.N`: what VAE and image encoder answered,
+        in order; `KIND.N`: pixels that go to the denoiser; `knob.NAME`: how it was looked."""
+        shown = [c for c in shot.conditions if c.sha256]
+        frames = dict(zip(shown, media, strict=True))
+        seen: dict[str, Any] = {}
+        for one in shown:
+            if starts(one):
+                seen["source"] = self.codec.encode(frames[one])
+        seen |= kept(self.variant, shown, frames)
+        if any(c.kind in self.variant.encodes and not starts(c) for c in shown):
+            asked = with_defaults(self.variant, knobs, "see")
+            seen |= {f"knob.{name}": np.array([value], np.float32) for name, value in asked.items()}
+            seen |= self._look(Call(shot=shot, sampling=Sampling(steps=1, guidance=1.0), frames=frames,
+                                    knobs={**with_defaults(self.variant, {}, "denoise"), **asked}))  # fmt: skip
+        return seen
+
+    def _look(self, call: Call) -> dict[str, Floats]:
+        looked: list[torch.Tensor] = []
+        real = {name: getattr(self.pipeline, name) for name in self.variant.looks}
+
+        def listening(name: str) -> Any:
+            def look(*args: Any, **kwargs: Any) -> Any:
+                looked.append(real[name](*args, **kwargs))
+                return looked[-1]
+
+            return look
+
+        for name in real:
+            setattr(self.pipeline, name, listening(name))
+        blank = {name: torch.zeros(1, 1, 8, device=self.device) for name in TEXT.values()}
+        text = blank if "text" in self.variant.offers.parts else {}
+        with self.running(call.shot.seed) as generator, self.recorder.listening() as taken, suppress(Stop):
+            self.pipeline(**text, **self.variant.bind(call), **common(call), generator=generator)
+        for name, method in real.items():
+            setattr(self.pipeline, name, method)
+        return {**_numbered("encoded", taken), **_numbered("looked", looked)}
+
+    def _hull(self, name: str) -> Any:
+        further = name in self.model.parts
+        config = self.model.read_further(name) if further else self.model.read_part(name)
+        kind = getattr(diffusers, str(config.get("_class_name", "")), None)
+        if kind and further:
+            return weightless(kind, config, self.dtype, self.device)
+        return Hull(whole_config(kind, config) if kind else config, self.dtype, self.device)
+
+
+class EngineDenoiser(Stage):
+    """The denoising networks and the scheduler, through the family's pipeline; of the VAE a card."""
+
+    def __init__(self, family: Adapter, model: ModelConfig, lora: LoraConfig) -> None:
+        super().__init__(model)
+        self.family, self.variant = family, family.variant(model)
+        self.form = Form(model, self.variant.layout)
+        self.vae = self.form.facts
+        self.card = Card(self.form.kind, self.form.config, self.dtype, self.device)
+        own = [n for n in self.variant.denoise if n not in model.parts]
+        folder = model.folder(own)
+        self.scheduler = load_scheduler(component_class(model, "scheduler"), folder / "scheduler")
+        networks = {n: self._network(n) for n in self.variant.denoise if n != "scheduler"}
+        first = next(iter(networks.values()))
+        adapt(first, lora, model.download)
+        parts = {"vae": self.card, "scheduler": self.scheduler, **{n: self.place(v) for n, v in networks.items()}}
+        self.pipeline = build_pipeline(self.variant.pipeline, parts, self.variant.options)
+
+    def denoise(
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+    ) -> Latents:
+        """A latent of the spec's size, from pure noise, or from `start` at the noise level `level`."""
+        call = self._call(given, spec, sampling)
+        scheduler, more = make_scheduler(self.scheduler, sampling.scheduler), dict[str, Any]()
+        answers = _in_order(given.seen, "encoded")
+        leading = sum(c.kind in self.variant.leads for c in given.conditions)
+        with self.running(spec.seed) as generator, self.card.answering(answers), self._looking(given.seen):
+            if start is not None:
+                scheduler = tail(scheduler, skipped(scheduler, sampling.steps, level))
+                scheduler.set_timesteps(sampling.steps)
+                begin = np.concatenate([*(a[0] for a in answers[len(answers) - leading :][::-1]), start], axis=1)
+                more["latents"] = self._renoised(scheduler, begin, generator)
+            self.pipeline.register_modules(scheduler=scheduler)
+            latents = self.pipeline(
+                **self._text(given.text), **self.variant.bind(call), **common(call), **more, generator=generator
+            ).frames
+            return {"video": np.ascontiguousarray(self.form.to_rest(latents)[:, leading:])}
+
+    def _renoised(self, scheduler: Any, start: Floats, generator: torch.Generator) -> torch.Tensor:
+        clean = self.form.to_pipeline(start)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = renoise(scheduler, clean, noise)
+        if self.variant.scales:
+            noisy = noisy / scheduler.init_noise_sigma
+        return noisy.to(self.device, self.dtype)
+
+    def _call(self, given: Given, spec: LatentSpec, sampling: Sampling) -> Call:
+        """The call, with blank frames where what was made of them is answered."""
+        shot = Shot(
+            width=spec.width,
+            height=spec.height,
+            n_frames=spec.n_frames,
+            fps=spec.fps_conditioning,
+            seed=spec.seed,
+            conditions=given.conditions,
+        )
+        frames = {c: np.zeros((1 if c.kind in STILLS else spec.n_frames, spec.height, spec.width, 3), np.uint8)
+                  for c in given.conditions}  # fmt: skip
+        counts: dict[str, int] = {}
+        for c in given.conditions:
+            if c.kind in self.variant.keeps and not starts(c):
+                number = counts[c.kind] = counts.get(c.kind, -1) + 1
+                frames[c] = cast(Frames, given.seen[f"{c.kind}.{number}"])
+        looked = {k.removeprefix("knob."): float(v[0]) for k, v in given.seen.items() if k.startswith("knob.")}
+        knobs = {**with_defaults(self.variant, sampling.knobs, "denoise"), **looked}
+        return Call(shot=shot, sampling=sampling, knobs=knobs, frames=frames)
+
+    def _looking(self, seen: Tensors) -> _Looking:
+        return _Looking(self.pipeline, self.family, self.variant, _in_order(seen, "looked"), self.device, self.dtype)
+
+    def _text(self, text: Tensors | None) -> dict[str, torch.Tensor]:
+        if "text" not in self.variant.offers.parts:
+            return {}
+        if text is None or set(text) != set(TEXT):
+            raise BadLatent(f"{self.family.name} takes the embeddings {', '.join(TEXT)}, not {sorted(text or ())}")
+        return {TEXT[n]: torch.from_numpy(t)[None].to(self.device, self.dtype) for n, t in text.items()}
+
+    def _network(self, name: str) -> Any:
+        made = self.family.load(self.model, name, self.dtype)
+        if made is not None:
+            return made
+        if name in self.model.parts:
+            config = self.model.read_further(name)
+            return load_part(getattr(diffusers, str(config["_class_name"])), self.model.part(name), self.dtype)
+        return load_part(component_class(self.model, name), self.model.folder((name,)) / name, self.dtype)
+
+
+class _Looking:
+    """Within it, the pipeline's methods that look answer with what was answered elsewhere."""
+
+    def __init__(
+        self, pipeline: Any, family: Adapter, variant: Variant, answers: list[Floats], device: Any, dtype: Any
+    ) -> None:
+        self.pipeline, self.family, self.names = pipeline, family, variant.looks if answers else ()
+        self.answers = [torch.from_numpy(a).to(device, dtype) for a in answers]
+
+    def __enter__(self) -> None:
+        for name in self.names:
+            setattr(self.pipeline, name, lambda *args, **kwargs: self.family.look(self.answers.pop(0), args))
+
+    def __exit__(self, *error: object) -> None:
+        for name in self.names:
+            delattr(self.pipeline, name)
+        if error[0] is None and self.answers:
+            raise RuntimeError(f"{len(self.answers)} image embeddings were not looked at")
+
+
+def starts(condition: Condition) -> bool:
+    """Whether a condition is what the clip begins from, at a noise level, rather than something it is made after."""
+    return condition.kind == "source" and condition.level is not None
+
+
+def common(call: Call) -> dict[str, Any]:
+    """What every pipeline is called with."""
+    shot = call.shot
+    size = {"width": shot.width, "height": shot.height, "num_frames": shot.n_frames}
+    return {**size, "num_inference_steps": call.sampling.steps, "output_type": "latent"}
+
+
+def kept(variant: Variant, shown: Sequence[Condition], frames: Mapping[Condition, Frames]) -> dict[str, Frames]:
+    """The pixels that go to the denoiser as they are: `KIND.N`."""
+    found: dict[str, Frames] = {}
+    for kind in variant.keeps:
+        of_kind = [c for c in shown if c.kind == kind and not starts(c)]
+        found |= {f"{kind}.{number}": frames[c] for number, c in enumerate(of_kind)}
+    return found
+
+
+def with_defaults(variant: Variant, knobs: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """The knobs of a role: those that are given, and the defaults of the others."""
+    return {k: knobs.get(k, knob.default) for k, knob in variant.offers.knobs.items() if knob.role == role}
+
+
+def build_pipeline(name: str, parts: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Any:
+    """A pipeline of diffusers of these parts, and None for the others that it would have."""
+    kind = getattr(diffusers, name)
+    wanted, optional = kind._get_signature_keys(kind)
+    blank = {n: None for n in wanted if n not in (options or {})}
+    given = {n: part for n, part in parts.items() if n in {*wanted, *optional}}
+    return quiet(kind(**{**blank, **given, **(options or {})}))
+
+
+def component_class(model: ModelConfig, part: str) -> Any:
+    """The class of a component, by the checkpoint's index. Raises BadInput."""
+    entry = model.read_index().get(part)
+    name = str(entry[1]) if isinstance(entry, list) and len(entry) == 2 and entry[1] else ""
+    kind = getattr(diffusers, name, None) or getattr(transformers, name, None)
+    if kind is None:
+        raise BadInput(
+            f"model.checkpoint: the index of {model.checkpoint} names no class of diffusers or transformers for {part}"
+        )
+    return kind
+
+
+def _load_part(model: ModelConfig, name: str, stage: Stage) -> Any:
+    folder = model.folder((name,)) / name
+    if name in PROCESSORS:
+        with refusing(folder), heard(folder):
+            return component_class(model, name).from_pretrained(folder, local_files_only=True)
+    return stage.place(load_part(component_class(model, name), folder, stage.dtype))
+
+
+def _numbered(name: str, tensors: Sequence[torch.Tensor]) -> dict[str, Floats]:
+    return {f"{name}.{i}": t.detach().float().cpu().contiguous().numpy() for i, t in enumerate(tensors)}
+
+
+def _in_order(seen: Tensors, name: str) -> list[Floats]:
+    count = sum(key.startswith(f"{name}.") for key in seen)
+    return [cast(Floats, seen[f"{name}.{i}"]) for i in range(count)]
+
+
+__all__ = ["EngineCodec", "EngineDenoiser", "EngineSeer", "EngineText"]
