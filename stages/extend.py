@@ -101,9 +101,12 @@ class Extend(Step):
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
-        """Raise BadInput for a length that is none."""
+        """Raise BadInput for a length that is none, and for a family that goes on from no clip."""
         if values["longer"] < 2:
             raise BadInput(f"longer must be at least 2, not {values['longer']}")
+        name = config.model.family
+        if config.motion == "continue" and not load_family(name).offers(config.model).continues:
+            raise BadInput(f"longer: {name} does not go on from the end of a clip; leave `longer` out")
 
     def setup(self) -> None:
         """Load the VAE, and the denoiser or the temporal upsampler."""

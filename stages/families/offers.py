@@ -114,6 +114,7 @@ class Offers:
     decodes     which of `tiling` and `chunk` its VAE decodes with
     tokens      whether the length of its embeddings can be chosen
     refines_after  whether a refine pass is given the conditions too
+    continues   whether it goes on from the end of a clip, latent by latent
     lora        whether its denoiser takes an adapter
     """
 
@@ -132,6 +133,7 @@ class Offers:
     decodes: tuple[str, ...] = ("tiling", "chunk")
     tokens: bool = True
     refines_after: bool = False
+    continues: bool = False
     lora: bool = True
 
     def weights(self, role: str) -> dict[str, tuple[str, ...]]:

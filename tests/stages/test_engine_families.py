@@ -21,6 +21,7 @@ from stages.core.latents.form import BadLatent, DecodeRecipe
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import FILE, LoraConfig
 from stages.decode import Decode
+from stages.extend import Extend
 from stages.families.contract import Given, Sampling, families, load_family, refuse_conditions
 from stages.families.engine.schedule import is_flow, make_scheduler, noise_levels, renoise, skipped, tail
 from stages.see import See
@@ -377,6 +378,8 @@ def test_what_a_family_does_not_choose_or_have_is_said_before_any_work(tiny):
         Decode.check_unit(Decode.Config(model=model, tiling=64), {})
     for cls in (Text, Decode):
         cls.check_unit(cls.Config(model=model, **({"max_tokens": 0} if cls is Text else {"chunk": 8})), {})
+    with pytest.raises(BadInput, match="longer: animatediff does not go on from the end of a clip"):
+        Extend.check_unit(Extend.Config(model=model), {"longer": 2})
     svd = tiny(case_of("svd-image-to-video")).model
     assert not Text.needed(Text.Config(model=svd))
     assert Base.inputs(Base.Config(model=svd)).ports["text"].required is False

@@ -55,6 +55,7 @@ class LTX:
             accepts={"still": Accepts(roles=("first",))},
             sampling=("rescale", "schedule", "shift", "timesteps", "condition_noise"),
             draws=("denoise", *decodes),
+            continues=True,
         )
 
     def text(self, model: ModelConfig) -> LTXTextEncoder:
