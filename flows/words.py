@@ -33,6 +33,8 @@ def reason_text(reason: Mapping[str, Any]) -> str:
     metric, value, op, threshold = (reason[k] for k in ("metric", "value", "op", "threshold"))
     if metric == "duplicate":
         return f"copy of clip {str(value)[:12]}; a better one was kept"
+    if metric == "suffix":
+        return f"{value} is not a suffix of a video file" if value else "a file without suffix is no video"
     if metric == "duplicate_of":
         return f"same content as {file_name(str(value))}"
     return f"{metric} is {_rounded(value)}, {COMPARED.get(op, op)} {threshold}"

@@ -54,7 +54,7 @@ class Action(Step):
     class Config:
         """What is shown to the model.
 
-        frames  [from 16] frames of each clip that are shown, at most
+        frames  [from 16] frames of each clip that the model is shown, at most
         fps     [above 0] frames shown per second of the clip, at most: 32 at 12.5 are the 2.6 s in the middle of a clip
         model   safetensors file of an I3D network to use instead of the packaged one
         device  [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one

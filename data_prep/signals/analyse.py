@@ -55,8 +55,8 @@ class Analyse(Step):
         detail_hz     [above 0] how often sharpness, blockiness and bars are measured, per second
         pictures_hz   [above 0] how often a small picture is kept, per second
         pictures      [from 2] pictures kept of one source, at most; beyond it their spacing doubles
-        max_errors    broken packets after which the pass ends with what it has
-        time_limit_s  seconds that one source may take, at most; 0 sets no limit. No part of the identity. Past
+        max_errors    broken packets after which the rest of a source is not decoded
+        time_limit_s  seconds that one source may take, at most; 0 sets no limit. Does not change results. Past
                       `resources.time_limit_s` a hanging worker is ended, so raise both
         """
 

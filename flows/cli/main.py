@@ -18,7 +18,11 @@ SETTINGS = click.option("--settings", "dry_run", flag_value="settings", help="Pr
 LIMIT = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N sources, takes or clips."
 )
-EXECUTOR = click.option("--executor", type=click.Choice(["local", "ray"]), help="Where steps run; default: the config.")
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    help="Run steps in this process (local) or on Ray; the default is in the config.",
+)
 UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
 ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Run only these steps.")
 RETRY_ERRORS = click.option("--retry-errors", is_flag=True, help="Also retry permanent failures.")
@@ -75,13 +79,17 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("words", nargs=-1, metavar="[CAMPAIGN] [KEY=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[CAMPAIGN|PROMPTS] [KEY=VALUE]...")
 @click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; repeat the option for more.")
-@click.option("--seed", type=click.IntRange(min=0), multiple=True, help="A seed; repeat the option for more.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), multiple=True, metavar="N", help="A seed; repeat the option for more."
+)
 @STORE
 @UNTIL
 @ONLY
-@click.option("--export", "export_to", metavar="DIR", help="Put one mp4 per finished take there; other files stay.")
+@click.option(
+    "--export", "export_to", metavar="FOLDER", help="Write one mp4 per finished take there; other files stay."
+)
 @DRY_RUN
 @SETTINGS
 @LIMIT
@@ -89,7 +97,7 @@ def main() -> None:
 @RETRY_ERRORS
 @friendly
 def render(words: tuple[str, ...], **options: Any) -> int:
-    """Prompts to finished video: a CAMPAIGN file, or --prompt TEXT."""
+    """Render prompts to videos. Give a CAMPAIGN file, a file of prompts (.csv, .jsonl, .txt, ...), or --prompt TEXT."""
     from flows.cli.run import render_command
 
     return render_command(words, **options)
@@ -98,7 +106,7 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 @main.command()
 @click.argument("words", nargs=-1, required=True, metavar="SOURCE... [KEY=VALUE]...")
 @STORE
-@click.option("--config", default="curate", metavar="FILE", help="Config of the curation.")
+@click.option("--config", default="curate", metavar="FILE", help="Config file with settings of the curation.")
 @UNTIL
 @ONLY
 @DRY_RUN
@@ -108,7 +116,8 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 @RETRY_ERRORS
 @friendly
 def curate(words: tuple[str, ...], **options: Any) -> int:
-    """Footage to clips: SOURCEs are files, folders, globs or manifests on any fsspec URL."""
+    """Turn footage into clips with scores and captions. SOURCEs are files, folders, globs or manifests, on local disk
+    or on any fsspec URL."""
     from flows.cli.run import curate_command
 
     return curate_command(words, **options)
@@ -129,7 +138,7 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 @RETRY_ERRORS
 @friendly
 def evaluate(words: tuple[str, ...], **options: Any) -> int:
-    """Measure how often videos show what their prompts say. CONFIG defaults to the held-out prompts, two seeds each."""
+    """Measure how often videos show what prompts say. CONFIG defaults to the held-out prompts, two seeds each."""
     from flows.cli.evaluate import evaluate_command
 
     return evaluate_command(words, **options)
@@ -142,7 +151,8 @@ def evaluate(words: tuple[str, ...], **options: Any) -> int:
 @SETTINGS
 @friendly
 def train(words: tuple[str, ...], **options: Any) -> int:
-    """Train a checkpoint from a CONFIG. After a stop (exit status 3), the same command continues."""
+    """Train one part of a checkpoint. CONFIG is a name in configs/train, or a file. After a stop (exit status 3), the
+    same command continues."""
     from flows.cli.train import train_command
 
     return train_command(words, **options)
@@ -151,7 +161,7 @@ def train(words: tuple[str, ...], **options: Any) -> int:
 @main.command()
 @click.argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
 @STORE
-@click.option("--config", default="publish", metavar="FILE", help="Config of the publication.")
+@click.option("--config", default="publish", metavar="FILE", help="Config file with settings of the publication.")
 @click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
 @DRY_RUN
 @SETTINGS
@@ -160,7 +170,8 @@ def train(words: tuple[str, ...], **options: Any) -> int:
 @RETRY_ERRORS
 @friendly
 def publish(words: tuple[str, ...], **options: Any) -> int:
-    """Kept clips to a frozen, versioned dataset NAME: cut files, index, captions, splits, card."""
+    """Freeze the kept clips as a version of a dataset. The dataset NAME gets the cut files, an index, captions, splits
+    and a card."""
     from flows.cli.publish import publish_command
 
     return publish_command(words, **options)
@@ -172,7 +183,8 @@ def publish(words: tuple[str, ...], **options: Any) -> int:
 @click.option("--out", metavar="FILE", help="Write the page to this file; default: report.html in the store.")
 @friendly
 def report(store: str, run_id: str, out: str | None) -> int:
-    """One HTML page about a curation: what was kept, why the rest was not, and what other thresholds would do."""
+    """Write an HTML page about a curation. It says what was kept, why the rest was not, and what other thresholds would
+    do."""
     from flows.curate.report import report_command
 
     return report_command(store, run_id, Path(out) if out else None)
@@ -184,14 +196,15 @@ def report(store: str, run_id: str, out: str | None) -> int:
 @click.option("--out", metavar="FILE.html", help="Write the page to this file; default: page.html in the store.")
 @friendly
 def page(store: str, run_id: str, out: str | None) -> int:
-    """One HTML page of the latest render and curation: every video with its prompt and lineage, every clip."""
+    """Write an HTML page of videos and clips. It shows every video of the latest render with its prompt and lineage,
+    and every clip of the latest curation with its scores."""
     from flows.cli.store import make_page
 
     return make_page(store, run_id, Path(out) if out else None)
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME")
 @STORE
 @RUN
 @click.option("--all", "everything", is_flag=True, help="Show the rows of every run, not only the latest.")
@@ -203,8 +216,8 @@ def page(store: str, run_id: str, out: str | None) -> int:
 )
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
-    """Show a table: runs, takes, artifacts, videos, sources, signals, frames, cuts, clips, scores, verdicts,
-    captions, datasets, uncut, judgements, checkpoints."""
+    """Show a table of results. NAME is one of runs, takes, artifacts, videos, sources, signals, frames, cuts, clips,
+    scores, verdicts, captions, datasets, uncut, judgements, checkpoints."""
     from flows.cli.store import show_table
 
     return show_table(name, store, run_id, everything, Path(out) if out else None)
@@ -215,7 +228,8 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
-    """Show the progress of the latest runs; with an ID or an exported video, where it came from."""
+    """Show how far runs are, or where a result came from. Without an argument: the progress of the latest runs. With an
+    ID or an exported video: what it was made from."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)
@@ -231,7 +245,7 @@ def catalog() -> None:
 @click.option("--repair", is_flag=True, help="Remove orphaned and temporary files older than a day.")
 @friendly
 def verify(store: str, repair: bool) -> int:
-    """Check that every part can be read and every row has its file with the right hash."""
+    """Check all tables and files. Every table must be readable, and every file must have the right hash."""
     from flows.cli.store import verify_store
 
     return verify_store(store, repair)
@@ -241,7 +255,7 @@ def verify(store: str, repair: bool) -> int:
 @STORE
 @friendly
 def compact(store: str) -> int:
-    """Merge small parts. Safe while flows are running."""
+    """Merge small Parquet files. Safe while flows are running."""
     from flows.cli.store import compact_store
 
     return compact_store(store)
@@ -252,7 +266,8 @@ def compact(store: str) -> int:
 @EXECUTOR
 @friendly
 def demo(store: str, executor: str | None) -> int:
-    """Curate the included clips, render a small campaign, and show both on one page."""
+    """Curate and render a small example. It takes the included clips and a campaign of six prompts, and writes one page
+    that shows both."""
     from flows.cli.demo import run_demo
 
     return run_demo(store, executor)
@@ -262,7 +277,7 @@ def demo(store: str, executor: str | None) -> int:
 @click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
 @friendly
 def serve(port: int) -> int:
-    """Start a Prefect server with the deployments, or add them to the server that PREFECT_API_URL names."""
+    """Start a Prefect server with the deployments. If PREFECT_API_URL names a server, they are added to that one."""
     from flows.prefect.serve import serve_deployments
 
     return serve_deployments(port)
@@ -272,7 +287,7 @@ def serve(port: int) -> int:
 @click.option("--store", metavar="URL", help="Also check that this store can be written to.")
 @friendly
 def doctor(store: str | None) -> int:
-    """Check this installation: what is there, what is missing, and what to do about it."""
+    """Check this installation. Says what is there, what is missing, and what to do about it."""
     from flows.cli.doctor import examine
 
     return examine(store)

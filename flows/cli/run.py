@@ -48,13 +48,18 @@ def render_command(
     from flows.render.campaign import load_campaign
     from flows.render.ending import ending
     from flows.render.export import check_export, export
+    from flows.render.prompts import is_prompts_file
     from flows.render.provenance import described
     from flows.views.tables import picture_notes, read_table, takes
 
     files, overrides = split_words(words)
-    if len(files) + bool(prompt) != 1:
-        raise BadInput("give one campaign file, or --prompt TEXT")
     values = common_settings(**options)
+    if len(files) == 1 and not prompt and is_prompts_file(files[0]):
+        listed = files.pop()
+        values |= {"prompts_file": listed, "name": Path(listed).stem}
+    given = len(files) + bool(prompt) + ("prompts_file" in values)
+    if given > 1 or (not given and not any(word.startswith(("prompts=", "prompts_file=")) for word in overrides)):
+        raise BadInput("give one campaign file, one file of prompts, or --prompt TEXT")
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides, store)
     prepared = prepare(campaign, store)

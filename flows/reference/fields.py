@@ -122,7 +122,7 @@ def as_text(value: Any) -> str:
     if plain == "":
         return '""'
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
-    return text if len(text) <= LONGEST_DEFAULT else "a longer text, in the source"
+    return text if len(text) <= LONGEST_DEFAULT else "a long text"
 
 
 def _sentence(text: str) -> str:

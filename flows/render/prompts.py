@@ -49,6 +49,11 @@ def read_prompts(url: str, base: str | Path = "", known: Collection[str] = tuple
     return entries
 
 
+def is_prompts_file(location: str) -> bool:
+    """Whether a name ends like a file of prompts, and not like a campaign."""
+    return PurePosixPath(location).suffix.lower() in READERS
+
+
 def _suffixes() -> str:
     return ", ".join(READERS)
 

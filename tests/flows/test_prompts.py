@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from flows.cli.main import main
 from flows.render.entries import LONGEST_PROMPT, SHOWN_FAULTS
 from flows.render.prompts import Entry, as_entry, check_all, check_entry, read_prompts
 from stages.core.errors import BadInput
@@ -397,3 +401,20 @@ def test_the_cases_that_were_found(name, right):
         assert right in str(caught.value)
     else:
         assert check_all(read_prompts(str(path))) == right
+
+
+def test_a_file_of_prompts_is_rendered_without_a_campaign(tmp_path):
+    """Its pictures count from its folder, and settings of the command line win."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "Many.CSV").write_text("prompt,image\na red circle,a.png\na blue square,\n")
+    listed, store = str(tmp_path / "Many.CSV"), ["--store", str(tmp_path / "store"), "--dry-run"]
+    for words in ([listed], ["seeds=1", listed], [f"prompts_file={listed}"]):
+        run = CliRunner().invoke(main, ["render", *words, *store])
+        assert run.exit_code == 0, run.output
+        assert re.search(r"see +\S+ +0 +1 ", run.output), run.output
+        assert re.search(r"text +\S+ +0 +2 ", run.output), run.output
+    shown = CliRunner().invoke(main, ["render", listed, *store[:2], "--settings"]).output
+    assert "name: Many" in shown
+    for words in ([], [listed, "demo"], [listed, "--prompt", "a circle"]):
+        run = CliRunner().invoke(main, ["render", *words, *store])
+        assert (run.exit_code, run.output.count("give one campaign file")) == (2, 1), words

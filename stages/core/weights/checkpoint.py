@@ -118,11 +118,9 @@ def _read_here(location: str, name: str, key: str, revision: str, download: bool
         offline = not download or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
         try:
             found = hf_hub_download(location, name, revision=revision or None, local_files_only=offline)
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
             hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
-            raise BadInput(
-                f"{key}: {location} is not in the local hub cache ({type(error).__name__}); {hint}"
-            ) from None
+            raise BadInput(f"{key}: {location} is not in the local hub cache; {hint}") from None
         return read_json(Path(found))
     if not folder.exists():
         raise BadInput(f"{key}: there is no checkpoint at {location}")
@@ -156,9 +154,9 @@ def locate(location: str, key: str, parts: Sequence[str], revision: str = "", do
             location, revision=revision or None, allow_patterns=patterns, ignore_patterns=[f"*{s}" for s in PICKLED],
             local_files_only=offline,
         )  # fmt: skip
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
-        raise BadInput(f"{key}: {location} is not in the local hub cache ({type(error).__name__}); {hint}") from None
+        raise BadInput(f"{key}: {location} is not in the local hub cache; {hint}") from None
     return Path(found)
 
 
