@@ -50,7 +50,7 @@ def render_command(
     from flows.render.export import check_export, export
     from flows.render.prompts import is_prompts_file
     from flows.render.provenance import described
-    from flows.views.tables import picture_notes, read_table, takes
+    from flows.views.tables import picture_notes, read_table, short_of_video, takes
 
     files, overrides = split_words(words)
     values = common_settings(**options)
@@ -68,7 +68,7 @@ def render_command(
     if dry_run:
         return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
-    for line in ending(takes(prepared.survey), picture_notes(prepared.survey)):
+    for line in ending(takes(prepared.survey), picture_notes(prepared.survey), short_of_video(prepared.survey)):
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)

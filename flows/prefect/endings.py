@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.prefect.contact_sheet import contact_sheet
 from flows.run.session import Outcome, Prepared
-from flows.words import counted, error_text
+from flows.words import COMPARED, cause_text, counted, error_text, file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -65,13 +65,14 @@ def tally(rows: Iterable[Row]) -> list[tuple[int, str]]:
 
 def _render(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) -> Ending:
     from flows.render.ending import fitted
-    from flows.views.tables import picture_notes, takes, videos
+    from flows.views.tables import picture_notes, short_of_video, takes, videos
 
     asked, found = takes(survey).to_pylist(), [v for v in videos(survey).to_pylist() if v["status"] == "ok"]
     waiting = sum(t["status"] == "pending" for t in asked)
-    lines = [f"{len(found)} of {counted(len(asked), 'video')} finished"] + (
-        [f"{waiting} still to do"] if waiting else []
-    )
+    lines = [f"{len(found)} of {counted(len(asked), 'video')} finished"]
+    if last := short_of_video(survey):
+        lines = [f"{sum(t['status'] == 'ok' for t in asked)} of {counted(len(asked), 'take')} finished {last}"]
+    lines += [f"{waiting} still to do"] if waiting else []
     lines += fitted(picture_notes(survey))
     missing = tally(t for t in asked if t["status"] not in ("ok", "pending"))
     return Ending(lines, missing, _sheet_of_videos(prepared.catalog, found))
@@ -102,8 +103,8 @@ def _curate(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) 
 
     files = sources(survey).to_pylist()
     bad = [f for f in files if f["status"] not in ("ok", "pending")]
-    ending = Ending([f"{counted(len(files), 'source')}, {len(bad)} of them unreadable"])
-    ending.reasons = [(1, f"{f['uri'].rsplit('/', 1)[-1]}: {cause(f)}") for f in bad[:MOST_REASONS]]
+    ending = Ending([f"{counted(len(files) - len(bad), 'source')}, {counted(len(bad), 'file')} not read"])
+    ending.reasons = [(1, f"{file_name(f['uri'])}: {cause_text(f)}") for f in bad[:MOST_REASONS]]
     found, judged = clips(survey).to_pylist(), verdicts(survey).to_pylist()
     kept = {v["clip_id"] for v in judged if v["status"] == "kept"}
     ending.lines.append(f"{counted(len(found), 'clip')}, {len(kept)} of them kept")
@@ -121,7 +122,8 @@ def _curate_page(prepared: Prepared, outcome: Outcome, survey: Survey) -> dict[s
 def _threshold(reason: Row) -> str:
     if reason["metric"] == "duplicate":
         return "copy of a better clip"
-    return f"{reason['metric']} {reason['op']} {reason['threshold']} is needed"
+    op = COMPARED.get(reason["op"], reason["op"])
+    return f"{reason['metric']} {op} {reason['threshold']}"
 
 
 def _sheet_of_clips(catalog: Catalog, survey: Survey, found: Sequence[Row]) -> bytes:

@@ -79,7 +79,7 @@ class Piece:
 
 
 MISSING = ""
-WORDS = {"error": "failed", MISSING: "left out, because an earlier step failed or rejected them"}
+WORDS = {"error": "failed", MISSING: "left out (the step does not apply, or an earlier one failed or rejected them)"}
 
 
 def _rank(status: str) -> tuple[bool, bool, str]:

@@ -14,16 +14,16 @@ MOST, PROMPT = 5, 60
 STATES = (("error", "failed"), ("rejected", "not chosen"), ("skipped", "left out"), ("pending", "not finished"))
 
 
-def ending(takes: pa.Table, pictures: Sequence[str] = ()) -> list[str]:
+def ending(takes: pa.Table, pictures: Sequence[str] = (), last: str = "") -> list[str]:
     """Lines about the table `takes` of a render; none where it has no takes. pictures: how each was fitted, where it
-    lost or gained something."""
+    lost or gained something; last: the last stage, where it makes no videos."""
     rows = takes.select(["take_id", "prompt", "seed", "status", "reasons", "error"]).to_pylist()
     if not rows:
         return []
     done = sum(r["status"] == "ok" for r in rows)
     states = {name: [r for r in rows if r["status"] == state] for state, name in STATES}
     others = [f"{len(found):,} {name}" for name, found in states.items() if found]
-    verb = "has its video" if done == 1 else "have their video"
+    verb = ("has its video" if done == 1 else "have their video") if not last else f"finished {last}"
     lines = [", ".join([f"{done:,} of {counted(len(rows), 'take')} {verb}", *others])]
     failed = states["failed"]
     lines += [f"  failed: {_name(r)}: {cause_text(r)}" for r in failed[:MOST]]

@@ -80,6 +80,7 @@ def _render_part(catalog: Catalog, record: RunRecord, video_source: VideoSource)
         "checkpoint": (config.get("model") or {}).get("checkpoint", ""),
         "marks": {n.name: n.fingerprint for n in record.plan.nodes},
         "videos": shown,
+        "takes": len(takes),
         "unfinished": [t for t in takes if t["status"] != "ok"],
         "stages": stage_costs(chains.values()),
     }

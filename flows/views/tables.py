@@ -14,6 +14,8 @@ from stages.core.planning.plan import ROOT_UNITS, Phase
 from stages.core.planning.survey import Survey
 from stages.core.running.runs import RunRecord, find_run, runs_table
 
+UNFINISHED = ("text", "condition", "latent")
+"""Kinds of rows that nobody can watch."""
 View = Callable[[Survey], pa.Table]
 
 
@@ -45,6 +47,12 @@ def stages_of(survey: Survey) -> list[str]:
     """The nodes that make files out of takes; an evaluation has others behind them, which only look."""
     nodes = [n for p in _phases(survey) for n in p.steps]
     return [n.name for n in nodes if "uri" in load_class(n.use, n.name).writes.names]
+
+
+def short_of_video(survey: Survey) -> str:
+    """The last stage, where a run ends before there are videos (`--until base`); else ""."""
+    last = stages_of(survey)[-1]
+    return last if load_class(survey.plan.node(last).use, last).kind in UNFINISHED else ""
 
 
 def artifacts(survey: Survey) -> pa.Table:
@@ -112,14 +120,15 @@ def takes(survey: Survey) -> pa.Table:
 
 
 def videos(survey: Survey) -> pa.Table:
-    """One row per take that reached the last stage."""
+    """One row per take that reached the last stage; none where that stage makes no videos (`--until base`)."""
     last = stages_of(survey)[-1]
-    phase = survey.plan.phase_of(last).name
+    phase, shown = survey.plan.phase_of(last).name, str(not short_of_video(survey))
     return survey.query(
         f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt,
         unit.negative_prompt AS negative_prompt, unit.seed AS seed, a.uri, a.sha256, a.width, a.height, a.n_frames,
         a.fps, a.status, a.error, unit.campaign AS campaign
-        FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id ORDER BY unit.position"""
+        FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id
+        WHERE {shown} ORDER BY unit.position"""
     )
 
 

@@ -252,7 +252,7 @@ def test_a_curation_is_published_and_reported_from_forms(api: Api, tmp_path: Pat
     results = {r: {k: str(a["data"]) for k, a in api.artifacts(r).items()} for r in (curated, published, reported)}
     kept = read_table(existing_catalog(store), "datasets").to_pylist()[0]["clips"]
     assert kept == 2
-    assert "3 sources, 1 of them unreadable" in results[curated]["curate-result"]
+    assert "2 sources, 1 file not read" in results[curated]["curate-result"]
     assert "broken.mp4" in results[curated]["curate-result"]
     assert "2 clips, 2 of them kept" in results[curated]["curate-result"]
     assert "set v1: 2 clips" in results[published]["publish-result"]

@@ -85,6 +85,21 @@ def test_a_second_run_does_nothing_and_exports_the_same(rendered, campaign_file,
     assert {p.name: p.read_bytes() for p in (tmp_path / "again").glob("*.mp4")} == first
 
 
+def test_a_run_that_ends_before_the_videos_shows_none(rendered, campaign_file, tmp_path):
+    """A latent is no video: not in the ending, the table, the export or the page."""
+    store = tmp_path / "store"
+    shutil.copytree(rendered[0], store)
+    words = ("render", campaign_file, "--store", store, "--until", "base", "--executor", "local")
+    result = rushes(*words, "--export", tmp_path / "out")
+    assert "4 of 4 takes finished base" in result.output
+    assert "0 videos in" in result.output
+    assert table(store, "videos", tmp_path) == []
+    assert rushes("page", "--store", store).exit_code == 0
+    page = (store / "page.html").read_text()
+    assert "0 of 4 takes have their video" in page
+    assert "<video" not in page
+
+
 def test_a_changed_stage_redoes_it_and_what_follows(rendered, campaign_file, tmp_path):
     store, _ = rendered
     changed = rushes("render", campaign_file, "--store", store, "--dry-run", "refine.strength=0.5")
