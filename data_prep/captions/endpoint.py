@@ -97,7 +97,9 @@ class EndpointCaption(Step):
         try:
             import openai
         except ModuleNotFoundError:
-            raise BadInput("steps.caption needs the package openai: pip install 'rushes[captions]'") from None
+            raise BadInput(
+                "steps.caption needs the package openai: pip install -c constraints.txt -e '.[captions]'"
+            ) from None
         c = self.config
         address = c.base_url or default_endpoint()
         self.key = os.environ.get(key_variable(c.base_url, c.api_key_env), "")

@@ -225,7 +225,9 @@ def check_lance() -> Any:
     try:
         import lance
     except ImportError:
-        raise BadInput("publish.lance=true needs the extra `lance`: pip install 'rushes[lance]'") from None
+        raise BadInput(
+            "publish.lance=true needs the extra `lance`: pip install -c constraints.txt -e '.[lance]'"
+        ) from None
     return lance
 
 

@@ -51,7 +51,9 @@ def check_library() -> Any:
     try:
         import opentimelineio
     except ImportError:
-        raise BadInput("EDL and OTIO files need the extra `otio`: pip install 'rushes[otio]'") from None
+        raise BadInput(
+            "EDL and OTIO files need the extra `otio`: pip install -c constraints.txt -e '.[otio]'"
+        ) from None
     return opentimelineio
 
 

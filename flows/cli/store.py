@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 
 from rich.table import Table
 
@@ -11,11 +12,12 @@ from flows.run.session import existing_catalog
 from flows.views.grid import print_table
 from flows.views.tables import read_table
 from flows.views.terminal import console as plain_console
-from flows.words import counted
+from flows.words import counted, file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.upkeep import Report
 from stages.core.ledger.upkeep import repair as repair_store
+from stages.core.planning.survey import Survey
 from stages.core.reach.harmless import for_terminal
 from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
@@ -98,10 +100,19 @@ def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
             WHERE status = 'error' GROUP BY error, retry ORDER BY retry, n DESC, id LIMIT {most}"""
         )
         for row in rows.to_pylist():
-            which = row["id"][:12] if row["n"] == 1 else counted(row["n"], "row")
+            which = _name_of(survey, node.name, row["id"]) if row["n"] == 1 else counted(row["n"], "row")
             later = ", the next run tries again" if row["retry"] else ""
             lines.append(f"  {node.name} {which} (attempt {row['attempt']}{later}): {row['error']}")
     return lines[:most]
+
+
+def _name_of(survey: Survey, node: str, row_id: str) -> str:
+    """The id of a row, and the file or the prompt that it is about."""
+    phase = survey.plan.phase_of(node).name
+    found = survey.query(f"""SELECT unit FROM "p_{phase}" WHERE "{node}".id = '{row_id}' LIMIT 1""").to_pylist()
+    unit = found[0]["unit"] if found else {}
+    named = file_name(unit["uri"]) if unit.get("uri") else shorten(unit.get("prompt") or "", 60, placeholder="…")
+    return f"{named}, {row_id[:12]}" if named else row_id[:12]
 
 
 def show_lineage(what: str, store: str) -> int:
