@@ -284,6 +284,19 @@ def serve(port: int) -> int:
 
 
 @main.command()
+@click.argument("family")
+@click.argument("folder")
+@click.option("--variant", default="", metavar="NAME", help="Which kind of checkpoint; default: the family's first.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the weights.")
+@friendly
+def tiny(family: str, folder: str, variant: str, seed: int) -> int:
+    """Write a tiny untrained checkpoint of a family, for tests: `rushes tiny wan FOLDER --variant i2v`."""
+    from flows.cli.tiny import make_tiny
+
+    return make_tiny(family, folder, variant, seed)
+
+
+@main.command()
 @click.option("--store", metavar="URL", help="Also check that this store can be written to.")
 @friendly
 def doctor(store: str | None) -> int:

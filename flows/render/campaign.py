@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from flows.render.conditions import named_places, rebase
 from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
@@ -98,9 +99,8 @@ def trust_named(folders: Iterable[Path], layers: Iterable[tuple[str, Any]], stor
         reach.trust(folder)
     for _, layer in layers:
         prompts = [p for p in layer.get("prompts") or () if isinstance(p, Mapping | DictConfig)]
-        for picture in (holder.get("image") for holder in (layer, *prompts)):
-            if picture and isinstance(picture, str):
-                reach.trust_file(picture)
+        for place in (place for holder in (layer, *prompts) for place in named_places(holder)):
+            reach.trust_file(place)
         if (listed := layer.get("prompts_file")) and isinstance(listed, str):
             reach.trust(bare(listed).rpartition("/")[0] if "://" in listed else Path(listed).expanduser().parent)
 
@@ -110,12 +110,20 @@ def anchored(path: Path) -> Any:
     checkpoint is taken from there where it is there, because these may be names as well."""
     layer, folder = read_yaml(path), path.resolve().parent
     for holder in (layer, *(p for p in layer.get("prompts") or () if OmegaConf.is_dict(p))):
-        for key in ("prompts_file", "image", "videos", "captions", "reference"):
+        for key in ("prompts_file", "videos", "captions", "reference"):
             value = holder.get(key)
             if isinstance(value, str) and value and "://" not in value:
                 holder[key] = str(folder / Path(value).expanduser())
+        rebase(holder, lambda value: value if "://" in value else str(folder / Path(value).expanduser()))
     model = layer.get("model")
-    for holder, keys in ((layer, ("cascade", "model")), (model, ("checkpoint", "vae"))):
+    parts: Any = model.get("parts") if OmegaConf.is_dict(model) else None
+    further = tuple(str(name) for name in parts) if OmegaConf.is_dict(parts) else ()
+    holders: list[tuple[Any, tuple[str, ...]]] = [
+        (layer, ("cascade", "model")),
+        (model, ("checkpoint", "vae")),
+        (parts, further),
+    ]
+    for holder, keys in holders:
         for key in keys if OmegaConf.is_dict(holder) else ():
             value = holder.get(key)
             if isinstance(value, str) and value and (folder / value).exists():

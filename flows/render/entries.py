@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from stages.core.conditions import KINDS
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.fitting import FITS
@@ -92,6 +93,13 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     seeds            [1 to 10000, or a list of seeds] how many takes, or their seeds
     tags             [list of texts, or a text with commas] for your own use; they change nothing in the video
     image            [path] a local picture that the clip begins with
+    last_image       [path] a picture that the clip ends with
+    keyframes        [frame to path] pictures that the clip shows at single frames
+    references       [path, or a list of paths] pictures of what is to be seen somewhere in the clip
+    video            [path] a video that is made anew, at the noise level `level`, or inside `mask`
+    level            [above 0, below 1] noise that `video` is brought to: a higher level keeps less of it
+    mask             [path] a video that is white where `video` may change
+    control          [SIGNAL:path, or a mapping with signal, video, scale, start, end] a video that the clip follows
     fit              [crop, pad or stretch] how a picture of another shape fills the frame: with its sides cut off, with
                      black bars, or out of proportion
     width            [1 to 16384] pixels of what `base` makes
@@ -243,6 +251,55 @@ def _fit(value: Any) -> str | None:
     return word
 
 
+def _level(value: Any) -> float | None:
+    if _is_nan(value):
+        return None
+    number = _number(value)
+    if not 0 < number < 1:
+        raise ValueError(f"must be above 0 and below 1, it is {_short(value)}")
+    return float(number)
+
+
+def _keyframes(value: Any) -> list[tuple[int, str]] | None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must name frames and pictures, such as {{16: picture.png}}, not {_short(value)}")
+    found = {_whole(0, 999_999)(frame): _text(place) for frame, place in value.items()}
+    return [(frame, place) for frame, place in sorted(found.items()) if place]
+
+
+def _references(value: Any) -> list[str] | None:
+    if _is_nan(value):
+        return None
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"must be a path or a list of paths, not {_short(value)}")
+    checked = [_text(place) for place in ([value] if isinstance(value, str) else value)]
+    return list(dict.fromkeys(place for place in checked if place))
+
+
+def _control(value: Any) -> dict[str, Any] | None:
+    if _is_nan(value):
+        return None
+    signals = ", ".join(KINDS["control"])
+    if isinstance(value, str):
+        signal, colon, path = value.partition(":")
+        value = {"signal": signal.strip(), "video": path.strip()} if colon else {"signal": "", "video": signal}
+    if not isinstance(value, Mapping) or not value.get("video"):
+        raise ValueError(f"must name a signal and a video, such as edges:control.mp4, not {_short(value)}")
+    if unknown := [key for key in value if key not in ("signal", "video", "scale", "start", "end")]:
+        raise ValueError(
+            f"has the unknown key {unknown[0]!r}; {nearest(str(unknown[0]), ('signal', 'scale', 'start'))}"
+        )
+    if value.get("signal") not in KINDS["control"]:
+        raise ValueError(f"must begin with its signal, one of {signals}, such as edges:control.mp4")
+    found: dict[str, Any] = {"signal": value["signal"], "video": _text(value["video"])}
+    for key, highest in (("scale", 100.0), ("start", 1.0), ("end", 1.0)):
+        if value.get(key) is not None:
+            found[key] = _between(0, highest)(value[key])
+    if found.get("start", 0.0) >= found.get("end", 1.0):
+        raise ValueError("must start before it ends: start below end")
+    return found
+
+
 def _tags(value: Any) -> list[str] | None:
     if _is_nan(value):
         return None
@@ -259,6 +316,13 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "seeds": _seeds,
     "tags": _tags,
     "image": _text,
+    "last_image": _text,
+    "keyframes": _keyframes,
+    "references": _references,
+    "video": _text,
+    "level": _level,
+    "mask": _text,
+    "control": _control,
     "fit": _fit,
     "width": _whole(1, 16384),
     "height": _whole(1, 16384),

@@ -10,19 +10,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from flows.render.conditions import KEYS, check_files_of_all, conditions_of
 from flows.render.entries import Entry, as_entry, check_all, check_entry, raise_faults
 from flows.render.prompts import read_prompts
 from flows.run.settings import FlowConfig
-from flows.words import file_name
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.latents.artifacts import CONDITION, MEDIUM
 from stages.core.ledger.catalog import Catalog
-from stages.core.media import read_picture
 from stages.core.reach.opening import check_named, joined, read_named
 from stages.core.reach.policy import in_force
-from stages.core.reach.secrets import bare, cleared
 from stages.core.step import Row, Step, StepRef
 
 TAKES = pa.schema(
@@ -53,7 +51,7 @@ SIZES = ("width", "height", "frames", "fps", "guidance")
 """What a family has defaults for."""
 SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "fit", "priority")
 """What prompts may set for themselves, and campaigns and cascades for all."""
-OF_ALL = ("negative_prompt", "seeds", "tags", "image", *SETTINGS)
+OF_ALL = ("negative_prompt", "seeds", "tags", *KEYS, "level", *SETTINGS)
 """Settings of a campaign that hold for every prompt that does not set its own."""
 NOT_IDENTITY = ("id", "position", "media", "tags", "priority")
 
@@ -70,6 +68,14 @@ class TakesConfig(FlowConfig):
     negative_prompt  negative prompt of every prompt that has none of its own
     tags             list of tags, or text with commas; for your own use, they change nothing in the video
     image            picture that each clip begins with, for every prompt that names none
+    last_image       picture that each clip ends with
+    keyframes        pictures that a clip shows at single frames, `{16: picture.png}`
+    references       picture, or list of pictures, of what is to be seen somewhere in the clip
+    video            video that is made anew, at the noise level `level`, or inside `mask`
+    level            [above 0, below 1] noise that `video` is brought to: a higher level keeps less of it
+    mask             video that is white where `video` may change
+    control          video of a signal that the clip follows, `edges:FILE`, or `{signal: edges, video: FILE, scale: 1,
+                     start: 0, end: 1}`; signals are depth, pose, edges and flow
     fit              [crop, pad or stretch] how a picture of another shape fills the frame: `crop` cuts off its sides,
                      `pad` keeps all of it and adds black bars, `stretch` changes its proportions
     width            pixels of what `base` makes; null takes the cascade's
@@ -89,6 +95,13 @@ class TakesConfig(FlowConfig):
     negative_prompt: str = ""
     tags: Any = None
     image: str = ""
+    last_image: str = ""
+    keyframes: Any = None
+    references: Any = None
+    video: str = ""
+    level: float | None = None
+    mask: str = ""
+    control: Any = None
     fit: str = "crop"
     width: int | None = None
     height: int | None = None
@@ -109,9 +122,7 @@ def expand(config: TakesConfig, where: str) -> list[Row]:
     if not entries:
         raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
     of_all = {name: value for name in OF_ALL if (value := getattr(config, name)) not in (None, "", [])}
-    check_entry(where, {**of_all, "prompt": "any"})
-    if config.image:
-        find_image(joined("", config.image), where)
+    check_files_of_all(check_entry(where, {**of_all, "prompt": "any"}), where)
     asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
     takes: dict[str, Row] = {}
     faults: list[str] = []
@@ -128,8 +139,10 @@ def expand(config: TakesConfig, where: str) -> list[Row]:
 
 
 def _without_clash(of_all: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A prompt with a `seed` of its own has no use for the campaign's `seeds`."""
-    return {k: v for k, v in of_all.items() if not (k == "seeds" and "seed" in values)}
+    """A prompt with a `seed` of its own has no use for the campaign's `seeds`, one without a video none for `level`."""
+    without = {"seeds"} if "seed" in values else set()
+    without |= set() if "video" in values or "video" in of_all else {"level"}
+    return {k: v for k, v in of_all.items() if k not in without}
 
 
 def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
@@ -149,7 +162,7 @@ def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
 
 
 def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> Iterable[Row]:
-    conditions, media = _conditions(values.get("image"), entry)
+    conditions, media = conditions_of(values, entry)
     take = {
         "campaign": config.name,
         "prompt": values["prompt"].strip(),
@@ -179,28 +192,6 @@ def take_id(take: Mapping[str, Any]) -> str:
     return digest("take", {k: v for k, v in take.items() if k not in NOT_IDENTITY and v is not None})
 
 
-def _conditions(image: Any, entry: Entry) -> tuple[list[Row], list[Row]]:
-    """The conditions of a take, and where their files lie. Raises BadInput for what is no picture."""
-    if not image:
-        return [], []
-    uri, sha256 = find_image(joined(entry.folder, image), entry.place)
-    return [{"kind": "still", "role": "first", "sha256": sha256, "frame": 0}], [
-        {"sha256": sha256, "uri": uri, "name": file_name(bare(uri))}
-    ]
-
-
-def find_image(location: str, place: str) -> tuple[str, str]:
-    """Path or address, and SHA-256, of a picture. Raises BadInput for what is none, and for what may not be opened."""
-    uri = in_force().keep(location)
-    try:
-        data = read_named(uri)
-        read_picture(data, 16, 16)
-    except Exception as error:  # every file system has its own tree of errors
-        said = getattr(error, "strerror", None) or cleared(str(error))
-        raise BadInput(f"{place}: image {said if said.startswith(uri) else f'{uri}: {said}'}") from None
-    return uri, hashlib.sha256(data).hexdigest()
-
-
 def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
     """The takes, with the files of their conditions kept in the store, under the hashes of what is in them."""
     kept: dict[str, str] = {}
@@ -208,7 +199,7 @@ def with_media(catalog: Catalog, takes: Sequence[Row]) -> list[Row]:
         if medium["sha256"] not in kept:
             data = read_named(medium["uri"])
             if hashlib.sha256(data).hexdigest() != medium["sha256"]:
-                raise BadInput(f"image {medium['uri']} has changed since it was looked at; run again")
+                raise BadInput(f"{medium['uri']} has changed since it was looked at; run again")
             suffix = PurePosixPath(medium["uri"]).suffix.lower()
             kept[medium["sha256"]] = catalog.storage.put_media(data, suffix)["uri"]
     return [

@@ -52,3 +52,17 @@ def _shown(
             f"the video lasts {end - begin:.2f} s, which is {len(found)} frames at {fps:g} fps; the clip has {n_frames}"
         )
     return found, size
+
+
+def seconds_of(data: bytes) -> float:
+    """How long a video's frames are shown, in seconds. Reads packets and decodes nothing. Raises BadMedia."""
+    with _opened(data) as container:
+        if not container.streams.video:
+            raise BadMedia("the file has no video stream")
+        stream = container.streams.video[0]
+        times = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.size and p.pts is not None]
+        if not times or stream.time_base is None:
+            raise BadMedia("the video has no frames")
+        end = max(times)
+        last = end[1] or (end[0] - sorted(times)[-2][0] if len(times) > 1 else 0)
+        return float((end[0] + last - min(times)[0]) * stream.time_base)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -211,6 +211,9 @@ class Family(Protocol):
     strength: str
     """What the strength of a refine pass is: `level`, a noise level, or `share`, a share of the schedule's steps."""
 
+    makers: tuple[str, ...]
+    """The kinds of tiny checkpoint that `stages.families.NAME.tiny` makes, () where it makes none."""
+
     def offers(self, model: ModelConfig) -> Offers:
         """What this checkpoint can do. Needs no torch. Raises BadInput for a checkpoint that is of no such family."""
 
@@ -240,6 +243,12 @@ def load_family(name: str) -> Family:
     if name not in families():
         raise BadInput(f"model.family: there is no adapter for {name!r}; {nearest(name, families())}")
     found: Family = importlib.import_module(f"stages.families.{name}").FAMILY
+    return found
+
+
+def load_maker(name: str) -> Callable[[Path, str, int], Path]:
+    """What writes a tiny untrained checkpoint of a family: folder, variant and seed to the folder. Loads torch."""
+    found: Callable[[Path, str, int], Path] = importlib.import_module(f"stages.families.{name}.tiny").make
     return found
 
 

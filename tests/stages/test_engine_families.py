@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from stages.decode import Decode
 from stages.extend import Extend
 from stages.families.contract import Given, Sampling, families, load_family, refuse_conditions
 from stages.families.engine.schedule import is_flow, make_scheduler, noise_levels, renoise, skipped, tail
+from stages.families.offers import Accepts
 from stages.see import See
 from stages.text import Text
 from tests.stages.families_cases import (
@@ -191,6 +193,38 @@ def test_a_shift_of_the_schedule_is_kept_when_the_scheduler_is_another():
     assert skipped(euler, 4, 1.0) == 0
 
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "families.md"
+
+
+def condition_text(kind: str, accepts: Accepts) -> str:
+    """How the page of families tells of one kind of condition."""
+    told = [", ".join(accepts.roles)] if accepts.roles else []
+    told += ["needed"] if accepts.least else []
+    told += [f"up to {accepts.most}"] if accepts.most > 1 else []
+    told += [f"with {', '.join(accepts.heeds)}"] if accepts.heeds else []
+    told += [f"beside {', '.join(accepts.beside)}"] if accepts.beside else []
+    return f"{kind} ({'; '.join(told)})" if told else kind
+
+
+def test_the_page_of_families_says_what_they_offer(tiny, checkpoint):
+    """Every row of its two tables, from `offers`; and none that is not offered."""
+    ltx = load_family("ltx").offers(ModelConfig(checkpoint=str(checkpoint)))
+    found = {("ltx", ltx.variant): ltx, **{(c.family, tiny(c).offers.variant): tiny(c).offers for c in CASES}}
+    rows = {
+        f"| {name} | {o.variant} | {', '.join(condition_text(k, a) for k, a in sorted(o.accepts.items()))} |"
+        for (name, _), o in found.items()
+    }
+    rows |= {
+        f"| {name} | `{key}` | {'base' if k.role == 'denoise' else k.role} | {k.low:g} to {k.high:g} |"
+        f" {'' if k.default is None else f'{k.default:g}'} | {k.help} |"
+        for (name, _), o in found.items()
+        for key, k in o.knobs.items()
+    }
+    rows |= {f"| {name} | {', '.join(o.schedulers)} |" for (name, _), o in found.items() if o.schedulers}
+    written = {line for line in DOCS.read_text().splitlines() if re.match(rf"\| ({'|'.join(families())}) \|", line)}
+    assert written == rows, "\n".join(sorted(written ^ rows))
+
+
 # -- what is accepted, and what is refused ----------------------------------------------------------------------------
 
 ARGUMENTS = {
@@ -284,7 +318,7 @@ BROKEN = {
                          "makes single pictures; give a motion module as parts.motion_adapter"),
     "another denoiser": ("animatediff-text-to-video", "animatediff",
                          lambda f: edit(f / "unet/config.json", _class_name="UNet3DConditionModel"),
-                         "is a UNet3DConditionModel, not UNetMotionModel or UNet2DConditionModel"),
+                         "is of the class UNet3DConditionModel, not UNetMotionModel or UNet2DConditionModel"),
 }  # fmt: skip
 
 
@@ -308,7 +342,7 @@ def test_a_checkpoint_that_is_not_one_of_the_family_is_refused(tiny, tmp_path, w
         ({"controlnet": "nowhere/at/all"}, "model.parts.controlnet: there is no checkpoint at nowhere/at/all"),
         (
             {"controlnet": "{folder}/vae"},
-            "model.parts.controlnet is a AutoencoderKL; animatediff takes ControlNetModel or",
+            "model.parts.controlnet is of the class AutoencoderKL; animatediff takes ControlNetModel or",
         ),
         ({"motion_adapter": "{folder}/vae"}, "has a motion module already; leave it out"),
     ],
@@ -415,9 +449,8 @@ def test_a_codec_goes_by_what_it_offers(tiny, name):
 
 def test_there_is_a_maker_for_every_variant_and_it_makes_the_same_bytes_again(tiny, tmp_path):
     for name in families():
-        makers = getattr(load_family(name), "makers", None)
-        if makers is not None:
-            assert set(makers) == {c.maker for c in CASES if c.family == name}
+        if cases := {c.maker for c in CASES if c.family == name}:
+            assert set(load_family(name).makers) == cases
     from stages.families.wan.tiny import make
 
     again = make(tmp_path / "again", "t2v")

@@ -74,7 +74,7 @@ class AnimateDiff(EngineFamily):
         if "controlnet" in model.parts:
             net = model.read_further("controlnet")
             if (kind := str(net.get("_class_name"))) not in NETS:
-                raise BadInput(f"model.parts.controlnet is a {kind}; animatediff takes {' or '.join(NETS)}")
+                raise BadInput(f"model.parts.controlnet is of the class {kind}; animatediff takes {' or '.join(NETS)}")
             (pipeline, name), parts["parts.controlnet"] = NETS[kind], ()
             if pipeline == SPARSE:
                 limits.append(int(net.get("motion_max_seq_length", LONGEST)))
@@ -142,10 +142,12 @@ def _longest(model: ModelConfig) -> int:
             " parts.motion_adapter"
         )
     if kind not in (MOTION, FLAT):
-        raise BadInput(f"model.checkpoint: the denoiser of {model.checkpoint} is a {kind}, not {MOTION} or {FLAT}")
+        raise BadInput(
+            f"model.checkpoint: the denoiser of {model.checkpoint} is of the class {kind}, not {MOTION} or {FLAT}"
+        )
     motion = model.read_further("motion_adapter") if given else unet
     if given and motion.get("_class_name") != "MotionAdapter":
-        raise BadInput(f"model.parts.motion_adapter is a {motion.get('_class_name')}, not a MotionAdapter")
+        raise BadInput(f"model.parts.motion_adapter is of the class {motion.get('_class_name')}, not MotionAdapter")
     return int(motion.get("motion_max_seq_length", LONGEST))
 
 

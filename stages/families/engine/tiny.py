@@ -13,12 +13,15 @@ import torch
 import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from stages.families.report import hush
+
 T = TypeVar("T")
 BLANK = "▁"
 
 
 def seeded(make: Callable[[], T], seed: int = 0) -> T:
     """A network in evaluation mode, its weights drawn with a seed of its own."""
+    hush()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made: Any = make()
@@ -83,6 +86,7 @@ def clip_vision(kind: Any, width: int, size: int, patch: int, seed: int = 0) -> 
 def save_whole(folder: Path, pipeline: Any, further: Mapping[str, Any] | None = None) -> Path:
     """Write a pipeline as a checkpoint folder, and further networks in folders beside its components, whole or not at
     all. An existing folder is replaced."""
+    hush()
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -42,6 +42,7 @@ class LTX:
 
     kinds = MappingProxyType({"still": ""})
     strength = "share"
+    makers = ()
 
     def offers(self, model: ModelConfig) -> Offers:
         """Sizes and noise go by the VAE's config; a published checkpoint that is not on this machine has its own."""

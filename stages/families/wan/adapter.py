@@ -60,7 +60,11 @@ class Wan(EngineFamily):
         options: dict[str, Any] = {"boundary_ratio": boundary}
         if kind != VACE:
             options["expand_timesteps"] = expands
-        knobs = {"guidance_2": Knob(default=None, low=0, high=100, help="guidance of the second expert")}
+        knobs = {
+            "guidance_2": Knob(
+                default=None, low=0, high=100, help="guidance of the second expert; without it, that of both"
+            )
+        }
         return Variant(
             pipeline=kind,
             denoise=(*experts, "scheduler"),

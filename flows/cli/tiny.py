@@ -1,0 +1,29 @@
+"""`rushes tiny`: an untrained checkpoint of a family, small enough for a test of a campaign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.views.terminal import say
+from stages.core.config import nearest
+from stages.core.errors import BadInput
+from stages.families.contract import load_family, load_maker
+
+
+def make_tiny(family: str, folder: str, variant: str = "", seed: int = 0) -> int:
+    """Write it, and print how a campaign names it. Raises BadInput for a name that there is not, and for a folder that
+    holds something else."""
+    makers = load_family(family).makers
+    if not makers:
+        raise BadInput(f"there is no maker of tiny checkpoints of the family {family}")
+    if variant and variant not in makers:
+        raise BadInput(f"--variant: {family} has no checkpoint of the kind {variant!r}; {nearest(variant, makers)}")
+    place = Path(folder).expanduser()
+    if place.exists() and not (place / "model_index.json").is_file() and (place.is_file() or any(place.iterdir())):
+        raise BadInput(f"{place} is there and holds no checkpoint: give a folder that is not there yet")
+    load_maker(family)(place, variant or makers[0], seed)
+    names = [p.name for p in sorted(place.iterdir()) if p.is_dir()]
+    say(f"{place.resolve()}: {family}, {variant or makers[0]}, untrained: {', '.join(names)}")
+    further = ", parts: {controlnet: " + f"{place.resolve()}/controlnet" + "}" if "controlnet" in names else ""
+    say(f"model: {{family: {family}, checkpoint: {place.resolve()}{further}}}")
+    return 0

@@ -1,0 +1,186 @@
+"""Campaigns of every family by the plain cascade, from the command line to the video; what is said before any work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from flows.cli.main import main
+from flows.cli.tiny import make_tiny
+from flows.render.campaign import load_campaign
+from flows.run.session import existing_catalog
+from flows.views.tables import read_table
+from stages.core.errors import BadInput
+from stages.core.media import read_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with tiny checkpoints, pictures and videos."""
+    root = tmp_path_factory.mktemp("campaigns")
+    make_tiny("svd", str(root / "svd"))
+    make_tiny("wan", str(root / "wan"))
+    make_tiny("wan", str(root / "vace"), "vace")
+    make_tiny("animatediff", str(root / "net"), "controlnet")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (40, 64, 3), np.uint8)).save(root / f"{name}.png")
+        frames = rng.integers(0, 256, (1, 32, 48, 3), np.uint8).repeat(12, 0)
+        (root / f"{name}.mp4").write_bytes(write_video(frames, 8.0, crf=1))
+    return root
+
+
+def campaign(place: Path, model: dict, prompts: list, **more: object) -> Path:
+    """A campaign file beside the checkpoints and pictures, with paths that count from there."""
+    path = place / f"campaign-{len(list(place.glob('*.yaml')))}.yaml"
+    steps = {"base": {"sampling": {"steps": 2}}, **more.pop("steps", {})}
+    path.write_text(json.dumps({"cascade": "plain", "model": model, "prompts": prompts, **more, "steps": steps}))
+    return path
+
+
+SMALL = {"width": 32, "height": 32, "frames": 5, "fps": 8}
+CAMPAIGNS = {
+    "svd": ({"family": "svd", "checkpoint": "svd"}, [
+        {"prompt": "a", "image": "a.png"}, {"prompt": "b", "image": "b.png", "width": 48, "frames": 3},
+        {"prompt": "c", "image": "a.png", "video": "b.mp4", "level": 0.9},
+    ], {}),
+    "wan": ({"family": "wan", "checkpoint": "wan"}, [
+        "a red cube", {"prompt": "a blue ball", "frames": 9, "height": 48},
+        {"prompt": "snow", "video": "a.mp4", "level": 0.95, "seed": 4},
+    ], {"text": {"max_tokens": 16}}),
+    "vace": ({"family": "wan", "checkpoint": "vace"}, [
+        {"prompt": "a red cube", "control": "depth:a.mp4"},
+        {"prompt": "a red cube", "video": "a.mp4", "mask": "b.mp4", "references": ["b.png"]},
+        {"prompt": "a red cube", "image": "a.png", "last_image": "b.png"},
+        {"prompt": "a red cube", "keyframes": {2: "b.png"}},
+    ], {"text": {"max_tokens": 16}}),
+    "animatediff": ({"family": "animatediff", "checkpoint": "net", "parts": {"controlnet": "net/controlnet"}}, [
+        {"prompt": "a red cube", "control": {"signal": "edges", "video": "a.mp4", "scale": 0.5, "end": 0.8}},
+        {"prompt": "a red cube", "control": "edges:a.mp4", "video": "b.mp4", "level": 0.9},
+    ], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_a_campaign_of_a_family_goes_from_the_command_line_to_its_videos(place, name):
+    model, prompts, steps = CAMPAIGNS[name]
+    path, store = campaign(place, model, prompts, steps=steps, **SMALL), str(place / f"store-{name}")
+    words = ["render", str(path), "--store", store, "--executor", "local"]
+    ran = CliRunner().invoke(main, words)
+    assert ran.exit_code == 0, ran.output
+    catalog = existing_catalog(store)
+    takes = read_table(catalog, "takes").to_pylist()
+    assert [t["status"] for t in takes] == ["ok"] * len(prompts), takes
+    shown = []
+    for row in (r for r in read_table(catalog, "artifacts").to_pylist() if r["stage"] == "decode"):
+        shown.append(read_frames(catalog.storage.read(row["uri"])))
+        assert shown[-1].shape == (row["n_frames"], row["height"], row["width"], 3)
+    assert len(shown) == len(prompts)
+    made = {r["sha256"] for r in read_table(catalog, "artifacts").to_pylist() if r["stage"] == "base"}
+    assert len(made) == len(prompts), "no two takes are the same"
+    planned = CliRunner().invoke(main, [*words, "--dry-run"])
+    assert planned.exit_code == 0
+    counts = re.findall(r"^(?:text|see|base|decode) +\w+ +(\d+) +(\d+)", planned.output, re.MULTILINE)
+    assert len(counts) >= 3
+    assert all(int(done) > 0 and int(left) == 0 for done, left in counts), planned.output
+
+
+REFUSED = [
+    ("svd", {"prompt": "a"}, r"svd needs a picture: give `image`"),
+    ("svd", {"prompt": "a", "image": "a.png", "last_image": "b.png"}, r"svd takes still as first, not as last"),
+    ("svd", {"prompt": "a", "image": "a.png", "control": "edges:a.mp4"},
+     r"svd takes no control; these do: animatediff \(ControlNet\), wan \(VACE\)"),
+    ("svd", {"prompt": "a", "image": "a.png", "width": 40}, r"svd cannot make 40x32: .*; the nearest is (32|48)x32"),
+    ("wan", {"prompt": "a", "image": "a.png"}, r"wan \(T2V\) takes no still; these do: .*ltx, svd, wan \(I2V, FLF2V"),
+    ("wan", {"prompt": "a", "frames": 10}, r"wan cannot make 10 frames: they must be k \* 4 \+ 1; the nearest is 9"),
+    ("wan", {"prompt": "a", "video": "a.mp4"}, r"wan \(T2V\) needs the level of source: give `level`"),
+    ("wan", {"prompt": "a", "video": "a.mp4", "level": 1.5}, r"level must be above 0 and below 1"),
+    ("wan", {"prompt": "a", "level": 0.5}, r"level is the noise level of a `video`, and there is none"),
+    ("wan", {"prompt": "a", "video": "a.mp4", "level": 0.5, "frames": 21},
+     r"video .*a\.mp4: lasts 1\.50 s; 21 frames at 8 fps are 2\.62 s"),
+    ("wan", {"prompt": "a", "video": "a.png", "level": 0.5}, r"video .*a\.png"),
+    ("wan", {"prompt": "a", "video": "nowhere.mp4", "level": 0.5}, r"video .*nowhere\.mp4: No such file"),
+    ("vace", {"prompt": "a"}, r"wan \(VACE\) needs a condition: one of still, control, source, reference"),
+    ("vace", {"prompt": "a", "mask": "a.mp4", "image": "a.png"}, r"takes clip \(mask\) only together with source"),
+    ("vace", {"prompt": "a", "control": "edges:a.mp4", "image": "a.png"}, r"takes still or control, not both"),
+    ("vace", {"prompt": "a", "control": "a.mp4"}, r"must begin with its signal, one of depth, pose, edges, flow"),
+    ("animatediff", {"prompt": "a", "control": {"signal": "edges", "video": "a.mp4", "start": 0.9, "end": 0.1}},
+     "start below end"),
+    ("animatediff", {"prompt": "a", "control": "edges:a.mp4", "frames": 40, "fps": 60},
+     r"40 frames: they must be at most 32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "prompt", "said"), REFUSED)
+def test_what_a_family_cannot_do_is_one_sentence_before_any_work(place, name, prompt, said):
+    model, _, steps = CAMPAIGNS[name]
+    path = campaign(place, model, [prompt], steps=steps, **SMALL)
+    with pytest.raises(BadInput, match=said) as caught:
+        load_campaign([path], {}, [])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"family": "svd", "checkpoint": "wan"}, "is a checkpoint of WanPipeline, which svd does not run"),
+        ({"family": "wan", "checkpoint": "nowhere"}, "model.checkpoint: there is no checkpoint at nowhere"),
+        ({"family": "wan", "checkpoint": "owner/name"}, "owner/name is not in the local hub cache"),
+        (
+            {"family": "animatediff", "checkpoint": "net", "parts": {"controlnet": "wan/vae"}},
+            "is of the class AutoencoderKLWan",
+        ),
+        ({"family": "svd"}, "is a checkpoint of LTXConditionPipeline, which svd does not run"),
+    ],
+)
+def test_a_model_that_is_none_of_the_family_is_refused(place, model, said):
+    path = campaign(place, {"checkpoint": "x", **model}, ["a"], **SMALL)
+    if "checkpoint" not in model:
+        path.write_text(json.dumps({"cascade": "plain", "model": model, "prompts": ["a"], **SMALL}))
+    with pytest.raises(BadInput, match=said):
+        load_campaign([path], {}, [])
+
+
+def test_a_part_that_is_missing_or_broken_is_refused_while_planning(place, tmp_path):
+    folder = shutil.copytree(place / "wan", tmp_path / "wan")
+    weights = next((folder / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    model = {"family": "wan", "checkpoint": str(folder)}
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({"cascade": "plain", "model": model, "prompts": ["a"], **SMALL}))
+    words = ["render", str(path), "--store", str(tmp_path / "store"), "--executor", "local"]
+    ran = CliRunner().invoke(main, words)
+    assert (ran.exit_code, "is broken or was cut off" in ran.output) == (2, True), ran.output
+    shutil.rmtree(folder / "text_encoder")
+    ran = CliRunner().invoke(main, words)
+    assert (ran.exit_code, "it has no text_encoder/" in ran.output) == (2, True), ran.output
+
+
+def test_a_checkpoint_says_what_takes_are_where_nothing_else_does(place):
+    """The defaults of a family fill in what campaign and cascade leave out."""
+    path = campaign(place, {"family": "svd", "checkpoint": "svd"}, [{"prompt": "a", "image": "a.png"}])
+    (take,) = load_campaign([path], {}, []).takes
+    assert (take["width"], take["height"], take["frames"], take["fps"], take["guidance"]) == (1024, 576, 4, 7.0, 3.0)
+
+
+def test_the_makers_command_says_how_a_campaign_names_what_it_made(tmp_path):
+    made = CliRunner().invoke(main, ["tiny", "wan", str(tmp_path / "x"), "--variant", "flf2v"])
+    assert made.exit_code == 0, made.output
+    assert f"model: {{family: wan, checkpoint: {tmp_path / 'x'}}}" in made.output
+    for words, said in (
+        (
+            ["tiny", "wan", str(tmp_path / "y"), "--variant", "flf"],
+            "no checkpoint of the kind 'flf'; did you mean 'flf2v'",
+        ),
+        (["tiny", "wan", str(tmp_path)], "is there and holds no checkpoint"),
+        (["tiny", "ltx", str(tmp_path / "y")], "there is no maker of tiny checkpoints of the family ltx"),
+    ):
+        refused = CliRunner().invoke(main, words)
+        assert (refused.exit_code, said in refused.output) == (2, True), refused.output
