@@ -92,6 +92,23 @@ def test_a_campaign_of_a_family_goes_from_the_command_line_to_its_videos(place, 
     assert all(int(done) > 0 and int(left) == 0 for done, left in counts), planned.output
 
 
+@pytest.mark.parametrize(("name", "after"), [("svd", True), ("wan", False)])
+def test_a_refine_pass_goes_with_every_family_and_is_given_conditions_where_it_needs_them(place, name, after):
+    model, prompts, steps = CAMPAIGNS[name]
+    refine = {"use": "stages.refine:Refine", "model": "${model}", "before": "decode", "strength": 0.95}
+    refine["sampling"] = {"steps": 4, "guidance": 2.0}
+    path = campaign(place, model, prompts[:1], steps={**steps, "refine": refine}, **SMALL)
+    store = str(place / f"refined-{name}")
+    ran = CliRunner().invoke(main, ["render", str(path), "--store", store, "--executor", "local"])
+    assert ran.exit_code == 0, ran.output
+    rows = {r["stage"]: r for r in read_table(existing_catalog(store), "artifacts").to_pylist()}
+    assert rows["refine"]["sha256"] != rows["base"]["sha256"]
+    plan = load_campaign([path], {}, []).plan(existing_catalog(store))
+    assert any(b.port == "condition" for b in plan.node("refine").ports) == after
+    with pytest.raises(BadInput, match=r"strength is 1\.5; it must be above 0 and below 1"):
+        load_campaign([path], {}, ["refine.strength=1.5"])
+
+
 REFUSED = [
     ("svd", {"prompt": "a"}, r"svd needs a picture: give `image`"),
     ("svd", {"prompt": "a", "image": "a.png", "last_image": "b.png"}, r"svd takes still as first, not as last"),

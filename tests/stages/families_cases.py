@@ -105,7 +105,17 @@ CASES = [
         5.0,
         ((FIRST, picture),),
         one_call=lambda m: {"image": images(m[0])[0]},
+        label="-picture",
     ),
+    Case(
+        "wan",
+        "ti2v-pictures",
+        "WanImageToVideoPipeline",
+        5.0,
+        ((FIRST, picture),),
+        one_call=lambda m: {"image": images(m[0])[0]},
+    ),
+    Case("wan", "ti2v", "WanPipeline", 5.0, label="-text"),
     Case(
         "wan",
         "flf2v",

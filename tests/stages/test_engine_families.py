@@ -259,7 +259,8 @@ def test_what_is_refused_the_library_has_no_argument_for(case, tiny):
     stages = tiny(case)
     accepted = set(stages.offers.accepts)
     assert accepted <= set(load_family(case.family).kinds) <= set(KINDS)
-    signature = set(inspect.signature(getattr(diffusers, case.pipeline).__call__).parameters)
+    names = {case.pipeline, stages.denoiser.variant.looking or case.pipeline}
+    signature = {p for n in names for p in inspect.signature(getattr(diffusers, n).__call__).parameters}
     assert signature <= NO_CONDITION | set(ARGUMENTS) | set(NOT_BUILT)
     for argument in signature & set(ARGUMENTS):
         assert ARGUMENTS[argument] & accepted, f"{argument} is there, and what it carries is refused"

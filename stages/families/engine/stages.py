@@ -71,7 +71,8 @@ class EngineSeer(Stage):
         hulls = {name: self._hull(name) for name in self.variant.denoise if name != "scheduler"}
         scheduler = diffusers.EulerDiscreteScheduler()  # of a run that takes no step
         whole = {"vae": self.codec.network, "scheduler": scheduler, **parts, **hulls}
-        self.pipeline = build_pipeline(self.variant.pipeline, whole, self.variant.options)
+        kind = self.variant.looking or self.variant.pipeline
+        self.pipeline = build_pipeline(kind, whole, self.variant.options)
 
     def see(self, shot: Shot, media: Sequence[Frames], knobs: Mapping[str, Any]) -> Tensors:
         """`source`: the latent of a video to begin from; `encoded.N`, `looked.N`: what VAE and image encoder answered,
@@ -137,6 +138,8 @@ class EngineDenoiser(Stage):
         adapt(first, lora, model.download)
         parts = {"vae": self.card, "scheduler": self.scheduler, **{n: self.place(v) for n, v in networks.items()}}
         self.pipeline = build_pipeline(self.variant.pipeline, parts, self.variant.options)
+        other = self.variant.looking
+        self.after = build_pipeline(other, parts, self.variant.options) if other else self.pipeline
 
     def denoise(
         self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
@@ -146,14 +149,16 @@ class EngineDenoiser(Stage):
         scheduler, more = make_scheduler(self.scheduler, sampling.scheduler), dict[str, Any]()
         answers = _in_order(given.seen, "encoded")
         leading = sum(c.kind in self.variant.leads for c in given.conditions)
-        with self.running(spec.seed) as generator, self.card.answering(answers), self._looking(given.seen):
+        looked = any(c.kind in self.variant.encodes and not starts(c) for c in given.conditions)
+        pipeline = self.after if looked else self.pipeline
+        with self.running(spec.seed) as generator, self.card.answering(answers), self._looking(pipeline, given.seen):
             if start is not None:
                 scheduler = tail(scheduler, skipped(scheduler, sampling.steps, level))
                 scheduler.set_timesteps(sampling.steps)
                 begin = np.concatenate([*(a[0] for a in answers[len(answers) - leading :][::-1]), start], axis=1)
                 more["latents"] = self._renoised(scheduler, begin, generator)
-            self.pipeline.register_modules(scheduler=scheduler)
-            latents = self.pipeline(
+            pipeline.register_modules(scheduler=scheduler)
+            latents = pipeline(
                 **self._text(given.text), **self.variant.bind(call), **common(call), **more, generator=generator
             ).frames
             return {"video": np.ascontiguousarray(self.form.to_rest(latents)[:, leading:])}
@@ -187,8 +192,8 @@ class EngineDenoiser(Stage):
         knobs = {**with_defaults(self.variant, sampling.knobs, "denoise"), **looked}
         return Call(shot=shot, sampling=sampling, knobs=knobs, frames=frames)
 
-    def _looking(self, seen: Tensors) -> _Looking:
-        return _Looking(self.pipeline, self.family, self.variant, _in_order(seen, "looked"), self.device, self.dtype)
+    def _looking(self, pipeline: Any, seen: Tensors) -> _Looking:
+        return _Looking(pipeline, self.family, self.variant, _in_order(seen, "looked"), self.device, self.dtype)
 
     def _text(self, text: Tensors | None) -> dict[str, torch.Tensor]:
         if "text" not in self.variant.offers.parts:

@@ -45,6 +45,7 @@ class Variant:
     """One kind of checkpoint of a family.
 
     pipeline   the class of diffusers that denoises
+    looking    the class in its place where conditions of `encodes` are given, "" where it is the same
     offers     what it can do
     bind       what its pipeline is called with, beside size, steps, generator and embeddings
     denoise    the components that it denoises with; the VAE is a card
@@ -61,6 +62,7 @@ class Variant:
     pipeline: str
     offers: Offers
     bind: Bind
+    looking: str = ""
     denoise: tuple[str, ...]
     see: tuple[str, ...] = ()
     looks: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ SCHEDULERS = (
     "FlowMatchLCMScheduler",
 )
 SOURCE = Accepts(heeds=("level",), must=("level",))
+FIRST = Accepts(roles=("first",))
 GREY = 128
 """Pixels that VACE is to make; what it makes of them is not looked at."""
 
@@ -40,7 +41,7 @@ class Wan(EngineFamily):
     kinds = MappingProxyType(
         {"still": "I2V, FLF2V, TI2V, VACE", "source": "", "control": "VACE", "clip": "VACE", "reference": "VACE"}
     )
-    makers = ("t2v", "i2v", "flf2v", "ti2v", "vace", "two-experts")
+    makers = ("t2v", "i2v", "flf2v", "ti2v", "ti2v-pictures", "vace", "two-experts")
     text_pipeline, text_length = TEXT, 512
 
     def variant(self, model: ModelConfig) -> Variant:
@@ -67,6 +68,7 @@ class Wan(EngineFamily):
         }
         return Variant(
             pipeline=kind,
+            looking=IMAGE if kind == TEXT and expands else "",
             denoise=(*experts, "scheduler"),
             see=see,
             looks=("encode_image",) if see else (),
@@ -74,7 +76,7 @@ class Wan(EngineFamily):
             encodes=("still", "control", "clip", "source", "reference"),
             leads=("reference",),
             options=options,
-            bind=BINDS[kind],
+            bind=_bind_either if kind == TEXT and expands else BINDS[kind],
             offers=Offers(
                 variant=name,
                 size=SizeRule(step=step, frames=int(vae.get("scale_factor_temporal", 4))),
@@ -97,7 +99,7 @@ class Wan(EngineFamily):
                 },
                 sees=("frames",),
                 decodes=("tiling",),
-                refines_after=kind != TEXT,
+                refines_after=kind != TEXT or expands,
                 lora=len(experts) == 1,
             ),
         )
@@ -112,10 +114,11 @@ class Wan(EngineFamily):
 def _accepts(kind: str, net: Mapping[str, Any], looks: bool, expands: bool) -> tuple[str, dict[str, Accepts]]:
     """The name of a variant and the conditions that it takes."""
     if kind == TEXT:
-        return "TI2V as text to video" if expands else "T2V", {"source": SOURCE}
+        # The weights of TI2V are published with the pipeline that reads text; pictures go through the other.
+        return ("TI2V", {"still": FIRST, "source": SOURCE}) if expands else ("T2V", {"source": SOURCE})
     if kind == IMAGE:
         if expands:
-            return "TI2V", {"still": Accepts(roles=("first",), least=1), "source": SOURCE}
+            return "TI2V, pictures only", {"still": Accepts(roles=("first",), least=1), "source": SOURCE}
         # A denoiser that looks at pictures has places for two of them where it was made for a last frame too.
         both = bool(net.get("pos_embed_seq_len")) or not looks
         roles = ("first", "last") if both else ("first",)
@@ -141,6 +144,10 @@ def _bind_image(call: Call) -> dict[str, Any]:
     pictures = {c.role: call.pictures(c)[0] for c in call.of("still")}
     last = {"last_image": pictures["last"]} if "last" in pictures else {}
     return {**_guidance(call), "image": pictures["first"], **last}
+
+
+def _bind_either(call: Call) -> dict[str, Any]:
+    return _bind_image(call) if call.of("still") else _guidance(call)
 
 
 def _bind_vace(call: Call) -> dict[str, Any]:

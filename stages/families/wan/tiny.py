@@ -29,7 +29,8 @@ def _network(seed: int, kind: Any = WanTransformer3DModel, **more: Any) -> Any:
 
 
 def make(folder: Path, variant: str = "t2v", seed: int = 0) -> Path:
-    """Write one; equal seeds give equal weights. variant: t2v, i2v, flf2v, ti2v, vace or two-experts."""
+    """Write one; equal seeds give equal weights. variant: t2v, i2v, flf2v, ti2v, ti2v-pictures, vace or
+    two-experts."""
     vae = seeded(
         lambda: AutoencoderKLWan(
             base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
@@ -56,10 +57,12 @@ def make(folder: Path, variant: str = "t2v", seed: int = 0) -> Path:
     elif variant in ("i2v", "flf2v"):
         places = {"pos_embed_seq_len": 2 * 17} if variant == "flf2v" else {}
         pipeline = WanImageToVideoPipeline(**parts, **vision, transformer=_network(seed + 3, **looking, **places))
-    elif variant == "ti2v":
+    elif variant == "ti2v-pictures":
         pipeline = WanImageToVideoPipeline(**parts, transformer=_network(seed + 3), expand_timesteps=True)
     else:
         if variant == "two-experts":
             more = {"transformer_2": _network(seed + 4), "boundary_ratio": 0.875}
+        elif variant == "ti2v":
+            more = {"expand_timesteps": True}
         pipeline = WanPipeline(**parts, transformer=_network(seed + 3), **more)
     return save_whole(folder, pipeline)
