@@ -14,7 +14,7 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Given, Sampling, load_family, refuse_conditions
-from stages.families.offers import Offers, check_sampling
+from stages.families.offers import Offers, check_columns, check_sampling
 
 
 class Base(Step):
@@ -50,7 +50,7 @@ class Base(Step):
         """Embeddings where the family reads text, what `see` made of conditions, and what the take is to be."""
         text = "text" in _offers(config).parts
         ports = {"text": Port(kind="text", required=text), "condition": Port(kind="condition", required=False)}
-        depends = ("seed", "width", "height", "frames", "fps", "guidance", "conditions")
+        depends = ("seed", "width", "height", "frames", "fps", "guidance", "conditions", *_offers(config).reads)
         return Inputs(ports=ports, depends=depends, draws=True)
 
     @classmethod
@@ -71,11 +71,13 @@ class Base(Step):
         offers.size.check(family.name, values["width"], values["height"], values["frames"])
         refuse_conditions(family, offers, read_conditions(values.get("conditions")), values["frames"])
         check_sampling("base.sampling", family.name, offers, config.sampling)
+        check_columns(family.name, offers, values)
         if config.lora.path and not offers.lora:
             raise BadInput(f"base.lora.path: {family.name} takes no adapter")
 
     def setup(self) -> None:
         """Load the denoiser."""
+        self.offers = _offers(self.config)
         self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
@@ -87,6 +89,7 @@ class Base(Step):
             text=get_text(self.workspace, row["text"], spec.family),
             seen=get_seen(self.workspace, row["condition"], spec.vae_id),
             conditions=conditions,
+            **{name: str(row[name] or "") for name in self.offers.reads},
         )
         start = given.seen.get("source")
         level = next((c.level for c in conditions if c.kind == "source" and c.level is not None), 1.0)

@@ -117,9 +117,11 @@ class Shot:
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """What a clip is denoised after: embeddings of its text (None where the family has none), what `see` made of its
-    conditions, and these."""
+    conditions, and these. prompt and negative_prompt: of a family that encodes its own text."""
 
     text: Tensors | None = None
+    prompt: str = ""
+    negative_prompt: str = ""
     seen: Tensors = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
 

@@ -11,6 +11,9 @@ from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 
+FORMS: Mapping[str, tuple[type, str]] = {"switch": (bool, "true or false"), "text": (str, "a text")}
+"""Forms of a knob that is no number."""
+
 Weights = Mapping[str, tuple[str, ...]]
 """Key of ModelConfig -> component folders below that location, () for one part by itself."""
 
@@ -83,8 +86,9 @@ class Accepts:
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """One number that steers a sampler of this family beyond steps and guidance: its default, its range, and the role
-    (`see`, `denoise`) that goes by it. Where `default` is None, what happens without it is in `help`."""
+    """One setting that steers a sampler of this family beyond steps and guidance: its default, its range, and the role
+    (`see`, `denoise`) that goes by it. Where `default` is None, what happens without it is in `help`. `form` is number,
+    switch or text; only numbers have a range."""
 
     default: float | None
     low: float
@@ -92,6 +96,7 @@ class Knob:
     help: str
     role: str = "denoise"
     whole: bool = False
+    form: str = "number"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,9 @@ class Offers:
     refines_after  whether a refine pass is given the conditions too
     continues   whether it goes on from the end of a clip, latent by latent
     lora        whether its denoiser takes an adapter
+    reads       columns of a take that its denoiser reads itself, where it encodes its own text
+    needs       of these, the ones that must not be empty
+    lacks       columns of a take that it has no use for: a take that says one is refused
     """
 
     variant: str = ""
@@ -135,6 +143,9 @@ class Offers:
     refines_after: bool = False
     continues: bool = False
     lora: bool = True
+    reads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
 
     def weights(self, role: str) -> dict[str, tuple[str, ...]]:
         """What a step of this role loads, as `Step.weights_of` says it; {} where there is no such role."""
@@ -167,6 +178,11 @@ def check_knobs(where: str, name: str, offers: Offers, knobs: Mapping[str, Any],
             hint = nearest(key, known) if known else "it has none here"
             raise BadInput(f"{where}.{key}: {called(name, offers)} has no such knob; {hint}")
         knob = known[key]
+        if knob.form in FORMS:
+            type_, kind = FORMS[knob.form]
+            if not isinstance(value, type_):
+                raise BadInput(f"{where}.{key} must be {kind}, not {value!r}")
+            continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
             kind = "a whole number" if knob.whole else "a number"
@@ -260,3 +276,13 @@ def check_sampling(where: str, name: str, offers: Offers, sampling: Any) -> None
                 f"{where}.scheduler.name: {called(name, offers)} cannot sample with {chosen!r};"
                 f" {nearest(str(chosen), offers.schedulers)}"
             )
+
+
+def check_columns(name: str, offers: Offers, values: Mapping[str, Any]) -> None:
+    """Raise BadInput for what a take says that this checkpoint has no use for, and for what it needs and is empty."""
+    for column in offers.lacks:
+        if values.get(column):
+            raise BadInput(f"{called(name, offers)} has no use for `{column}`; leave it out")
+    for column in offers.needs:
+        if not str(values.get(column) or "").strip():
+            raise BadInput(f"{called(name, offers)} needs a `{column}`")

@@ -13,8 +13,14 @@ from stages.core.errors import BadInput
 from stages.core.weights.headers import part_shapes, read_shapes
 from stages.core.weights.promises import check_promise
 
-CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
-WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
+CONFIG_NAMES = (
+    "config.json",
+    "scheduler_config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor", "processor")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "group")
@@ -35,6 +41,7 @@ class ModelConfig:
     temporal_upsampler  the temporal latent upsampler, in the same ways
     parts               further checkpoints that a family takes, name to location: `{motion_adapter: FOLDER}`; each a
                         folder, or a hub id `owner/name@revision`
+    pipeline            family `whole` only: a pipeline class of diffusers; empty takes the one that wrote the folder
     dtype               [float32, bfloat16, float16] what the models compute in
     threads             [from 1] CPU threads of a forward pass; another number may change the last digits
     device              [auto, cpu, cuda] where the models run; `auto` is a GPU where the worker has one
@@ -50,6 +57,7 @@ class ModelConfig:
     spatial_upsampler: str = field(default="", metadata=_WHERE)
     temporal_upsampler: str = field(default="", metadata=_WHERE)
     parts: dict[str, str] = field(default_factory=dict, metadata=_WHERE)
+    pipeline: str = field(default="", metadata={"identity": "where set"})
     dtype: str = "float32"
     threads: int = 1
     device: str = field(default="auto", metadata=_WHERE)
@@ -188,7 +196,7 @@ def check_part(path: Path, part: str) -> None:
         raise BadInput(
             f"the checkpoint {path.parent} is incomplete: {path.name}/ has none of {', '.join(CONFIG_NAMES)}"
         )
-    if part not in WEIGHTLESS:
+    if part.rstrip("_0123456789") not in WEIGHTLESS:  # a second tokenizer is `tokenizer_2`
         _check_weights(path, names)
 
 

@@ -1,0 +1,143 @@
+"""A pipeline of diffusers that runs as one step, and pixels in the form of latents."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+import transformers
+
+from stages.core.errors import BadInput
+from stages.core.latents.form import BadLatent, DecodeRecipe, Floats, LatentSpec, Tensors
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts
+from stages.families.engine.runtime import Stage, quiet
+from stages.families.parts import load_part
+from stages.families.report import heard, refusing
+from stages.families.whole.adapter import CONTROLS, OF_TAKES, RATES, components, pipeline_of
+from stages.families.whole.signature import arguments_of, module_of
+
+PIXELS = VaeFacts(vae_id="pixels", spatial_ratio=1, temporal_ratio=1, channels=3, scale=0.01)
+
+log = logging.getLogger("rushes.families")
+
+
+class PixelCodec:
+    """Turns [3, F, H, W] from 0 to 1 into frames and back."""
+
+    vae = PIXELS
+
+    def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
+        """The frames, rounded as diffusers rounds pictures."""
+        return np.asarray((np.moveaxis(video, 0, -1) * 255).round(), np.uint8)
+
+    def encode(self, frames: Frames) -> Floats:
+        """Frames as floats."""
+        return np.ascontiguousarray(np.moveaxis(frames, -1, 0), np.float32) / np.float32(255)
+
+
+class PixelSeer:
+    """Hands the frames of conditions on, in the take's size."""
+
+    vae = PIXELS
+
+    def see(self, shot: Shot, media: Sequence[Frames], knobs: Mapping[str, Any]) -> Tensors:
+        """`KIND.N`: the frames [F, H, W, 3] of the Nth condition that has a medium."""
+        shown = [c for c in shot.conditions if c.sha256]
+        return {f"{c.kind}.{i}": frames for i, (c, frames) in enumerate(zip(shown, media, strict=True))}
+
+
+class WholePipeline(Stage):
+    """All components of a checkpoint, and the pipeline's own call."""
+
+    vae = PIXELS
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        self.name = pipeline_of(model)
+        self.arguments = arguments_of(self.name)
+        kind = getattr(importlib.import_module(module_of(self.name)), self.name)
+        folder, index = model.folder(components(model)), model.read_index()
+        parts = {name: self._load(folder / name, *index[name]) for name in components(model)}
+        options = {k: v for k, v in index.items() if not isinstance(v, list) and not k.startswith("_")}
+        wanted, optional = kind._get_signature_keys(kind)
+        for name in parts:
+            if name not in {*wanted, *optional}:
+                raise BadInput(f"model.checkpoint: {self.name} has no component {name!r}, which {folder} holds")
+        if missing := sorted(n for n in wanted if n not in parts and n not in index):
+            raise BadInput(f"model.checkpoint: {folder} has no {', '.join(missing)}, which {self.name} needs")
+        blank = {n: None for n in wanted if n in index and n not in parts}
+        with refusing(folder), heard(folder):
+            self.pipeline = quiet(kind(**blank, **parts, **{k: v for k, v in options.items() if k in optional}))
+
+    def _load(self, path: Any, library: str, name: str) -> Any:
+        """One component, by the class that the index names: a network through the one loader of parts."""
+        kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), name, None)
+        if kind is None:
+            raise BadInput(
+                f"{path}: its class {library}.{name} is none of diffusers or transformers, and is not loaded"
+            )
+        if issubclass(kind, diffusers.ModelMixin | transformers.PreTrainedModel):
+            return self.place(load_part(kind, path, self.dtype))
+        with refusing(path), heard(path):
+            return kind.from_pretrained(path, local_files_only=True)
+
+    def denoise(
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+    ) -> Latents:
+        """The pipeline's frames as `video`, [3, F, H, W] from 0 to 1. `level` is the pipeline's own `strength`."""
+        if start is not None:
+            raise BadInput(f"{self.name} runs as one step: it takes no latents to begin with")
+        values = {
+            "prompt": given.prompt, "negative_prompt": given.negative_prompt or None, "width": spec.width,
+            "height": spec.height, "frames": spec.n_frames, "guidance": sampling.guidance,
+        }  # fmt: skip
+        asked = {OF_TAKES[k]: v for k, v in values.items() if v is not None and OF_TAKES[k] in self.arguments}
+        asked |= {
+            name: _as_asked(spec.fps_conditioning, self.arguments[name].form)
+            for name in RATES
+            if name in self.arguments
+        }
+        asked |= self._media(given)
+        with self.running(spec.seed) as generator:
+            made = self.pipeline(
+                **asked, **sampling.knobs, num_inference_steps=sampling.steps, generator=generator, output_type="np"
+            )
+        frames = np.asarray(made.frames[0], np.float32)
+        if getattr(made, "audio", None) is not None:
+            log.warning("%s made sound as well, which is not kept", self.name)
+        wanted = (spec.n_frames, spec.height, spec.width, 3)
+        if frames.shape != wanted:
+            had, asked_for = _size(frames.shape), _size(wanted)
+            raise BadLatent(f"{self.name} made {had}, and {asked_for} were asked; ask for what it makes")
+        return {"video": np.ascontiguousarray(np.moveaxis(frames, -1, 0))}
+
+    def _media(self, given: Given) -> dict[str, Any]:
+        from PIL import Image
+
+        found: dict[str, Any] = {}
+        for number, one in enumerate(c for c in given.conditions if c.sha256):
+            frames = [Image.fromarray(f) for f in given.seen[f"{one.kind}.{number}"]]
+            if one.kind == "still":
+                found["last_image" if one.role == "last" else "image"] = frames[0]
+            elif one.kind == "source":
+                found |= {"video": frames, **({} if one.level is None else {"strength": one.level})}
+            else:
+                found[next(name for name in CONTROLS if name in self.arguments)] = frames
+        return found
+
+
+def _as_asked(fps: float, form: str) -> float | int:
+    return round(fps) if form == "whole" and fps == round(fps) else fps
+
+
+def _size(shape: Sequence[int]) -> str:
+    frames, height, width = shape[:3]
+    return f"{frames} frames of {width}x{height}"
+
+
+__all__ = ["PixelCodec", "PixelSeer", "WholePipeline"]
