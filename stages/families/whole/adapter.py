@@ -16,6 +16,7 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA
 from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_parts_known
+from stages.families.whole.call import CONTROLS, OF_TAKES, RATES, components, pipeline_of
 from stages.families.whole.signature import Argument, arguments_of
 
 if TYPE_CHECKING:
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
 
 STEP = 8
 """Pixels that width and height are multiples of: no video pipeline of diffusers takes a finer step."""
-OF_TAKES = MappingProxyType(
-    {
-        "prompt": "prompt", "negative_prompt": "negative_prompt", "width": "width", "height": "height",
-        "frames": "num_frames", "guidance": "guidance_scale",
-    }
-)  # fmt: skip
-"""Column of a take -> the argument that it goes to."""
-RATES = ("fps", "frame_rate")
-CONTROLS = ("control_video", "conditioning_frames", "pose_video")
 OURS = frozenset(
     {
         *OF_TAKES.values(), *RATES, *CONTROLS, "num_inference_steps", "generator", "output_type", "return_dict",
@@ -111,24 +103,6 @@ class Whole:
     def temporal(self, model: ModelConfig) -> NoReturn:
         """There are no latents to upsample."""
         raise BadInput("whole: a pipeline that runs as one step has no latents to upsample")
-
-
-def pipeline_of(model: ModelConfig) -> str:
-    """The class that runs: the one that the config names, else the one that wrote the checkpoint."""
-    name = model.pipeline or str(model.read_index().get("_class_name", ""))
-    if not name:
-        raise BadInput(
-            f"model.checkpoint: model_index.json of {model.checkpoint} names no pipeline; set model.pipeline"
-        )
-    return name
-
-
-def components(model: ModelConfig) -> tuple[str, ...]:
-    """The component folders that a checkpoint's index names."""
-    index = model.read_index()
-    return tuple(
-        name for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
-    )
 
 
 def _must(arguments: Mapping[str, Argument], name: str) -> bool:

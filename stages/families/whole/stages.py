@@ -18,7 +18,7 @@ from stages.families.contract import Frames, Given, Latents, Sampling, Shot, Vae
 from stages.families.engine.runtime import Stage, quiet
 from stages.families.parts import load_part
 from stages.families.report import heard, refusing
-from stages.families.whole.adapter import CONTROLS, OF_TAKES, RATES, components, pipeline_of
+from stages.families.whole.call import CONTROLS, OF_TAKES, RATES, components, pipeline_of
 from stages.families.whole.signature import arguments_of, module_of
 
 PIXELS = VaeFacts(vae_id="pixels", spatial_ratio=1, temporal_ratio=1, channels=3, scale=0.01)
