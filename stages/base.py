@@ -13,8 +13,8 @@ from stages.core.latents.form import LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.contract import Given, Sampling, load_family, refuse_conditions
-from stages.families.offers import Offers, check_columns, check_sampling
+from stages.families.contract import Given, Sampling, load_family, offers_of, refuse_conditions
+from stages.families.offers import check_columns, check_sampling
 
 
 class Base(Step):
@@ -48,15 +48,15 @@ class Base(Step):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """Embeddings where the family reads text, what `see` made of conditions, and what the take is to be."""
-        text = "text" in _offers(config).parts
+        text = "text" in offers_of(config.model).parts
         ports = {"text": Port(kind="text", required=text), "condition": Port(kind="condition", required=False)}
-        depends = ("seed", "width", "height", "frames", "fps", "guidance", "conditions", *_offers(config).reads)
+        depends = ("seed", "width", "height", "frames", "fps", "guidance", "conditions", *offers_of(config.model).reads)
         return Inputs(ports=ports, depends=depends, draws=True)
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family denoises with, and the adapter."""
-        return {**_offers(config).weights("denoise"), "lora.path": ()}
+        return {**offers_of(config.model).weights("denoise"), "lora.path": ()}
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
@@ -67,7 +67,7 @@ class Base(Step):
                 raise BadInput(f"a take says no {name}, and neither does its cascade: give `{name}`")
         if not (values["fps"] and math.isfinite(values["fps"]) and values["fps"] > 0):
             raise BadInput(f"fps must be above 0, not {values['fps']}")
-        family, offers = load_family(config.model.family), _offers(config)
+        family, offers = load_family(config.model.family), offers_of(config.model)
         offers.size.check(family.name, values["width"], values["height"], values["frames"])
         refuse_conditions(family, offers, read_conditions(values.get("conditions")), values["frames"])
         check_sampling("base.sampling", family.name, offers, config.sampling)
@@ -77,7 +77,7 @@ class Base(Step):
 
     def setup(self) -> None:
         """Load the denoiser."""
-        self.offers = _offers(self.config)
+        self.offers = offers_of(self.config.model)
         self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
@@ -98,12 +98,8 @@ class Base(Step):
 
     def _spec(self, row: Row) -> LatentSpec:
         vae, fps = self.denoiser.vae, float(row["fps"])
-        return LatentSpec(
+        return vae.spec(
             family=self.config.model.family,
-            vae_id=vae.vae_id,
-            spatial_ratio=vae.spatial_ratio,
-            temporal_ratio=vae.temporal_ratio,
-            scale=vae.scale,
             width=row["width"],
             height=row["height"],
             n_frames=row["frames"],
@@ -111,9 +107,4 @@ class Base(Step):
             fps_conditioning=self.config.fps_conditioning or fps,
             seed=self.seed_for(row),
             parents=tuple(row[port]["sha256"] for port in ("text", "condition") if row[port]),
-            decode=vae.decode,
         )
-
-
-def _offers(config: Base.Config) -> Offers:
-    return load_family(config.model.family).offers(config.model)

@@ -13,7 +13,7 @@ from stages.core.latents.form import DecodeRecipe, LatentSpec
 from stages.core.media import check_encoding, ffmpeg_version, write_jpeg, write_video
 from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import load_family
+from stages.families.contract import load_family, offers_of
 
 
 class Decode(Step):
@@ -66,18 +66,18 @@ class Decode(Step):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """A latent; the seed too where the VAE denoises while it decodes."""
-        draws = "decode" in load_family(config.model.family).offers(config.model).draws
+        draws = "decode" in offers_of(config.model).draws
         return Inputs(ports={"latent": Port(kind="latent")}, depends=("seed",) if draws else (), draws=draws)
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family decodes with."""
-        return load_family(config.model.family).offers(config.model).weights("decode")
+        return offers_of(config.model).weights("decode")
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a way to save memory that the family's VAE does not have."""
-        decodes = load_family(config.model.family).offers(config.model).decodes
+        decodes = offers_of(config.model).decodes
         for name in ("tiling", "chunk"):
             if getattr(config, name) and name not in decodes:
                 raise BadInput(f"decode.{name}: the VAE of {config.model.family} has none; set it to 0")
@@ -85,7 +85,7 @@ class Decode(Step):
     def setup(self) -> None:
         """Load the VAE."""
         family = load_family(self.config.model.family)
-        self.draws = "decode" in family.offers(self.config.model).draws
+        self.draws = "decode" in offers_of(self.config.model).draws
         self.codec = family.codec(self.config.model)
 
     def process(self, row: Row) -> Row:

@@ -16,7 +16,7 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.back_projection import encode_closely
-from stages.families.contract import Frames, Given, Sampling, load_family
+from stages.families.contract import Frames, Given, Sampling, load_family, offers_of
 
 CONTINUATION = Condition(kind="clip", role="continuation", frame=0)
 MOTIONS = ("continue", "spread")
@@ -91,7 +91,7 @@ class Extend(Step):
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family denoises with, which holds the VAE, and the adapter; where motion is spread, the VAE and the
         temporal upsampler. Raises BadInput where the family has none."""
-        offers = load_family(config.model.family).offers(config.model)
+        offers = offers_of(config.model)
         if config.motion == "continue":
             return {**offers.weights("denoise"), "lora.path": ()}
         if not (temporal := offers.weights("temporal")):

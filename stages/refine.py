@@ -9,13 +9,13 @@ import numpy as np
 
 from stages.core.conditions import read_conditions
 from stages.core.errors import BadInput
-from stages.core.latents.artifacts import LATENT, get_seen, get_text, get_tracks, put_latent
+from stages.core.latents.artifacts import LATENT, get_latent, get_seen, get_text, put_latent
 from stages.core.latents.form import Floats, LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.contract import Given, Latents, Sampling, load_family
-from stages.families.offers import Offers, check_sampling
+from stages.families.contract import Given, Sampling, load_family, offers_of
+from stages.families.offers import check_sampling
 
 
 class Refine(Step):
@@ -63,7 +63,7 @@ class Refine(Step):
     def inputs(cls, config: Config) -> Inputs:
         """Embeddings and a latent; the take's guidance where `sampling` has none of its own. A family whose denoiser
         has to be given the conditions whatever it starts from is given them here too."""
-        offers = _offers(config)
+        offers = offers_of(config.model)
         ports = {"text": Port(kind="text", required="text" in offers.parts), "latent": Port(kind="latent")}
         depends: tuple[str, ...] = ("seed", *config.sampling.depends)
         if offers.refines_after:
@@ -73,12 +73,12 @@ class Refine(Step):
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family denoises with, and the adapter."""
-        return {**_offers(config).weights("denoise"), "lora.path": ()}
+        return {**offers_of(config.model).weights("denoise"), "lora.path": ()}
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for settings that the family does not go by."""
-        offers = _offers(config)
+        offers = offers_of(config.model)
         check_sampling("refine.sampling", config.model.family, offers, config.sampling)
         if config.window and offers.refines_after:
             raise BadInput("refine.window: this family refines a clip at once, with its conditions; set it to 0")
@@ -87,13 +87,13 @@ class Refine(Step):
 
     def setup(self) -> None:
         """Load the denoiser."""
-        self.after = _offers(self.config).refines_after
+        self.after = offers_of(self.config.model).refines_after
         self.denoiser = load_family(self.config.model.family).denoiser(self.config.model, self.config.lora)
 
     def process(self, row: Row) -> Row:
         """One latent of the same size, refined."""
         parent = row["latent"]
-        tracks, spec = get_tracks(self.workspace, parent, self.denoiser.vae.vae_id)
+        video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
         given = Given(
             text=get_text(self.workspace, row["text"], spec.family),
             seen=get_seen(self.workspace, row["condition"], spec.vae_id) if self.after else {},
@@ -101,10 +101,9 @@ class Refine(Step):
         )
         parents = (parent["sha256"], *([row["text"]["sha256"]] if row["text"] else []))
         spec = replace(spec, seed=self.seed_for(row), parents=parents)
-        made = self._refine(tracks["video"], spec, given, row)
-        return put_latent(self.workspace, made["video"], spec, {k: v for k, v in made.items() if k != "video"})
+        return put_latent(self.workspace, self._refine(video, spec, given, row), spec)
 
-    def _refine(self, video: Floats, spec: LatentSpec, given: Given, row: Row) -> Latents:
+    def _refine(self, video: Floats, spec: LatentSpec, given: Given, row: Row) -> Floats:
         """The latent, window by window."""
         sampling = self.config.sampling.for_take(row) if self.config.sampling.depends else self.config.sampling
         count, end = self._window(spec), 0
@@ -115,7 +114,7 @@ class Refine(Step):
             made = self.denoiser.denoise(given, spec, sampling, window, self.config.strength)["video"]
             fade_in(refined, made, start, end)
             end = start + count
-        return {"video": refined}
+        return refined
 
     def _window(self, spec: LatentSpec) -> int:
         """Latent frames of a window."""
@@ -124,10 +123,6 @@ class Refine(Step):
             window, overlap = self.config.window, self.config.overlap
             raise BadInput(f"refine.overlap is {overlap}; a window of {window} frames has {count} latent ones")
         return min(count, spec.grid[0])
-
-
-def _offers(config: Refine.Config) -> Offers:
-    return load_family(config.model.family).offers(config.model)
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:

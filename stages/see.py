@@ -12,12 +12,11 @@ from stages.core.clips import read_clip
 from stages.core.conditions import STILLS, Condition, read_conditions
 from stages.core.fitting import check_fit, fit_picture, fit_text
 from stages.core.latents.artifacts import LATENT, media_of, put_seen
-from stages.core.latents.form import LatentSpec
 from stages.core.media import Frames, read_whole_picture
 from stages.core.step import Inputs, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import LATER, Shot, load_family, refuse_conditions
-from stages.families.offers import Offers, check_knobs
+from stages.families.contract import LATER, Shot, load_family, offers_of, refuse_conditions
+from stages.families.offers import check_knobs
 
 
 class See(Step):
@@ -44,7 +43,7 @@ class See(Step):
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
         """What the pictures are, the size that they are brought to, and how; where they lie is carried."""
-        offers = _offers(config)
+        offers = offers_of(config.model)
         depends = dict.fromkeys(("conditions", "width", "height", "fps", "fit", *offers.sees))
         draws = "see" in offers.draws
         columns = (*depends, "seed") if draws else tuple(depends)
@@ -53,31 +52,31 @@ class See(Step):
     @classmethod
     def needed(cls, config: Config) -> bool:
         """Not by a checkpoint that is given nothing but text."""
-        return "see" in _offers(config).parts
+        return "see" in offers_of(config.model).parts
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family looks with."""
-        return _offers(config).weights("see")
+        return offers_of(config.model).weights("see")
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for conditions that the family does not take, and for an unknown way to fit them."""
         check_fit(values["fit"])
-        family, offers = load_family(config.model.family), _offers(config)
+        family, offers = load_family(config.model.family), offers_of(config.model)
         check_knobs("see.knobs", family.name, offers, config.knobs, "see")
         if "frames" in values:  # else the frames of a clip have no say here, and `base` looks at all of it
             refuse_conditions(family, offers, read_conditions(values["conditions"]), values["frames"])
 
     def setup(self) -> None:
         """Load what looks."""
-        offers = _offers(self.config)
+        offers = offers_of(self.config.model)
         self.draws, self.asks_frames = "see" in offers.draws, "frames" in offers.sees
         self.seer = load_family(self.config.model.family).seer(self.config.model)
 
     def process(self, row: Row) -> Row:
         """What the family makes of the conditions, each in the take's shape. Raises BadMedia."""
-        vae, conditions = self.seer.vae, read_conditions(row["conditions"])
+        conditions = read_conditions(row["conditions"])
         shot = Shot(
             width=row["width"],
             height=row["height"],
@@ -86,12 +85,8 @@ class See(Step):
             seed=self.seed_for(row) if self.draws else 0,
             conditions=conditions,
         )
-        spec = LatentSpec(
+        spec = self.seer.vae.spec(
             family=self.config.model.family,
-            vae_id=vae.vae_id,
-            spatial_ratio=vae.spatial_ratio,
-            temporal_ratio=vae.temporal_ratio,
-            scale=vae.scale,
             width=shot.width,
             height=shot.height,
             n_frames=shot.n_frames,
@@ -99,7 +94,6 @@ class See(Step):
             fps_conditioning=shot.fps,
             seed=shot.seed,
             parents=tuple(c.sha256 for c in conditions if c.sha256),
-            decode=vae.decode,
         )
         found = [self._medium(row, c, shot) for c in conditions if c.sha256]
         made = put_seen(self.workspace, self.seer.see(shot, [frames for frames, _ in found], self.config.knobs), spec)
@@ -115,7 +109,3 @@ class See(Step):
             return fit_picture(whole, *shape)[None], fit_text(whole.shape[1], whole.shape[0], *shape)
         frames, (wide, high) = read_clip(data, *shape, shot.n_frames, shot.fps)
         return frames, fit_text(wide, high, *shape)
-
-
-def _offers(config: See.Config) -> Offers:
-    return load_family(config.model.family).offers(config.model)

@@ -12,7 +12,7 @@ from stages.core.latents.artifacts import SIZE
 from stages.core.latents.form import SUFFIX, pack_text
 from stages.core.step import ARTIFACT, Inputs, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import load_family
+from stages.families.contract import load_family, offers_of
 
 
 class Text(Step):
@@ -49,17 +49,17 @@ class Text(Step):
     @classmethod
     def needed(cls, config: Config) -> bool:
         """Not by a family that reads no text."""
-        return "text" in load_family(config.model.family).offers(config.model).parts
+        return "text" in offers_of(config.model).parts
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family reads text with."""
-        return load_family(config.model.family).offers(config.model).weights("text")
+        return offers_of(config.model).weights("text")
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a length that the family does not choose."""
-        if config.max_tokens and not load_family(config.model.family).offers(config.model).tokens:
+        if config.max_tokens and not offers_of(config.model).tokens:
             raise BadInput(f"text.max_tokens: {config.model.family} has one length of its own; set it to 0")
 
     def setup(self) -> None:

@@ -11,7 +11,7 @@ from stages.core.latents.artifacts import LATENT, get_latent, put_latent
 from stages.core.latents.form import LatentSpec, faster
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import load_family
+from stages.families.contract import load_family, offers_of
 
 AXES = ("spatial", "temporal")
 
@@ -50,7 +50,7 @@ class Upsample(Step):
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """The upsampler of this axis, and the VAE for its statistics. Raises BadInput where the family has none."""
-        found = load_family(config.model.family).offers(config.model).weights(config.axis)
+        found = offers_of(config.model).weights(config.axis)
         if not found:
             raise BadInput(f"upsample: the family {config.model.family} has no {config.axis} upsampler of latents")
         return found

@@ -23,7 +23,7 @@ from stages.core.errors import BadInput
 from stages.core.ledger.storage import TEMPORARY, Storage
 from stages.core.media import ffmpeg_binary, ffmpeg_version
 from stages.core.weights.checkpoint import ModelConfig, is_hub_id
-from stages.families.contract import load_family
+from stages.families.contract import offers_of
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 COLOURS = {OK: "green", NOTE: "yellow", MISSING: "red"}
@@ -201,7 +201,7 @@ def read_model(path: Path) -> ModelConfig:
 
 def weights_on_disk(model: ModelConfig) -> str:
     """Where a model's weights lie and how much that is. Raises BadInput naming what its family needs and is missing."""
-    weights = load_family(model.family).offers(model).everything()
+    weights = offers_of(model).everything()
     folders = weights.get("checkpoint", ())
     folder = model.folder(folders)
     places = [folder / p for p in folders]

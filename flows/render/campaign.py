@@ -23,7 +23,7 @@ from stages.core.reach.policy import begin
 from stages.core.reach.secrets import bare
 from stages.core.step import Row, Step, StepRef
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import load_family
+from stages.families.contract import offers_of
 
 FLOW = "render"
 
@@ -85,7 +85,7 @@ def fill_defaults(config: TakesConfig, steps: Mapping[str, StepRef]) -> None:
     )
     if model is None or all(getattr(config, name) is not None for name in SIZES):
         return
-    for name, value in load_family(model.family).offers(model).defaults.items():
+    for name, value in offers_of(model).defaults.items():
         if getattr(config, name) is None:
             setattr(config, name, value)
 

@@ -137,6 +137,17 @@ class VaeFacts:
     scale: float = 1.0
     decode: DecodeRecipe = field(default_factory=DecodeRecipe)
 
+    def spec(self, **of_clip: Any) -> LatentSpec:
+        """The spec of a latent of this VAE; of_clip: the other fields of LatentSpec."""
+        return LatentSpec(
+            vae_id=self.vae_id,
+            spatial_ratio=self.spatial_ratio,
+            temporal_ratio=self.temporal_ratio,
+            scale=self.scale,
+            decode=self.decode,
+            **of_clip,
+        )
+
 
 class TextEncoder(Protocol):
     """Loads the tokenizer and the text encoder only."""
@@ -252,6 +263,11 @@ def load_maker(name: str) -> Callable[[Path, str, int], Path]:
     """What writes a tiny untrained checkpoint of a family: folder, variant and seed to the folder. Loads torch."""
     found: Callable[[Path, str, int], Path] = importlib.import_module(f"stages.families.{name}.tiny").make
     return found
+
+
+def offers_of(model: ModelConfig) -> Offers:
+    """What a checkpoint can do, by the adapter of its family. Raises BadInput."""
+    return load_family(model.family).offers(model)
 
 
 def refuse_conditions(family: Family, offers: Offers, conditions: Sequence[Condition], n_frames: int) -> None:

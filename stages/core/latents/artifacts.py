@@ -15,7 +15,6 @@ from stages.core.latents.form import (
     unpack,
     unpack_seen,
     unpack_text,
-    unpack_tracks,
 )
 from stages.core.step import ARTIFACT, Row, Workspace
 
@@ -115,11 +114,6 @@ def _described(file: Row, spec: LatentSpec) -> Row:
 def get_latent(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[Floats, LatentSpec]:
     """The latent that a stage's output row points at. Raises BadLatent for a broken file or another VAE's latent."""
     return unpack(workspace.read(row["uri"]), vae_id)
-
-
-def get_tracks(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[Tensors, LatentSpec]:
-    """`get_latent` with all tracks, of which `video` is one."""
-    return unpack_tracks(workspace.read(row["uri"]), vae_id)
 
 
 def get_seen(workspace: Workspace, row: Row | None, vae_id: str = "") -> Tensors:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
+from stages.families.engine.variant import has
 
 OF_TAKES = MappingProxyType(
     {
@@ -31,6 +32,4 @@ def pipeline_of(model: ModelConfig) -> str:
 def components(model: ModelConfig) -> tuple[str, ...]:
     """The component folders that a checkpoint's index names."""
     index = model.read_index()
-    return tuple(
-        name for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
-    )
+    return tuple(name for name in index if has(index, name))
