@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from stages.core.errors import BadInput
-from stages.core.weights.checkpoint import check_part, read_json
+from stages.core.weights.checkpoint import ModelConfig, check_part, read_json
 from stages.core.weights.headers import weight_files
 from stages.families.report import check_finite, check_report, heard, is_finite, load_transformers, refusing
 
@@ -87,6 +87,23 @@ def load_tokenizer(path: Path) -> Any:
 
 def load_scheduler(cls: Any, path: Path) -> Any:
     """A scheduler of diffusers from its folder. Raises BadInput."""
+    with refusing(path), heard(path):
+        return cls.from_pretrained(path, local_files_only=True)
+
+
+def load_component(model: ModelConfig, name: str, dtype: torch.dtype) -> Any:
+    """A component of a checkpoint by the class that its index names: a network through `load_part`. Raises BadInput."""
+    entry = model.read_index().get(name)
+    library, label = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    cls = getattr({"diffusers": diffusers, "transformers": transformers}.get(str(library)), str(label), None)
+    if cls is None:
+        raise BadInput(
+            f"model.checkpoint: the index of {model.checkpoint} gives {name} the class {library}.{label}, which is not"
+            " one of diffusers or transformers"
+        )
+    path = model.folder((name,)) / name
+    if issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel):
+        return load_part(cls, path, dtype)
     with refusing(path), heard(path):
         return cls.from_pretrained(path, local_files_only=True)
 

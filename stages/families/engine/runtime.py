@@ -28,7 +28,9 @@ class Stage:
         self.device = _device(model.device)
 
     def place(self, module: Any) -> Any:
-        """Put a model on the device, or have its layers visit it."""
+        """Put a model on the device, or have its layers visit it; what is no model stays as it is."""
+        if not isinstance(module, torch.nn.Module):
+            return module
         module.eval().requires_grad_(False)
         if self.model.offload == "group" and self.device.type != "cpu":
             apply_group_offloading(module, self.device, torch.device("cpu"), offload_type="leaf_level", use_stream=True)

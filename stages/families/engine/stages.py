@@ -9,7 +9,6 @@ from typing import Any, cast
 import diffusers
 import numpy as np
 import torch
-import transformers
 
 from stages.core.conditions import STILLS, Condition
 from stages.core.errors import BadInput
@@ -23,12 +22,10 @@ from stages.families.engine.runtime import Stage, quiet
 from stages.families.engine.schedule import make_scheduler, renoise, skipped, tail
 from stages.families.engine.vae import EngineCodec, Form
 from stages.families.engine.variant import Adapter, Call, Variant
-from stages.families.parts import load_part, load_scheduler, load_tokenizer
-from stages.families.report import heard, refusing
+from stages.families.parts import load_component, load_part, load_tokenizer
 
 TEXT = {"embeds": "prompt_embeds", "negative_embeds": "negative_prompt_embeds"}
 """Our names of embeddings -> those of the pipelines."""
-PROCESSORS = ("feature_extractor", "image_processor")
 
 
 class EngineText(Stage):
@@ -38,7 +35,7 @@ class EngineText(Stage):
         super().__init__(model)
         folder = model.folder(family.text_parts)
         self.family, self.tokenizer = family, load_tokenizer(folder / "tokenizer")
-        encoder = load_part(component_class(model, "text_encoder"), folder / "text_encoder", self.dtype)
+        encoder = load_component(model, "text_encoder", self.dtype)
         if len(self.tokenizer) > encoder.config.vocab_size:
             raise BadInput(
                 f"{folder}: the tokenizer has {len(self.tokenizer)} tokens, the text encoder only"
@@ -67,7 +64,7 @@ class EngineSeer(Stage):
         self.codec = EngineCodec(family, model)
         self.vae = self.codec.vae
         self.recorder = Recorder(self.codec.network)
-        parts = {name: _load_part(model, name, self) for name in self.variant.see}
+        parts = {name: self.place(load_component(model, name, self.dtype)) for name in self.variant.see}
         hulls = {name: self._hull(name) for name in self.variant.denoise if name != "scheduler"}
         scheduler = diffusers.EulerDiscreteScheduler()  # of a run that takes no step
         whole = {"vae": self.codec.network, "scheduler": scheduler, **parts, **hulls}
@@ -130,9 +127,8 @@ class EngineDenoiser(Stage):
         self.form = Form(model, self.variant.layout)
         self.vae = self.form.facts
         self.card = Card(self.form.kind, self.form.config, self.dtype, self.device)
-        own = [n for n in self.variant.denoise if n not in model.parts]
-        folder = model.folder(own)
-        self.scheduler = load_scheduler(component_class(model, "scheduler"), folder / "scheduler")
+        model.folder([n for n in self.variant.denoise if n not in model.parts])  # one download, and all that is missing
+        self.scheduler = load_component(model, "scheduler", self.dtype)
         networks = {n: self._network(n) for n in self.variant.denoise if n != "scheduler"}
         first = next(iter(networks.values()))
         adapt(first, lora, model.download)
@@ -209,7 +205,7 @@ class EngineDenoiser(Stage):
         if name in self.model.parts:
             config = self.model.read_further(name)
             return load_part(getattr(diffusers, str(config["_class_name"])), self.model.part(name), self.dtype)
-        return load_part(component_class(self.model, name), self.model.folder((name,)) / name, self.dtype)
+        return load_component(self.model, name, self.dtype)
 
 
 class _Looking:
@@ -265,26 +261,6 @@ def build_pipeline(name: str, parts: Mapping[str, Any], options: Mapping[str, An
     blank = {n: None for n in wanted if n not in (options or {})}
     given = {n: part for n, part in parts.items() if n in {*wanted, *optional}}
     return quiet(kind(**{**blank, **given, **(options or {})}))
-
-
-def component_class(model: ModelConfig, part: str) -> Any:
-    """The class of a component, by the checkpoint's index. Raises BadInput."""
-    entry = model.read_index().get(part)
-    name = str(entry[1]) if isinstance(entry, list) and len(entry) == 2 and entry[1] else ""
-    kind = getattr(diffusers, name, None) or getattr(transformers, name, None)
-    if kind is None:
-        raise BadInput(
-            f"model.checkpoint: the index of {model.checkpoint} names no class of diffusers or transformers for {part}"
-        )
-    return kind
-
-
-def _load_part(model: ModelConfig, name: str, stage: Stage) -> Any:
-    folder = model.folder((name,)) / name
-    if name in PROCESSORS:
-        with refusing(folder), heard(folder):
-            return component_class(model, name).from_pretrained(folder, local_files_only=True)
-    return stage.place(load_part(component_class(model, name), folder, stage.dtype))
 
 
 def _numbered(name: str, tensors: Sequence[torch.Tensor]) -> dict[str, Floats]:

@@ -7,16 +7,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import diffusers
 import numpy as np
-import transformers
 
 from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, DecodeRecipe, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts
 from stages.families.engine.runtime import Stage, quiet
-from stages.families.parts import load_part
+from stages.families.parts import load_component
 from stages.families.report import heard, refusing
 from stages.families.whole.call import CONTROLS, OF_TAKES, RATES, components, pipeline_of
 from stages.families.whole.signature import arguments_of, module_of
@@ -62,7 +60,7 @@ class WholePipeline(Stage):
         self.arguments = arguments_of(self.name)
         kind = getattr(importlib.import_module(module_of(self.name)), self.name)
         folder, index = model.folder(components(model)), model.read_index()
-        parts = {name: self._load(folder / name, *index[name]) for name in components(model)}
+        parts = {name: self.place(load_component(model, name, self.dtype)) for name in components(model)}
         options = {k: v for k, v in index.items() if not isinstance(v, list) and not k.startswith("_")}
         wanted, optional = kind._get_signature_keys(kind)
         for name in parts:
@@ -73,18 +71,6 @@ class WholePipeline(Stage):
         blank = {n: None for n in wanted if n in index and n not in parts}
         with refusing(folder), heard(folder):
             self.pipeline = quiet(kind(**blank, **parts, **{k: v for k, v in options.items() if k in optional}))
-
-    def _load(self, path: Any, library: str, name: str) -> Any:
-        """One component, by the class that the index names: a network through the one loader of parts."""
-        kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), name, None)
-        if kind is None:
-            raise BadInput(
-                f"{path}: its class {library}.{name} is none of diffusers or transformers, and is not loaded"
-            )
-        if issubclass(kind, diffusers.ModelMixin | transformers.PreTrainedModel):
-            return self.place(load_part(kind, path, self.dtype))
-        with refusing(path), heard(path):
-            return kind.from_pretrained(path, local_files_only=True)
 
     def denoise(
         self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
