@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -196,14 +197,26 @@ def test_a_shift_of_the_schedule_is_kept_when_the_scheduler_is_another():
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
 
-def condition_text(kind: str, accepts: Accepts) -> str:
-    """How the page of families tells of one kind of condition."""
-    told = [", ".join(accepts.roles)] if accepts.roles else []
-    told += ["needed"] if accepts.least else []
-    told += [f"up to {accepts.most}"] if accepts.most > 1 else []
-    told += [f"with {', '.join(accepts.heeds)}"] if accepts.heeds else []
-    told += [f"beside {', '.join(accepts.beside)}"] if accepts.beside else []
-    return f"{kind} ({'; '.join(told)})" if told else kind
+def what_it_takes(accepts: Mapping[str, Accepts], asks: tuple[str, ...]) -> list[str]:
+    """How the page of families tells of what a checkpoint takes: a cell for each key of a prompt, and what it needs."""
+    still, control = accepts.get("still"), accepts.get("control")
+    roles = still.roles if still else ()
+    source = f"with `{'mask' if 'clip' in accepts else 'level'}`" if "source" in accepts else ""
+    assert not source or accepts["source"].must == ("level",) or accepts["source"].beside == ("clip",)
+    needs = []
+    if still and still.least:
+        pair = {1: "`image`", 2: "`image` and `last_image`"}
+        needs.append(pair[len(roles)] if still.least == len(roles) else "one picture")
+    needs += ["`control`"] if control and control.least else []
+    return [
+        "yes" if "first" in roles else "",
+        "yes" if "last" in roles else "",
+        f"up to {still.most} pictures in all" if still and "keyframe" in roles else "",
+        f"up to {accepts['reference'].most}" if "reference" in accepts else "",
+        source,
+        f"with {', '.join(f'`{key}`' for key in control.heeds)}" if control else "",
+        "one of these" if asks else ", ".join(needs),
+    ]
 
 
 def test_the_page_of_families_says_what_they_offer(tiny, checkpoint):
@@ -211,8 +224,7 @@ def test_the_page_of_families_says_what_they_offer(tiny, checkpoint):
     ltx = load_family("ltx").offers(ModelConfig(checkpoint=str(checkpoint)))
     found = {("ltx", ltx.variant): ltx, **{(c.family, tiny(c).offers.variant): tiny(c).offers for c in CASES}}
     rows = {
-        f"| {name} | {o.variant} | {', '.join(condition_text(k, a) for k, a in sorted(o.accepts.items()))} |"
-        for (name, _), o in found.items()
+        f"| {name} | {o.variant} | {' | '.join(what_it_takes(o.accepts, o.asks))} |" for (name, _), o in found.items()
     }
     rows |= {
         f"| {name} | `{key}` | {'base' if k.role == 'denoise' else k.role} | {k.low:g} to {k.high:g} |"
