@@ -107,6 +107,11 @@ class TrainingRun:
     def _shared(self) -> tuple[dict[str, Any], str, str]:
         """What the jobs are told; the data's identity, and the content that training starts from."""
         model, dataset = self.training.model, dataset_identity(self.training)
+        if model.checkpoint and not Path(model.checkpoint).expanduser().exists():
+            raise BadInput(
+                f"model.checkpoint: there is no checkpoint at {model.checkpoint}; train the part before it first, or "
+                "name one that is there, such as model.checkpoint=promoted:NAME@STORE"
+            )
         shared = {
             "settings": plain_settings(self.training),
             "start": model.checkpoint,

@@ -150,7 +150,7 @@ def test_an_interrupt_saves_and_leaves(training_file, tmp_path):
         (["workers=0"], "workers must be at least 1"),
         (["at_least={psnr: 20}"], "give `promote`"),
         (["promote=../x"], "is not a valid name"),
-        (["model.checkpoint=nowhere"], "nowhere"),
+        (["model.checkpoint=nowhere"], "model.checkpoint: there is no checkpoint at nowhere; train the part before it"),
         (["model.checkpoint=promoted:none@{store}"], "no checkpoint of"),
         (["data.use=os:system"], "data.use"),
     ],
