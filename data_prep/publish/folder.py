@@ -38,7 +38,7 @@ Ending = Callable[[int], Mapping[str, bytes]]
 def check_name(name: str) -> str:
     """The same name. Raises BadInput for one that cannot be a folder's."""
     if not is_safe_name(name) or not name.isascii():
-        raise BadInput(f"{name!r} cannot name a dataset; use letters, digits, - and _")
+        raise BadInput(f"{name!r} cannot name a dataset; use letters from a to z, digits, - and _")
     return name
 
 

@@ -47,7 +47,7 @@ class Version(Job):
     class Config:
         """What the version is called and how it was made.
 
-        name       name of the dataset: letters, digits and `-_.`
+        name       name of the dataset: letters from a to z, digits, `-` and `_`
         lance      also write a Lance dataset that holds the videos
         val_share  share of the sources whose clips are for validation, as in the index
         salt       seed of the split, as in the index
@@ -89,7 +89,10 @@ def _refuse_unfinished(name: str, table: pa.Table | None) -> None:
     rows = [] if table is None else table.select(["status", "error", "error_kind"]).to_pylist()
     bad = [r for r in rows if r["status"] == "error" and (r["error_kind"] == "transient" or name == "pack")]
     if bad:
-        raise BadInput(f"{len(bad)} rows of {name} failed ({bad[0]['error']}); publish again to try them again")
+        rows = f"{len(bad)} row{'' if len(bad) == 1 else 's'} of {name}"
+        raise BadInput(
+            f"{rows} failed ({bad[0]['error']}); run the same command again, with --retry-errors where that was in vain"
+        )
 
 
 class Frozen:

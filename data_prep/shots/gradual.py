@@ -7,24 +7,39 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class GradualRules:
-    """Thresholds of gradual transitions; residuals are relative to the difference of the two shots.
+    """Thresholds of dissolves, wipes and fades. Each says what raising it does: more of them are found, false ones too,
+    or fewer, and some are missed.
 
-    residual      the most that a dissolve may leave unexplained, where the shots differ by `full_novelty` or more
-    switched      the most that a wipe may leave unexplained, where the shots differ by `full_novelty` or more
-    front         raggedness of a border (share of neighbouring cells that disagree) that speaks neither for nor against
-                  a wipe
-    novelty       least difference of the two shots, small motion forgiven, in grey levels
-    full_novelty  difference from which on the residuals are allowed in full; below it proportionally less
-    unlike        how unrelated the luma of both sides must be (1 - correlation)
-    unchanged     largest share of the picture that may be the same on both sides
-    strength      least root mean square difference of both sides, in grey levels
-    evenness      how evenly the change must cover the picture for full trust (0 a few cells, 1 all alike)
-    drift         largest root mean square deviation of the mixture's course from a straight line
-    moved         how well, as a correlation, motion may lead through a dissolve that it explains half as badly as a
-                  mixture does; 0.17 more where it explains it one and a half times as badly, and so on
-    wipe_moved    how well motion may lead through a wipe
-    flat          spread of luma, in grey levels, below which a frame counts as plain black or white
-    max_s         longest transition that is searched for, in seconds
+    A dissolve is compared with a mixture of the last frame before it and the first one after it; in a wipe, every part
+    of the picture switches from one to the other. What the comparison leaves unexplained is a share of the difference
+    of the two shots.
+
+    residual      the most that a dissolve may leave unexplained; higher: more dissolves
+    switched      the most that a wipe may leave unexplained; higher: more wipes
+    front         how ragged the moving border of a wipe may be and still count in its favour, as the share of
+                  neighbouring cells that disagree: 0.03 for a straight edge, 0.3 for moving things; higher: more wipes
+    novelty       least difference of the two shots, small motion forgiven, in grey levels; higher: fewer dissolves and
+                  wipes
+    full_novelty  difference of the two shots, in grey levels, from which on `residual` and `switched` hold in full;
+                  below it less is allowed; higher: fewer dissolves and wipes
+    unlike        how unrelated the brightness of the two shots must be, as 1 - correlation; higher: fewer
+                  dissolves and wipes
+    unchanged     the largest share of the picture that may be the same in both shots; higher: more dissolves
+                  and wipes, and more overlays that pass for one
+    strength      least root mean square difference of the two shots, in grey levels; higher: fewer dissolves and wipes
+    evenness      how evenly the change must cover the picture to be trusted in full (0 a few cells, 1 all alike);
+                  higher: fewer dissolves and wipes
+    drift         how far a transition may deviate from changing at a constant rate, as a root mean square; higher: more
+                  dissolves and wipes
+    moved         how well the frames may follow from one another by motion, as a correlation, before a dissolve is
+                  taken for motion; it holds where motion explains the frames twice as well as a mixture does, and is
+                  0.17 more where it explains them one and a half times as badly, and so on; higher: more dissolves, and
+                  more camera moves that pass for one
+    wipe_moved    the same for a wipe; higher: more wipes, and more pans that pass for one
+    flat          spread of brightness, in grey levels, below which a frame counts as plain black or white; higher: more
+                  fades
+    max_s         longest transition that is looked for, in seconds; higher: longer ones are found, and the search is
+                  slower
     """
 
     residual: float = 0.5

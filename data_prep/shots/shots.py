@@ -40,14 +40,20 @@ _FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
 
 @dataclass(frozen=True, kw_only=True)
 class ShotConfig:
-    """Thresholds of the detector. Times in seconds, differences in grey levels (0-255).
+    """Thresholds of the detector of cuts, dissolves, wipes and fades. Each says what raising it does: more of them are
+    found, false ones too, or fewer, and some are missed.
 
-    cut_floor  least cut signal of a hard cut, in grey levels
-    cut_ratio  how many times a hard cut must exceed its surroundings (2 levels are added to those)
-    flash_s    seconds: what returns to the old picture within this time is a flash, not a cut
-    moved      how well motion may explain the new picture from the old one, as a correlation; above it is no cut
-    relit      how well light may explain the new picture, as a rank correlation
-    kept       share of what is drawn that may stay the same; above it something was laid over the picture
+    cut_floor  least cut signal of a hard cut, in grey levels; higher: fewer cuts (`rushes table frames` has the signal)
+    cut_ratio  how many times the cut signal of a hard cut must exceed that of the frames around it, to which 2 grey
+               levels are added; higher: fewer cuts
+    flash_s    seconds within which the old picture must be back for a change to be a flash and no cut; higher: fewer
+               false cuts at flashes, and very short shots are missed
+    moved      how well motion may explain the new picture from the old one, as a correlation, before it is no cut;
+               higher: more cuts
+    relit      how well a change of light may explain the new picture, as a rank correlation, before it is no cut;
+               higher: more cuts
+    kept       share of the lines and edges in the picture that may stay the same before it is an overlay and no cut;
+               higher: more cuts
     gradual    thresholds of dissolves, wipes and fades
     """
 

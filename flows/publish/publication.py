@@ -23,6 +23,7 @@ from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import index_columns, kept_clips, kept_phase, yields_of
 from data_prep.sources.listing import trust_sources
 from flows.run.settings import FlowConfig, ResolvedConfig, fill_in
+from flows.words import counted
 from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -77,7 +78,7 @@ class PublishSettings:
 class PublishConfig(FlowConfig):
     """Kept clips to a frozen dataset.
 
-    name      name of the dataset: letters, digits and `-_.`
+    name      name of the dataset: letters from a to z, digits, `-` and `_`
     curation  id of the curation whose kept clips are published; empty uses the latest
     publish   what the dataset is like
     """
@@ -149,7 +150,7 @@ def _check_finished(survey: Survey, run_id: str) -> None:
     left = {name: c.todo + c.waiting for name, c in survey.counts().items() if c.todo + c.waiting}
     if left:
         name, rows = next(iter(left.items()))
-        raise BadInput(f"the curation {run_id} has work left ({rows} rows of {name}); run curate again")
+        raise BadInput(f"the curation {run_id} has work left ({counted(rows, 'row')} of {name}); run curate again")
     if not survey.units_complete(kept_phase(survey)):
         raise BadInput(f"the curation {run_id} did not finish; run curate again")
 

@@ -85,7 +85,7 @@ def public(value: Any, name: str = "") -> Any:
 def check_metadata(metadata: str) -> None:
     """Refuse a word that is not in METADATA. Raises BadInput."""
     if metadata not in METADATA:
-        raise BadInput(f"export.metadata is {metadata!r}; it must be one of {', '.join(METADATA)}")
+        raise BadInput(f"the metadata of exported videos is {metadata!r}; it must be one of {', '.join(METADATA)}")
 
 
 def tags_of(video: Row, about: Mapping[str, Any], metadata: str) -> dict[str, str]:

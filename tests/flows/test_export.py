@@ -297,7 +297,7 @@ def test_other_metadata_makes_the_file_again_and_an_unknown_word_is_refused_befo
     first = path.read_bytes()
     export(storage, [video], tmp_path / "out", metadata="none")
     assert path.read_bytes() != first
-    with pytest.raises(BadInput, match=r"export\.metadata is 'all'; it must be one of full, id, none"):
+    with pytest.raises(BadInput, match=r"metadata of exported videos is 'all'; it must be one of full, id, none"):
         check_export(tmp_path / "out", metadata="all")
 
 
