@@ -49,6 +49,52 @@ def everything(catalog, plan):
     return found
 
 
+def standing(survey):
+    """Everything that a run asks a survey for."""
+    known = [p for p in survey.plan.phases if survey.units_known(p)]
+    return (
+        survey.counts(),
+        survey.jobs,
+        {n.name: survey.groups(n).all for p in known for n in p.jobs if n.per},
+        {p.name: (survey.items(p), survey.items(p, unsettled=False), survey.shared(p)) for p in known},
+    )
+
+
+def test_a_survey_that_is_read_again_says_what_a_new_one_says(local):
+    """After every few rows and every decision, after a review, a compaction, and what another run has added."""
+    plan = plan_of(local, reviews=True)
+    run = Run(local, LocalExecutor(local.storage), plan)
+    run.begin()
+    survey = run.survey
+
+    def look():
+        survey.refresh()
+        assert standing(survey) == standing(Survey(local, plan, run_id=run.run_id))
+
+    def work(node, phase):
+        run.do_job(node) if node.job else run.do(node, survey.items(phase)[:3])
+        look()
+
+    def go_round():
+        for phase in plan.phases:
+            for node in (*phase.steps, *phase.jobs):
+                if survey.units_known(phase):
+                    work(node, phase)
+
+    for _ in range(2):
+        go_round()
+    take = next(r for r in shots(TEXTS) if r["text"] == "blue box")
+    local.commit_table("reviews", STORE_TABLE, pa.table({"id": ["r"], "take_id": [take["id"]], "stars": [5]}), "part-1")
+    look()
+    go_round()
+    assert compact(local, grace_seconds=0).folders
+    look()
+    run_by_text(local, plan)
+    look()
+    counts = survey.counts()
+    assert [(counts[n].done, counts[n].todo) for n in ("score", "gate", "finish")] == [(7, 0), (3, 0), (3, 0)]
+
+
 def test_winners_go_on_while_later_takes_are_made(local):
     plan = plan_of(local)
     run = run_by_text(local, plan, texts=1)

@@ -31,13 +31,28 @@ class Survey(SurveyJobs):
         self, catalog: Catalog, plan: Plan, *, retry: str = "transient", jobs: Jobs | None = None, run_id: str = ""
     ) -> None:
         super().__init__(catalog, plan, retry, jobs or {}, run_id)
+        self._add_roots()
         self.refresh()
 
     def refresh(self) -> None:
-        """Read again what is there now."""
-        self._forget()
-        self._add_roots()
-        for phase in self.plan.phases:
+        """Read again what is there now. Phases before the first new file stay as they are: what they hold depends on
+        the files of their own nodes and of earlier ones alone."""
+        same = True
+        for place, phase in enumerate(self.plan.phases):
+            new, decided = self._is_new(phase.steps), self._is_new(phase.jobs)
+            if same and not new and phase.name in self._phases:
+                if decided:
+                    same = False
+                    self._forget_jobs(phase)
+                    for later in self.plan.phases[place + 1 :]:
+                        self._forget(later)
+                    for node in phase.jobs:
+                        self._add_job(node)
+                continue
+            if same:
+                same = False
+                for later in self.plan.phases[place:]:
+                    self._forget(later)
             if not self._add_phase(phase):
                 break
 

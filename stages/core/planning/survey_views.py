@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 import duckdb
@@ -12,6 +13,7 @@ import pyarrow as pa
 from stages.core.config import load_class
 from stages.core.identity import depends_key
 from stages.core.ledger.catalog import LISTINGS, NO_ROWS, Catalog, connect, has_vanished, ledger_schema, with_depends
+from stages.core.ledger.records import STORE_TABLE
 from stages.core.planning import survey_sql
 from stages.core.planning.groups import Groups
 from stages.core.planning.plan import OWN_UNITS, ROOT_UNITS, Node, Phase, Plan
@@ -37,9 +39,6 @@ class SurveyViews:
         self.catalog, self.plan, self.retry, self.run_id = catalog, plan, retry, run_id
         self.sql = connect()
         self._recorded = dict(jobs)
-        self._forget()
-
-    def _forget(self) -> None:
         self._jobs: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self._groups: dict[str, Groups] = {}
@@ -48,6 +47,32 @@ class SurveyViews:
         self._phases: dict[str, Phase] = {}
         self._shared: dict[str, dict[str, bool]] = {}
         self._counts: dict[str, Count] = {}
+        self._listed: dict[str, list[str]] = {}
+
+    def _forget(self, phase: Phase) -> None:
+        """What was read of a phase; its views are replaced when it is read again."""
+        self._phases.pop(phase.name, None)
+        self._shared.pop(phase.name, None)
+        for node in phase.steps:
+            self._read.pop(node.name, None)
+            self._counts.pop(node.name, None)
+        self._forget_jobs(phase)
+
+    def _forget_jobs(self, phase: Phase) -> None:
+        known: Sequence[dict[str, Any]] = (self._jobs, self._digests, self._groups, self._results)
+        for node, values in product(phase.jobs, known):
+            values.pop(node.name, None)
+
+    def _is_new(self, nodes: Sequence[Node]) -> bool:
+        """Whether other files lie in the folders of these nodes than at the last time, or in those of the tables of the
+        store that they read."""
+        new = False
+        for folder in [(n.name, n.fingerprint) for n in nodes] + [(t, STORE_TABLE) for n in nodes for t, _ in n.tables]:
+            listed = self.catalog.parts(*folder, prefix="")
+            key = "/".join(folder)
+            new |= self._listed.get(key) != listed
+            self._listed[key] = listed
+        return new
 
     def _add_roots(self) -> None:
         if not self.catalog.storage.exists(self.plan.roots):
