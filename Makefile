@@ -25,6 +25,10 @@ $(MODELS): $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/rushes demo
 
+# Tests start hundreds of processes, each of which would compile the sources again where the environment forbids to keep
+# what is compiled.
+test soak: export PYTHONDONTWRITEBYTECODE =
+
 # Files in their order: by default those with the fewest tests come last, and among them are the longest by the clock,
 # beside which the second process has nothing left to do.
 test: $(MODELS)

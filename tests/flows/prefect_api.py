@@ -73,5 +73,5 @@ class Api:
         deadline = time.monotonic() + seconds
         while not (value := true()):
             assert time.monotonic() < deadline, "waited in vain"
-            time.sleep(0.2)
+            time.sleep(0.5)  # every question costs the server time
         return value

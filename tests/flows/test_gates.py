@@ -24,7 +24,6 @@ from stages.core.step import Row, StepRef
 from tests.flows.test_faults import (
     KILL_LIMIT_S,
     ROOM,
-    TWO_WORKERS,
     assert_ran_on_workers,
     assert_whole,
     contents,
@@ -178,20 +177,22 @@ def survive(gated: Path, folder: Path, kills: int, least: int) -> None:
 
 
 @pytest.mark.ray
-def test_killed_on_ray_and_run_again_it_ends_as_if_left_alone(gated, tmp_path):
+def test_killed_on_ray_and_run_again_it_ends_as_if_left_alone(toys, tmp_path):
     """Killed after its sixth commit, then run to its end with two workers where there was one; with temporary folders
-    whose paths Ray cannot use for its sockets. What it is compared with was made in this process."""
+    whose paths Ray cannot use for its sockets. What it is compared with was made in this process. The ledger and Ray
+    are what is tried, so the steps are toys; the soak kills the real cascade."""
     store, undisturbed = tmp_path / "store", tmp_path / "undisturbed"
     long, foreign = tmp_path / ("x" * 120), tmp_path / "ein Ordner für alles"
     long.mkdir()
     foreign.mkdir()
     crash = {"RUSHES_CRASH": "after_commit:6", "TMPDIR": str(long)}
-    killed = render(gated, store, *ROOM, "shard_rows=1", env=crash)
+    killed = render(toys, store, *ROOM, "shard_rows=1", env=crash)
     # not communicate(): Ray's agents keep the pipe open for a minute after their driver's death
     assert killed.wait(timeout=KILL_LIMIT_S) == -signal.SIGKILL
     end_group(killed)
-    finish(render(gated, store, *ROOM, *TWO_WORKERS, env={"TMPDIR": str(foreign)}))
-    execute(prepare(load(gated, "infra.executor=local"), str(undisturbed)))
+    workers = ("draw.resources.workers=2", "draw.resources.batch_rows=1", "shard_rows=1")
+    finish(render(toys, store, *ROOM, *workers, env={"TMPDIR": str(foreign)}))
+    execute(prepare(load(toys), str(undisturbed)))
     assert_whole(store, contents(undisturbed))
     assert_ran_on_workers(store)
 

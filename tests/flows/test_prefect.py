@@ -32,6 +32,8 @@ from tests.flows.prefect_api import Api
 
 RUSHES = [sys.executable, "-m", "flows.cli.main"]
 VOLATILE = {"worker", "started", "ended", "core_seconds", "gpu_seconds", "peak_memory_mb", "run_id"}
+BRISK = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+"""Prefect looks for what is due more often than it does by itself, which is every minute and every ten seconds."""
 CASCADE = {
     "letters": {"use": "tests.flows.toys:Letters"},
     "draw": {"use": "tests.flows.toys:Hang", "after": ["letters"]},
@@ -84,7 +86,7 @@ def api(state: Path, hanging: Path) -> Iterator[Api]:
     log = (state / "serve.log").open("w+")
     serve = subprocess.Popen(
         [*RUSHES, "serve", "--port", str(port)],
-        env=environment(XDG_STATE_HOME=str(state), RUSHES_TOY_HANG=str(hanging)),
+        env=environment(XDG_STATE_HOME=str(state), RUSHES_TOY_HANG=str(hanging), **BRISK),
         cwd=state,
         stdout=log,
         stderr=subprocess.STDOUT,
