@@ -186,7 +186,7 @@ def test_one_window_that_times_out_costs_that_window_alone(row, tmp_path):
 
     ended = threading.Event()
     with serving(answer) as endpoint:
-        step = endpoint_step(tmp_path, endpoint.url, kinds=["short", "long"], timeout_s=8.0, retries=0)
+        step = endpoint_step(tmp_path, endpoint.url, kinds=["short", "long"], timeout_s=3.0, retries=0)
         found = {(r["window"], r["kind"]): r for r in step.process(row)["rows"]}
         ended.set()
     assert found[0, "short"]["status"] == "error"

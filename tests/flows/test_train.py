@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -125,19 +125,22 @@ def test_a_training_that_ran_out_of_time_is_taken_up(training_file, tmp_path):
     assert rushes(*words).exit_code == 0
 
 
-def test_an_interrupt_saves_and_leaves(training_file, tmp_path):
-    store = tmp_path / "store"
-    words = ["train", str(training_file), "--store", str(store), "max_steps=100000", "save_every_s=1000"]
-    command = [sys.executable, "-m", "flows.cli.main", *words]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert run.stderr
+def test_an_interrupt_saves_and_leaves(training_file, tmp_path, monkeypatch):
+    store, interrupted = tmp_path / "store", []
+
+    class Interrupt(logging.Handler):
+        def emit(self, record):
+            if "step 3/" in record.getMessage() and not interrupted:
+                interrupted.append(True)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    handler = Interrupt()
+    logging.getLogger("rushes").addHandler(handler)
     try:
-        assert any("step 3/" in line for line in run.stderr)
-        run.send_signal(signal.SIGINT)
-        run.stderr.read()
-        assert run.wait(900) == 3
+        result = rushes("train", training_file, "--store", store, "max_steps=100000", "save_every_s=1000")
     finally:
-        run.kill()
+        logging.getLogger("rushes").removeHandler(handler)
+    assert (interrupted, result.exit_code) == ([True], 3), result.output
     (folder,) = (store / "training").iterdir()
     assert list_states(folder)
 

@@ -97,6 +97,7 @@ def test_loading_a_part_refuses_what_is_no_model(tmp_path):
         load_part(tmp_path, "vae")
 
 
+@pytest.mark.soak  # import-linter holds the same of our own imports
 def test_the_loop_needs_neither_ray_nor_prefect():
     code = "import sys, stages.training.loop, stages.training.__main__, data_prep.world.clips; " \
            "print([m for m in ('ray', 'prefect', 'duckdb') if m in sys.modules])"  # fmt: skip

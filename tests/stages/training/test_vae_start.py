@@ -57,7 +57,7 @@ def test_channels_that_were_not_whitened_keep_one_common_scale(settings):
 
 
 def test_start_reconstructs_unseen_clips_before_any_training(start):
-    vae, seen = load_part(start, "vae"), [to_video(c)[None] for c in clips(12)]
+    vae, seen = load_part(start, "vae"), [to_video(c)[None] for c in clips(8)]
     unseen = clips(4, "heldout")
     before = reconstruction(vae, unseen)["psnr"]
     start_linear(vae, seen)
@@ -67,7 +67,7 @@ def test_start_reconstructs_unseen_clips_before_any_training(start):
 
 def test_blocks_begin_as_nothing_and_are_not_blind(start):
     """Their inner channels vary with what comes, each as much as the next, where only a few are held steady."""
-    vae, seen = load_part(start, "vae"), [to_video(c)[None] for c in clips(6)]
+    vae, seen = load_part(start, "vae"), [to_video(c)[None] for c in clips(4)]
     start_linear(vae, seen)
     made: list[torch.Tensor] = []
     resnet = vae.decoder.up_blocks[-1].resnets[0]
