@@ -1,0 +1,1 @@
+"""Footage to a data set: reading sources, measuring them, finding shots, scoring, selecting, captioning, publishing."""

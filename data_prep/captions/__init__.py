@@ -1,0 +1,1 @@
+"""Captions of clips: by a model of images and text, by a server, or from what was measured."""

@@ -1,0 +1,1 @@
+"""Two sets of videos compared with each other: FVD and FID. For `rushes evaluate`."""

@@ -1,0 +1,1 @@
+"""`rushes curate` and the report of a curation."""

@@ -1,0 +1,1 @@
+"""`rushes evaluate`: videos made or read, judged and compared."""

@@ -1,0 +1,1 @@
+"""`rushes publish`: a data set from the clips that a curation keeps."""

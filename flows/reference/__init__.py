@@ -1,0 +1,1 @@
+"""docs/settings.md, written from the docstrings of every config: `python -m flows.reference.page`."""

@@ -1,0 +1,1 @@
+"""`rushes render`: campaigns, their prompts and takes, and exported videos."""

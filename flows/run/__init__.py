@@ -1,0 +1,1 @@
+"""What every flow shares between its config and its end: the run, its order, its progress and its stopping."""

@@ -1,0 +1,1 @@
+"""Latents and embeddings as files: one form that every family keeps to."""

@@ -1,0 +1,1 @@
+"""How like or good pictures and videos are, in numbers."""

@@ -1,0 +1,1 @@
+"""Checkpoints: where they lie, what they must hold, how their content is hashed. Nothing is loaded here."""
