@@ -89,7 +89,7 @@ class Base(Step):
             text=get_text(self.workspace, row["text"], spec.family),
             seen=get_seen(self.workspace, row["condition"], spec.vae_id),
             conditions=conditions,
-            **{name: str(row[name] or "") for name in self.offers.reads},
+            columns={name: row[name] for name in self.offers.reads},
         )
         start = given.seen.get("source")
         level = next((c.level for c in conditions if c.kind == "source" and c.level is not None), 1.0)

@@ -137,6 +137,11 @@ def _check(plan: Plan) -> None:
     for kind in NEEDED:
         if not plan.of_kind(kind):
             raise BadInput(f"a curation needs a step that makes {kind}; do not switch it off")
+    writers: dict[str, str] = {}
+    for node in plan.of_kind("scores"):
+        for name in load_class(node.use, node.name).writes.names:
+            if name not in ("id", "clip_id") and (other := writers.setdefault(name, node.name)) != node.name:
+                raise BadInput(f"steps.{other} and steps.{node.name} both write the score {name!r}; rename one of them")
     for node in plan.of_kind("verdicts"):
         limits = getattr(plan.refs[node.name].config, LIMITS, {})
         check_thresholds(limits, known_metrics(plan, node), node.name)

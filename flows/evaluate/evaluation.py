@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
 from flows.render.campaign import RenderConfig, anchored, on_top, resolve, trust_named
-from flows.render.takes import TAKES, check_takes, expand, with_media
+from flows.render.takes import TAKES, check_applied, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, read_yaml
 from stages.core.errors import BadInput
@@ -29,7 +29,6 @@ FLOW, DEFAULT = "evaluate", "evaluate"
 CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
 JUDGED, REFERENCE = "judged", "reference"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
-COMPARING = ("motion", "pictures", "compare")
 FIRST_FRAME_SIDE, FIRST_FRAMES = 256, "first-frames"
 
 
@@ -94,9 +93,8 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     named = on_top(values, overrides)
     trust_named((path.resolve().parent, cache_folder() / FIRST_FRAMES), named)
     layers = [*((str(p), anchored(p)) for p in files), *named]
-    compared = any(layer.get("reference") for _, layer in layers)
-    on = {"steps": {name: {"enabled": True} for name in COMPARING}} if compared else {}
-    settings, steps = resolve(EvaluateConfig, [layers[0], ("the flow", on), *layers[1:]])
+    settings, steps = resolve(EvaluateConfig, layers)
+    whole = steps
     if settings.until:
         steps = until(steps, settings.until)
     if settings.videos:
@@ -108,6 +106,7 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
     takes = expand(settings, str(path))
     check_takes(takes, steps)
+    check_applied(takes, whole)
     check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
     return _with_reference(Evaluation(settings, steps, tuple({**t, "part": JUDGED} for t in takes)))
 
@@ -129,8 +128,8 @@ def _with_reference(evaluation: Evaluation) -> Evaluation:
     if not folder.is_dir():
         raise BadInput(f"reference: there is no folder {folder}")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-    least, frames = (getattr(evaluation.steps["compare"].config, f"least_{what}") for what in ("videos", "frames"))
-    needed = max(least, -(-frames // evaluation.steps["pictures"].config.frames))
+    sets, pictures = (_config_of(evaluation.steps, kind) for kind in ("distances", "picture_features"))
+    needed = max(sets.least_videos, -(-sets.least_frames // pictures.frames))
     counts = [min(n, config.limit or n) for n in (len(evaluation.clips), len(paths))]
     if min(counts) < needed:
         raise BadInput(
@@ -140,6 +139,13 @@ def _with_reference(evaluation: Evaluation) -> Evaluation:
         )
     others = [clip_row(config.name, i, path, "", REFERENCE) for i, path in enumerate(paths)]
     return dataclasses.replace(evaluation, clips=(*evaluation.clips, *others))
+
+
+def _config_of(steps: Mapping[str, StepRef], kind: str) -> Any:
+    found = [ref.config for name, ref in steps.items() if load_class(ref.use, name).kind == kind]
+    if not found:
+        raise BadInput(f"reference: no step makes {kind}, so two sets cannot be compared; do not switch it off")
+    return found[0]
 
 
 def heldout_prompts(config: EvaluateConfig) -> list[Any]:

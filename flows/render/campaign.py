@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from flows.render.conditions import named_places, rebase
-from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
+from flows.render.takes import SIZES, TAKES, TakesConfig, check_applied, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml, shielded
@@ -70,11 +70,13 @@ def load_campaign(
     named = on_top(values, overrides)
     trust_named((find_config(path, "campaigns").resolve().parent for path in files), named, store)
     config, steps = resolve(RenderConfig, [*layers, *named])
+    whole = steps
     if config.until:
         steps = until(steps, config.until)
     fill_defaults(config, steps)
     takes = expand(config, str(files[0]) if files else "the command line")
     check_takes(takes, steps)
+    check_applied(takes, whole)
     return Campaign(config, steps, tuple(takes))
 
 

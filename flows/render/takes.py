@@ -145,6 +145,22 @@ def _without_clash(of_all: Mapping[str, Any], values: Mapping[str, Any]) -> dict
     return {k: v for k, v in of_all.items() if k not in without}
 
 
+APPLIED = {"conditions": "to be made after pictures or videos", "longer": "to be longer (`longer`)"}
+"""Columns that only steps act on which apply to takes that have them."""
+
+
+def check_applied(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
+    """Raise BadInput where a take asks for what no step of the cascade does."""
+    classes = [(load_class(ref.use, name), ref.config) for name, ref in steps.items()]
+    applied = {c for cls, config in classes if issubclass(cls, Step) for c in cls.inputs(config).when}
+    for column, what in APPLIED.items():
+        if column not in applied and (take := next((t for t in takes if t.get(column)), None)):
+            raise BadInput(
+                f"prompt {take['prompt']!r} asks {what}, and the cascade has no step for that; "
+                "configs/cascades/tiny.yaml has one"
+            )
+
+
 def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
     """Ask every step whether it can make what the takes ask for. Raises BadInput for the first that cannot."""
     for name, ref in steps.items():

@@ -35,6 +35,7 @@ ENTRY_KEYS = ("use", "resources", "enabled", "after", "before")
 T = TypeVar("T")
 
 OmegaConf.register_resolver("root", lambda path: str(ROOT / path), replace=True)
+OmegaConf.register_resolver("is_set", lambda value: value not in (None, ""), replace=True)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -212,21 +213,23 @@ def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]
     for name, value in literal.items():
         setattr(settings, name, value)
     steps = {str(name): make_ref(str(name), entry) for name, entry in entries.items() if _enabled(str(name), entry)}
-    return settings, in_order(steps)  # type: ignore[return-value]
+    places = {str(name): entry.get("before") or "" for name, entry in entries.items()}
+    return settings, {name: steps[name] for name in in_order(places) if name in steps}  # type: ignore[return-value]
 
 
-def in_order(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
-    """The steps as they are written, but for those that say before which other one they have their place."""
-    names = [n for n, ref in steps.items() if not ref.before]
-    for name, ref in steps.items():
-        if not ref.before:
+def in_order(places: Mapping[str, str]) -> list[str]:
+    """Step -> before which other one it has its place, "" for where it is written; the steps in their order.
+
+    Steps that are switched off count: what stands before one of them stays there.
+    """
+    names = [name for name, before in places.items() if not before]
+    for name, before in places.items():
+        if not before:
             continue
-        if ref.before not in names:
-            raise BadInput(
-                f"steps.{name}.before names {ref.before!r}, which is not a step; {nearest(ref.before, names)}"
-            )
-        names.insert(names.index(ref.before), name)
-    return {n: steps[n] for n in names}
+        if before not in names:
+            raise BadInput(f"steps.{name}.before names {before!r}, which is not a step; {nearest(before, names)}")
+        names.insert(names.index(before), name)
+    return names
 
 
 def _enabled(name: str, entry: Any) -> bool:

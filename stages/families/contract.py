@@ -117,11 +117,10 @@ class Shot:
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """What a clip is denoised after: embeddings of its text (None where the family has none), what `see` made of its
-    conditions, and these. prompt and negative_prompt: of a family that encodes its own text."""
+    conditions, and the columns of the take that its `Offers.reads` names."""
 
     text: Tensors | None = None
-    prompt: str = ""
-    negative_prompt: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
     seen: Tensors = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
 

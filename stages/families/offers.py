@@ -121,7 +121,7 @@ class Offers:
     refines_after  whether a refine pass is given the conditions too
     continues   whether it goes on from the end of a clip, latent by latent
     lora        whether its denoiser takes an adapter
-    reads       columns of a take that its denoiser reads itself, where it encodes its own text
+    reads       columns of a take that its denoiser is handed as `Given.columns`, as the text where it encodes it itself
     needs       of these, the ones that must not be empty
     lacks       columns of a take that it has no use for: a take that says one is refused
     """

@@ -39,6 +39,15 @@ def test_a_step_can_be_switched_off():
     assert merge(Schema, [("a", {"steps": {"words": {**STEP, "enabled": False}}})])[1] == {}
 
 
+def test_a_step_stands_before_one_that_is_switched_off_too():
+    steps = {"first": STEP, "last": STEP, "mine": {**STEP, "before": "last"}, "early": {**STEP, "before": "first"}}
+    assert list(merge(Schema, [("a", {"steps": steps})])[1]) == ["early", "first", "mine", "last"]
+    off = {**steps, "last": {**STEP, "enabled": False}}
+    assert list(merge(Schema, [("a", {"steps": off})])[1]) == ["early", "first", "mine"]
+    off["mine"] = {**STEP, "before": "lost"}
+    assert "'lost', which is not a step; did you mean 'last'" in refused(("a", {"steps": off}))
+
+
 def test_a_typo_names_its_nearest_neighbour():
     assert "'sise'; did you mean 'size'" in refused(("a.yaml", {"sise": 1}))
     assert "a.yaml" in refused(("a.yaml", {"sise": 1}))

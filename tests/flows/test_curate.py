@@ -262,6 +262,10 @@ def test_until_only_and_limit(footage, tmp_path):
         ("cuts.rules.cut_flor=1", "did you mean 'cut_floor'"),
         ("clips.min_s=-1", "must be 0 or more"),
         ("analyze.flow_hz=1", "did you mean 'analyse'"),
+        (
+            "steps.again={use: 'data_prep.scores.scores:Scores', before: prints}",
+            "steps.scores and steps.again both write the score",
+        ),
     ],
 )
 def test_settings_of_no_sense_are_refused_before_any_work(footage, store, word, says):

@@ -216,6 +216,7 @@ def test_two_sets_are_compared(videos, tmp_path):
         (["world=nowhere.yaml"], "nowhere.yaml"),
         (["--reference", "nowhere"], "there is no folder nowhere"),
         (["--reference", "{folder}"], "fewer than 256 videos in each set; there are 4 to judge and 5 in"),
+        (["--reference", "{folder}", "compare.enabled=false"], "no step makes distances"),
     ],
 )
 def test_bad_input_is_one_sentence(config_file, videos, tmp_path, words, said):

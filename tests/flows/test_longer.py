@@ -153,10 +153,13 @@ def _begins_with_its_condition(store: Path, rows: list[dict], motion: str) -> No
         ("image=nowhere.png", "nowhere.png"),
         ("image=README.md", "not a readable picture"),
         ("longer=0", "a whole number from 1"),
+        ("longer=2 extend.enabled=false until=base", "asks to be longer (`longer`), and the cascade has no step for"),
+        ("image={picture} see.enabled=false", "asks to be made after pictures or videos, and the cascade has no step"),
     ],
 )
-def test_bad_input_is_one_sentence(campaign_file, tmp_path, override, said):
-    words = ["render", str(campaign_file), override, "--store", str(tmp_path / "store")]
+def test_bad_input_is_one_sentence(campaign_file, picture, tmp_path, override, said):
+    overrides = override.format(picture=picture).split()
+    words = ["render", str(campaign_file), *overrides, "--store", str(tmp_path / "store")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2
     assert said in result.output

@@ -71,7 +71,9 @@ def test_it_gives_the_pixels_of_the_librarys_call_and_ignores_nothing(folders, n
 
     def frames(prompt: str = "a red cube", negative: str = "", seed: int = 3, guidance: float = 4.0, **knobs: float):
         sampling = Sampling(steps=2, guidance=guidance, knobs={**KNOBS[name], **knobs})
-        made = pipeline.denoise(Given(prompt=prompt, negative_prompt=negative), spec(seed), sampling)["video"]
+        made = pipeline.denoise(Given(columns={"prompt": prompt, "negative_prompt": negative}), spec(seed), sampling)[
+            "video"
+        ]
         return codec.decode(made, DecodeRecipe()).astype(float)
 
     whole = frames()

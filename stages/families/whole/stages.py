@@ -79,8 +79,8 @@ class WholePipeline(Stage):
         if start is not None:
             raise BadInput(f"{self.name} runs as one step: it takes no latents to begin with")
         values = {
-            "prompt": given.prompt, "negative_prompt": given.negative_prompt or None, "width": spec.width,
-            "height": spec.height, "frames": spec.n_frames, "guidance": sampling.guidance,
+            "prompt": given.columns["prompt"], "negative_prompt": given.columns["negative_prompt"] or None,
+            "width": spec.width, "height": spec.height, "frames": spec.n_frames, "guidance": sampling.guidance,
         }  # fmt: skip
         asked = {OF_TAKES[k]: v for k, v in values.items() if v is not None and OF_TAKES[k] in self.arguments}
         asked |= {
