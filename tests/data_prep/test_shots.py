@@ -61,8 +61,10 @@ class TestKinds:
         pts = np.cumsum([gaps.choice([17, 33, 40, 100]) for _ in made.frames]).tolist()
         assert detect(tmp_path, made, pts=pts) == [("cut", 25, 25), ("cut", 50, 50)]
 
-    @pytest.mark.parametrize("length", [4, 12, 30])
-    @pytest.mark.parametrize("mask", ["dissolve", "left", "up", "diagonal"])
+    @pytest.mark.parametrize(
+        ("mask", "length"),
+        [("dissolve", 4), ("dissolve", 12), ("dissolve", 30), ("left", 4), ("up", 12), ("diagonal", 30)],
+    )
     def test_dissolves_and_wipes(self, tmp_path: Path, mask: str, length: int) -> None:
         made = Sequence()
         made.cut(scene(11, 60))

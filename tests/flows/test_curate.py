@@ -263,14 +263,14 @@ def test_until_only_and_limit(footage, tmp_path):
         ("clips.min_s=-1", "must be 0 or more"),
         ("analyze.flow_hz=1", "did you mean 'analyse'"),
         (
-            "steps.again={use: 'data_prep.scores.scores:Scores', before: prints}",
+            "caption.enabled=false|steps.again={use: 'data_prep.scores.scores:Scores', before: prints}",
             "steps.scores and steps.again both write the score",
         ),
     ],
 )
 def test_settings_of_no_sense_are_refused_before_any_work(footage, store, word, says):
     with pytest.raises(BadInput, match=says):
-        Curated(store, [footage], word)
+        Curated(store, [footage], *word.split("|"))
 
 
 def test_an_object_store_does_for_sources_and_results(footage):

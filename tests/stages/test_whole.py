@@ -90,9 +90,15 @@ def test_what_it_did_not_make_as_asked_is_an_error(folders):
     pipeline = WHOLE.denoiser(ModelConfig(family="whole", checkpoint=str(folders("hunyuan-video"))))
     sampling = Sampling(steps=1, guidance=1.0, knobs={"max_sequence_length": 128})
     with pytest.raises(BadLatent, match="HunyuanVideoPipeline made 9 frames of 32x32, and 10 frames of 32x32 were"):
-        pipeline.denoise(Given(prompt="x"), spec(frames=10), sampling)
+        pipeline.denoise(Given(columns={"prompt": "x", "negative_prompt": ""}), spec(frames=10), sampling)
     with pytest.raises(BadInput, match="takes no latents to begin with"):
-        pipeline.denoise(Given(prompt="x"), spec(), sampling, np.zeros((3, 9, 32, 32), np.float32), 0.5)
+        pipeline.denoise(
+            Given(columns={"prompt": "x", "negative_prompt": ""}),
+            spec(),
+            sampling,
+            np.zeros((3, 9, 32, 32), np.float32),
+            0.5,
+        )
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,19 @@ class SurveyViews:
         for node in phase.steps:
             self._read.pop(node.name, None)
             self._counts.pop(node.name, None)
+
+        for node in phase.jobs:
+            self._digests.pop(node.name, None)
         self._forget_jobs(phase)
 
     def _forget_jobs(self, phase: Phase) -> None:
-        known: Sequence[dict[str, Any]] = (self._jobs, self._digests, self._groups, self._results)
+        """What was read of the results of a phase's jobs, and the digests of inputs that are such results."""
+        known: Sequence[dict[str, Any]] = (self._jobs, self._groups, self._results)
         for node, values in product(phase.jobs, known):
             values.pop(node.name, None)
+        for node in phase.jobs:
+            if any(self.plan.node(name).job for name in node.sources):
+                self._digests.pop(node.name, None)
 
     def _is_new(self, nodes: Sequence[Node]) -> bool:
         """Whether other files lie in the folders of these nodes than at the last time, or in those of the tables of the

@@ -262,7 +262,7 @@ def unet_folder(start: Path, folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "min_snr"), [("epsilon", 0.0), ("v", 5.0)])
+@pytest.mark.parametrize(("kind", "min_snr"), [pytest.param("epsilon", 0.0, marks=pytest.mark.soak), ("v", 5.0)])
 def test_a_3d_unet_learns_epsilon_and_v(settings, start, tmp_path, kind, min_snr):
     folder = unet_folder(start, tmp_path / "unet", "3d")
     bucket = {**LOW, "width": 64, "height": 64}

@@ -97,7 +97,8 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["base", *(pytest.param(k, marks=pytest.mark.soak) for k in STAGES if k != "base")])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", STAGES)
 def test_a_model_in_parts_learns_what_a_whole_one_does(settings, tmp_path, kind):
     """And goes on from the other's checkpoint, with gradients accumulated, averages, moments and all."""
     optim = {"name": "adamw", "accumulate": 2, "lr": 1e-3}

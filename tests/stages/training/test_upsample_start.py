@@ -33,7 +33,7 @@ def pairs(temporal: bool, n: int, seed: int) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize(
     ("temporal", "blocks"),
     [
-        (True, 0), (False, 1), pytest.param(False, 0, marks=pytest.mark.soak),
+        (False, 1), *(pytest.param(*case, marks=pytest.mark.soak) for case in ((True, 0), (False, 0))),
         pytest.param(True, 1, marks=pytest.mark.soak),
     ],
 )  # fmt: skip
