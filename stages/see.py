@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.core.clips import read_clip
+from stages.core.condition_video import read_clip
 from stages.core.conditions import STILLS, Condition, read_conditions
 from stages.core.fitting import check_fit, fit_picture, fit_text
 from stages.core.latents.artifacts import LATENT, media_of, put_seen

@@ -132,7 +132,7 @@ class Encode(Job):
         """One row. Raises Stopped where it was stopped before all was encoded."""
         from stages.training.process import find_device, hush
         from stages.training.tasks.models import start_folder
-        from stages.training.tasks.tasks import make_task
+        from stages.training.tasks.registry import make_task
 
         hush()
         config, request = whole_config(self.config.whole), _only(tables["units"])

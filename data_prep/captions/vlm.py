@@ -88,7 +88,7 @@ class VlmCaption(Step):
             self.tokenizer, self.rewriter = self._load(c.rewriter, "", AutoTokenizer, AutoModelForCausalLM)
 
     def _load(self, location: str, revision: str, front: Any, model: Any) -> tuple[Any, Any]:
-        from stages.families.report import load_transformers
+        from stages.families.load_report import load_transformers
 
         name, _, pinned = location.partition("@") if "@" in location else (location, "", revision)
         folder = str(locate(name, "steps.caption.model", (), pinned, self.config.download))

@@ -27,7 +27,7 @@ class TwoTowers:
         import torch
         from transformers import AutoModel, AutoProcessor
 
-        from stages.families.report import load_transformers
+        from stages.families.load_report import load_transformers
 
         torch.set_num_threads(threads)
         folder = str(locate(location, key, (), revision))

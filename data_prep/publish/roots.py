@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.publish.extras import extra_columns
 from data_prep.publish.index import CLIP_ROOTS, KINDS, Index
+from data_prep.publish.manifest_columns import extra_columns
 from data_prep.publish.origin import pack_spans
 from stages.core.planning.plan import Node, Phase
 from stages.core.planning.survey import Survey

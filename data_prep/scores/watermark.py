@@ -61,7 +61,7 @@ class Watermark(Step):
         import torch
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        from stages.families.report import load_transformers
+        from stages.families.load_report import load_transformers
 
         c = self.config
         torch.set_num_threads(self.workspace.threads)

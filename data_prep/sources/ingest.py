@@ -164,7 +164,7 @@ def probe(path: Path, check: Callable[[], None], time_limit_s: float = 0.0) -> R
     """All columns but the digest. Reads every packet, decodes the first two frames."""
     from av import FFmpegError
 
-    from data_prep.sources.whole import what_is_missing
+    from data_prep.sources.completeness import what_is_missing
 
     with open_media(path, time_limit_s) as container:
         stream, count = pick_video(container)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.render.entries import Entry
 from flows.words import file_name
-from stages.core.clips import seconds_of
+from stages.core.condition_video import seconds_of
 from stages.core.errors import BadInput
 from stages.core.media import read_picture
 from stages.core.reach.opening import joined, read_named

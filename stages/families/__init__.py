@@ -1,2 +1,2 @@
 """Model families, one folder each, and what they share: what a family must be (`contract`), what a checkpoint offers
-(`offers`), the one loader (`parts`) and what libraries say while loading (`report`)."""
+(`offers`), the one loader (`loading`) and what libraries say while they load (`load_report`)."""

@@ -19,8 +19,8 @@ from torch import nn
 from stages.core.config import ROOT
 from stages.core.weights.lora import FILE
 from stages.training.settings import Lora, TrainConfig
+from stages.training.tasks.base import Task
 from stages.training.tasks.models import lora_tensors
-from stages.training.tasks.task import Task
 
 ABOUT = "training.json"
 

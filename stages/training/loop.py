@@ -30,8 +30,8 @@ from stages.training.process import device_name, find_device, hush, on_signals
 from stages.training.progress import Progress, Say
 from stages.training.settings import TrainConfig
 from stages.training.state import load_state, save_state
-from stages.training.tasks.task import Task
-from stages.training.tasks.tasks import make_task
+from stages.training.tasks.base import Task
+from stages.training.tasks.registry import make_task
 
 FAR = 10.0 * 365 * 86400
 

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.core.errors import BadInput
 from stages.training.settings import TrainConfig
-from stages.training.tasks.task import Task
-from stages.training.tasks.tasks import make_task
+from stages.training.tasks.base import Task
+from stages.training.tasks.registry import make_task
 
 
 class Alone:

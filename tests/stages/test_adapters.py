@@ -22,8 +22,8 @@ from stages.core.weights.digests import fingerprint
 from stages.core.weights.headers import read_shapes
 from stages.core.weights.lora import LoraConfig, check_adapter, find_layers
 from stages.core.weights.promises import PROMISES
-from stages.families.adapters import adapt
-from stages.families.parts import load_named
+from stages.families.loading import load_named
+from stages.families.lora import adapt
 from tests.stages.broken import Tensors, cut_off, weights_of
 
 CASES = Path(os.environ.get("RUSHES_DATA", ROOT.parent / "shared" / "data")) / "cases" / "lora"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.base import Base
-from stages.core.clips import read_clip
+from stages.core.condition_video import read_clip
 from stages.core.conditions import KINDS, Condition, read_conditions
 from stages.core.config import make_ref
 from stages.core.errors import BadInput

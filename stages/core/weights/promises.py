@@ -1,7 +1,7 @@
 """What a part's config promises of its weights, as far as names and shapes tell it without torch.
 
 Known before any row: how many blocks there are, and a few tensors that everything else hangs on. The whole comparison
-is the library's own report, read when the part is loaded (`stages.families.parts`); building every model while
+is the library's own report, read when the part is loaded (`stages.families.loading`); building every model while
 planning would import torch into a process that needs none.
 """
 

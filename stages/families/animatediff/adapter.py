@@ -114,8 +114,8 @@ class AnimateDiff(EngineFamily):
             return None
         import diffusers
 
-        from stages.families.parts import load_part
-        from stages.families.report import refusing
+        from stages.families.load_report import refusing
+        from stages.families.loading import load_part
 
         flat = load_part(diffusers.UNet2DConditionModel, model.folder(("unet",)) / "unet", dtype)
         place = model.part("motion_adapter")

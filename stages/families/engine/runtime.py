@@ -12,7 +12,7 @@ from diffusers.hooks import apply_group_offloading
 
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.report import hush
+from stages.families.load_report import hush
 
 _RUNNING = threading.RLock()
 """One forward pass at a time in a process: thread counts, pipelines and the global generator are shared."""

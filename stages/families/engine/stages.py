@@ -15,14 +15,14 @@ from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.adapters import adapt
 from stages.families.contract import Frames, Given, Latents, Sampling, Shot
 from stages.families.engine.card import Card, Hull, Recorder, Stop, weightless, whole_config
 from stages.families.engine.runtime import Stage, quiet
 from stages.families.engine.schedule import make_scheduler, renoise, skipped, tail
 from stages.families.engine.vae import EngineCodec, Form
 from stages.families.engine.variant import Adapter, Call, Variant
-from stages.families.parts import load_component, load_part, load_tokenizer
+from stages.families.loading import load_component, load_part, load_tokenizer
+from stages.families.lora import adapt
 
 TEXT = {"embeds": "prompt_embeds", "negative_embeds": "negative_prompt_embeds"}
 """Our names of embeddings -> those of the pipelines."""

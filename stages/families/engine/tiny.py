@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from stages.families.report import hush
+from stages.families.load_report import hush
 
 T = TypeVar("T")
 BLANK = "▁"

@@ -18,7 +18,7 @@ from stages.families.contract import Frames, VaeFacts
 from stages.families.engine.card import whole_config
 from stages.families.engine.runtime import Stage
 from stages.families.engine.variant import Adapter
-from stages.families.parts import load_part
+from stages.families.loading import load_part
 
 FRAMES_AXIS = {"BCFHW": 2, "BFCHW": 1}
 

@@ -14,8 +14,8 @@ from stages.core.step import PermanentError
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames
 from stages.families.engine.runtime import Stage
+from stages.families.loading import load_part
 from stages.families.ltx.vae import VaeCard
-from stages.families.parts import load_part
 
 
 class LTXCodec(Stage):

@@ -21,11 +21,11 @@ from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.adapters import adapt
 from stages.families.contract import NO_LORA, Given, Latents, Sampling
 from stages.families.engine.runtime import Stage, quiet
+from stages.families.loading import load_part, load_scheduler, load_tokenizer
+from stages.families.lora import adapt
 from stages.families.ltx.vae import VaeCard
-from stages.families.parts import load_part, load_scheduler, load_tokenizer
 
 MAX_TOKENS = 256
 TEXT = ("embeds", "mask", "negative_embeds", "negative_mask")

@@ -13,8 +13,8 @@ from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, Floats, LatentSpec
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.engine.runtime import Stage, quiet
+from stages.families.loading import load_part, load_single
 from stages.families.ltx.vae import VaeCard
-from stages.families.parts import load_part, load_single
 
 
 class LTXUpsampler(Stage):

@@ -17,8 +17,8 @@ from stages.core.latents.form import DecodeRecipe, Floats
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.digests import weights_digest
 from stages.families.contract import VaeFacts
+from stages.families.loading import load_tensors
 from stages.families.ltx.size import ratios_of
-from stages.families.parts import load_tensors
 
 TIMESTEP, NOISE_SCALE = 0.05, 0.025
 """Decoding a timestep-conditioned VAE: what Lightricks recommends for 0.9.1 and later."""

@@ -14,8 +14,8 @@ from stages.core.latents.form import BadLatent, DecodeRecipe, Floats, LatentSpec
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts
 from stages.families.engine.runtime import Stage, quiet
-from stages.families.parts import load_component
-from stages.families.report import heard, refusing
+from stages.families.load_report import heard, refusing
+from stages.families.loading import load_component
 from stages.families.whole.call import CONTROLS, OF_TAKES, RATES, components, pipeline_of
 from stages.families.whole.signature import arguments_of, module_of
 

@@ -1,1 +1,1 @@
-"""What is trained, one module each, listed in `tasks`: `vae`, `upsample`, `denoise` and `distill`."""
+"""What is trained, one module each, listed in `registry`: `vae`, `upsample`, `denoise` and `distill`."""

@@ -14,11 +14,11 @@ from stages.training.data.batches import Batch, Frames, PixelBatches
 from stages.training.data.cache import LatentBatches, LatentCache
 from stages.training.latents import decode, encode, latents_digest
 from stages.training.settings import Bucket, TrainConfig
+from stages.training.tasks.base import Metrics, Task, to_frames
 from stages.training.tasks.denoisers import Geometry, Keyframe, predict
 from stages.training.tasks.models import denoiser_name, load_part
 from stages.training.tasks.objectives import Noised, draw_clean, draw_levels, make_objective, noise_grid, weighted_error
 from stages.training.tasks.raising import Raiser, between
-from stages.training.tasks.task import Metrics, Task, to_frames
 from stages.training.tasks.vae import to_video_tensor
 
 SAMPLES, SAMPLE_STEPS, SAMPLE_GUIDANCE = 4, 12, 4.0

@@ -20,11 +20,11 @@ from stages.core.identity import digest
 from stages.training.data.batches import Batch
 from stages.training.latents import latents_digest, tensors_digest
 from stages.training.settings import Bucket, Distillation, TrainConfig
+from stages.training.tasks.base import Metrics
 from stages.training.tasks.denoise import DenoiseTask
 from stages.training.tasks.denoisers import predict
 from stages.training.tasks.models import load_part
 from stages.training.tasks.objectives import noise_grid, weighted_error
-from stages.training.tasks.task import Metrics
 from stages.training.tasks.walks import TENSORS, Walks
 
 Text = tuple[torch.Tensor, torch.Tensor]

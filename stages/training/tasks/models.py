@@ -12,8 +12,8 @@ from torch import nn
 
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.families.loading import load_named, load_tokenizer
 from stages.families.ltx.shape import Shape
-from stages.families.parts import load_named, load_tokenizer
 from stages.families.untrained import build_untrained
 from stages.training.settings import Lora, Model
 

@@ -25,9 +25,9 @@ from stages.training.data.batches import Frames, Source, clip_seed, load_source,
 from stages.training.data.sheets import write_sheet
 from stages.training.latents import decode, encode
 from stages.training.settings import Bucket
+from stages.training.tasks.base import to_frames
 from stages.training.tasks.models import load_part
 from stages.training.tasks.raising import upsample
-from stages.training.tasks.task import to_frames
 
 SWEPT = 24
 """A pixel is swept where the brightest and the darkest of its values over the clip lie so far apart, of 255."""

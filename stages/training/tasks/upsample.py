@@ -13,9 +13,9 @@ from stages.training.data.cache import LatentBatches, LatentCache
 from stages.training.latents import decode, denormalise, encode, latents_digest
 from stages.training.settings import TrainConfig
 from stages.training.start.upsample import start_linear
+from stages.training.tasks.base import Metrics, Task, to_frames
 from stages.training.tasks.models import load_part
 from stages.training.tasks.raising import upsample
-from stages.training.tasks.task import Metrics, Task, to_frames
 from stages.training.tasks.vae import charbonnier, to_video_tensor
 
 

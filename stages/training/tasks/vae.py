@@ -14,9 +14,9 @@ from stages.training.data.batches import Batch, Frames, PixelBatches
 from stages.training.latents import set_statistics
 from stages.training.settings import Bucket, Reconstruction, TrainConfig
 from stages.training.start.vae import start_linear
+from stages.training.tasks.base import Metrics, Task, to_frames
 from stages.training.tasks.models import load_part
 from stages.training.tasks.raising import UPSAMPLERS, lift, smaller
-from stages.training.tasks.task import Metrics, Task, to_frames
 
 STATISTICS_CLIPS = 64
 

@@ -19,7 +19,7 @@ from stages.training.settings import Bucket, Objective
 from stages.training.tasks.models import load_part
 from stages.training.tasks.objectives import draw_levels
 from stages.training.tasks.raising import UPSAMPLERS, Raiser, between, lift
-from stages.training.tasks.tasks import make_task
+from stages.training.tasks.registry import make_task
 
 from .conftest import LOW, SMALL_AND_FINAL
 

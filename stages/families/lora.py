@@ -19,7 +19,7 @@ from stages.core.errors import BadInput
 from stages.core.weights.headers import first, read_notes, read_shapes
 from stages.core.weights.lora import PREFIXES, Layer, LoraConfig, check_form, find_layers
 from stages.core.weights.promises import PROMISES, Promise
-from stages.families.report import check_finite, heard, refusing
+from stages.families.load_report import check_finite, heard, refusing
 
 NAME = "default"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from stages.core.errors import BadInput
 from stages.training.settings import TrainConfig
+from stages.training.tasks.base import Task
 from stages.training.tasks.denoise import DenoiseTask
 from stages.training.tasks.distill import DistillTask
-from stages.training.tasks.task import Task
 from stages.training.tasks.upsample import UpsampleTask
 from stages.training.tasks.vae import VaeTask
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig, check_part, read_json
 from stages.core.weights.headers import weight_files
-from stages.families.report import check_finite, check_report, heard, is_finite, load_transformers, refusing
+from stages.families.load_report import check_finite, check_report, heard, is_finite, load_transformers, refusing
 
 _UNEXPORTED = {"LTXLatentUpsamplerModel": LTXLatentUpsamplerModel}
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.publish.extras import RESERVED, extra_columns
+from data_prep.publish.manifest_columns import RESERVED, extra_columns
 
 
 def test_types_are_those_of_the_manifest_and_text_where_rows_differ():

@@ -23,8 +23,8 @@ from stages.core.weights.checkpoint import ModelConfig, check_part
 from stages.core.weights.digests import fingerprint
 from stages.decode import Decode
 from stages.families.contract import load_family
+from stages.families.loading import load_named, load_part
 from stages.families.ltx.vae import VaeCard
-from stages.families.parts import load_named, load_part
 from stages.text import Text
 from stages.training.tasks.models import load_part as load_for_training
 from tests.stages.broken import broken, cut_off, prefixed, times, weights_of, without
@@ -257,4 +257,4 @@ def test_a_latent_that_is_not_finite_is_an_error(checkpoint, tmp_path):
 def test_nothing_is_loaded_past_the_loader():
     """Another call of the libraries' loaders would go on with what does not fit."""
     found = {p.name for p in (ROOT / "stages").rglob("*.py") if ".from_pretrained(" in p.read_text()}
-    assert found == {"parts.py", "report.py"}
+    assert found == {"loading.py", "load_report.py"}
