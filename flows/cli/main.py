@@ -18,14 +18,35 @@ SETTINGS = click.option("--settings", "dry_run", flag_value="settings", help="Pr
 LIMIT = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N sources, takes or clips."
 )
-EXECUTOR = click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    help="Run steps in this process (local) or on Ray; the default is in the config.",
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def executor_option(default: str) -> Callable[[Any], Any]:
+    """`--executor` of a command whose config says this where the option is not given."""
+    text = f"Run steps in this process, one row at a time (local), or on Ray. Default: {default}."
+    return click.option("--executor", type=click.Choice(["local", "ray"]), help=text)
+
+
+def configs_in(folder: str, prefix: str = "") -> str:
+    """The names of the configs in a folder below configs/, as a command takes them."""
+    return ", ".join(prefix + path.stem for path in sorted((CONFIGS / folder).glob("*.yaml")))
+
+
+def keys(example: str, names: str = "") -> str:
+    """What KEY=VALUE is, and which configs there are, for the end of a help text."""
+    text = (
+        f"KEY=VALUE changes a setting, such as {example}. --settings prints them all; docs/settings.md explains them."
+    )
+    return f"{names}\n\n{text}" if names else text
+
+
+UNTIL = click.option(
+    "--until", metavar="STEP", default="", help="Stop after this step of the plan; --dry-run lists them."
 )
-UNTIL = click.option("--until", metavar="STEP", default="", help="Stop after this step.")
 ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Run only these steps.")
-RETRY_ERRORS = click.option("--retry-errors", is_flag=True, help="Also retry permanent failures.")
+RETRY_ERRORS = click.option(
+    "--retry-errors", is_flag=True, help="Also retry what failed for good, or as often as its step allows."
+)
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this run, not the latest.")
 
 
@@ -78,7 +99,7 @@ def main() -> None:
     guard_output()
 
 
-@main.command()
+@main.command(epilog=keys("base.sampling.steps=8", f"Names of CAMPAIGNs: {configs_in('campaigns')}."))
 @click.argument("words", nargs=-1, metavar="[CAMPAIGN|PROMPTS] [KEY=VALUE]...")
 @click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; repeat the option for more.")
 @click.option(
@@ -93,26 +114,32 @@ def main() -> None:
 @DRY_RUN
 @SETTINGS
 @LIMIT
-@EXECUTOR
+@executor_option("ray")
 @RETRY_ERRORS
 @friendly
 def render(words: tuple[str, ...], **options: Any) -> int:
-    """Render prompts to videos. Give a CAMPAIGN file, a file of prompts (.csv, .jsonl, .txt, ...), or --prompt TEXT."""
+    """Render prompts to videos. Give a CAMPAIGN (a YAML file, or a name from the list below), a file of prompts (.csv,
+    .jsonl, .txt, ...), or --prompt TEXT."""
     from flows.cli.run import render_command
 
     return render_command(words, **options)
 
 
-@main.command()
+@main.command(epilog=keys("select.motion.min=0.02"))
 @click.argument("words", nargs=-1, required=True, metavar="SOURCE... [KEY=VALUE]...")
 @STORE
-@click.option("--config", default="curate", metavar="FILE", help="Config file with settings of the curation.")
+@click.option(
+    "--config",
+    default="curate",
+    metavar="FILE",
+    help=f"Settings, merged over those of configs/curate.yaml: a YAML file, or {configs_in('curate', 'curate/')}.",
+)
 @UNTIL
 @ONLY
 @DRY_RUN
 @SETTINGS
 @LIMIT
-@EXECUTOR
+@executor_option("local")
 @RETRY_ERRORS
 @friendly
 def curate(words: tuple[str, ...], **options: Any) -> int:
@@ -123,7 +150,9 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
     return curate_command(words, **options)
 
 
-@main.command()
+@main.command(
+    epilog=keys("model.checkpoint=promoted:NAME@STORE", f"Names of CONFIGs: {configs_in('evaluate', 'evaluate/')}.")
+)
 @click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @STORE
 @click.option("--out", required=True, metavar="FILE.json", help="Write the figures to this file.")
@@ -134,39 +163,45 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 @DRY_RUN
 @SETTINGS
 @LIMIT
-@EXECUTOR
+@executor_option("ray")
 @RETRY_ERRORS
 @friendly
 def evaluate(words: tuple[str, ...], **options: Any) -> int:
-    """Measure how often videos show what prompts say. CONFIG defaults to the held-out prompts, two seeds each."""
+    """Measure how often videos show what prompts say. CONFIG is a name from the list below, or a YAML file;
+    without it, the held-out prompts are rendered with two seeds each."""
     from flows.cli.evaluate import evaluate_command
 
     return evaluate_command(words, **options)
 
 
-@main.command()
+@main.command(epilog=keys("max_steps=500", f"Names of CONFIGs: {configs_in('train')}."))
 @click.argument("words", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
 @STORE
 @DRY_RUN
 @SETTINGS
 @friendly
 def train(words: tuple[str, ...], **options: Any) -> int:
-    """Train one part of a checkpoint. CONFIG is a name in configs/train, or a file. After a stop (exit status 3), the
-    same command continues."""
+    """Train one part of a checkpoint. CONFIG is a name from the list below, or a YAML file. After a stop
+    (exit status 3), the same command continues."""
     from flows.cli.train import train_command
 
     return train_command(words, **options)
 
 
-@main.command()
+@main.command(epilog=keys("publish.video.fps=16"))
 @click.argument("words", nargs=-1, required=True, metavar="NAME [KEY=VALUE]...")
 @STORE
-@click.option("--config", default="publish", metavar="FILE", help="Config file with settings of the publication.")
+@click.option(
+    "--config",
+    default="publish",
+    metavar="FILE",
+    help="Settings, merged over those of configs/publish.yaml: a YAML file.",
+)
 @click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
 @DRY_RUN
 @SETTINGS
 @LIMIT
-@EXECUTOR
+@executor_option("local")
 @RETRY_ERRORS
 @friendly
 def publish(words: tuple[str, ...], **options: Any) -> int:
@@ -263,7 +298,7 @@ def compact(store: str) -> int:
 
 @main.command()
 @click.option("--store", default="demo", show_default=True, metavar="URL", help="Store for the results of the demo.")
-@EXECUTOR
+@executor_option("local for the curation, ray for the rendering")
 @friendly
 def demo(store: str, executor: str | None) -> int:
     """Curate and render a small example. It takes the included clips and a campaign of six prompts, and writes one page
@@ -284,13 +319,23 @@ def serve(port: int) -> int:
 
 
 @main.command()
-@click.argument("family")
-@click.argument("folder")
-@click.option("--variant", default="", metavar="NAME", help="Which kind of checkpoint; default: the family's first.")
+@click.argument("family", metavar="FAMILY")
+@click.argument("folder", metavar="FOLDER")
+@click.option(
+    "--variant", default="", metavar="NAME", help="Which kind of checkpoint, from the list above; default: the first."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the weights.")
 @friendly
 def tiny(family: str, folder: str, variant: str, seed: int) -> int:
-    """Write a tiny untrained checkpoint of a family, for tests: `rushes tiny wan FOLDER --variant i2v`."""
+    """Write a tiny untrained checkpoint of a model family into FOLDER, for tests of campaigns.
+
+    \b
+    FAMILY       --variant
+    svd          image-to-video
+    wan          t2v, i2v, flf2v, ti2v, ti2v-pictures, vace, two-experts
+    animatediff  text-to-video, controlnet, sparsectrl
+    whole        hunyuan-video, skyreels-v2
+    """
     from flows.cli.tiny import make_tiny
 
     return make_tiny(family, folder, variant, seed)

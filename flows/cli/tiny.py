@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.views.terminal import say
 from stages.core.config import nearest
 from stages.core.errors import BadInput
-from stages.families.contract import load_family, load_maker
+from stages.families.contract import families, load_family, load_maker
 
 
 def make_tiny(family: str, folder: str, variant: str = "", seed: int = 0) -> int:
@@ -15,9 +15,15 @@ def make_tiny(family: str, folder: str, variant: str = "", seed: int = 0) -> int
     holds something else."""
     makers = load_family(family).makers
     if not makers:
-        raise BadInput(f"there is no maker of tiny checkpoints of the family {family}")
+        made = [name for name in families() if load_family(name).makers]
+        raise BadInput(
+            f"there is no maker of tiny checkpoints of the family {family}; there is one of {', '.join(made)}"
+        )
     if variant and variant not in makers:
-        raise BadInput(f"--variant: {family} has no checkpoint of the kind {variant!r}; {nearest(variant, makers)}")
+        raise BadInput(
+            f"--variant: {family} has no checkpoint of the kind {variant!r}; {nearest(variant, makers)}; it has "
+            f"{', '.join(makers)}"
+        )
     place = Path(folder).expanduser()
     if place.exists() and not (place / "model_index.json").is_file() and (place.is_file() or any(place.iterdir())):
         raise BadInput(f"{place} is there and holds no checkpoint: give a folder that is not there yet")

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.select import CLIP_METRICS, SOURCE_METRICS
+from data_prep.sources.ingest import EVERY_CORE
 from flows.curate.curation import LIMITS
 from flows.reference import shipped
 from flows.reference.fields import Setting, arguments_of, as_text, fields_of, sentences, summary
@@ -117,10 +118,17 @@ def step_section(use: str, flow: str, shared: Shared) -> list[str]:
     ours, usual = cls.resources, Resources()
     asked = [f.name for f in dataclasses.fields(Resources) if getattr(ours, f.name) != getattr(usual, f.name)]
     if asked:
-        lines.append(f"Default resources: {', '.join(f'`{name}` {getattr(ours, name):g}' for name in asked)}.\n")
+        lines.append(
+            f"Default resources: {', '.join(f'`{name}` {_asked(name, getattr(ours, name))}' for name in asked)}.\n"
+        )
     rows = rows_of(cls.Config, shared)
     lines += table(rows, shipped.entries_of(flow, use) if flow else {}) if rows else ["It has no settings of its own."]
     return lines + (_metrics(flow, use) if flow and any(key == LIMITS for key, _ in rows) else [])
+
+
+def _asked(name: str, value: float) -> str:
+    """A default of the resources; so many workers that no machine holds them are as many as it holds."""
+    return "as many as there are cores" if name == "workers" and value == EVERY_CORE else f"{value:g}"
 
 
 def _purpose(use: str) -> str:

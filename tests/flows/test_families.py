@@ -19,6 +19,7 @@ from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
 from stages.core.media import read_frames, write_video
+from stages.families.contract import families, load_family
 
 
 @pytest.fixture(scope="module")
@@ -111,22 +112,23 @@ def test_a_refine_pass_goes_with_every_family_and_is_given_conditions_where_it_n
 
 REFUSED = [
     ("svd", {"prompt": "a"}, r"svd needs a picture: give `image`"),
-    ("svd", {"prompt": "a", "image": "a.png", "last_image": "b.png"}, r"svd takes still as first, not as last"),
+    ("svd", {"prompt": "a", "image": "a.png", "last_image": "b.png"}, r"svd takes `image`, not `last_image`"),
     ("svd", {"prompt": "a", "image": "a.png", "control": "edges:a.mp4"},
-     r"svd takes no control; these do: animatediff \(ControlNet\), wan \(VACE\)"),
+     r"svd takes no `control`; these do: animatediff \(ControlNet\), wan \(VACE\)"),
     ("svd", {"prompt": "a", "image": "a.png", "width": 40}, r"svd cannot make 40x32: .*; the nearest is (32|48)x32"),
-    ("wan", {"prompt": "a", "image": "a.png"}, r"wan \(T2V\) takes no still; these do: .*ltx, svd, wan \(I2V, FLF2V"),
+    ("wan", {"prompt": "a", "image": "a.png"}, r"wan \(T2V\) takes no `image`; these do: .*ltx, svd, wan \(I2V, FLF2V"),
     ("wan", {"prompt": "a", "frames": 10}, r"wan cannot make 10 frames: they must be k \* 4 \+ 1; the nearest is 9"),
-    ("wan", {"prompt": "a", "video": "a.mp4"}, r"wan \(T2V\) needs the level of source: give `level`"),
+    ("wan", {"prompt": "a", "video": "a.mp4"}, r"wan \(T2V\) needs a level for `video`: give `level`"),
     ("wan", {"prompt": "a", "video": "a.mp4", "level": 1.5}, r"level must be above 0 and below 1"),
     ("wan", {"prompt": "a", "level": 0.5}, r"level is the noise level of a `video`, and there is none"),
     ("wan", {"prompt": "a", "video": "a.mp4", "level": 0.5, "frames": 21},
      r"video .*a\.mp4: lasts 1\.50 s; 21 frames at 8 fps are 2\.62 s"),
     ("wan", {"prompt": "a", "video": "a.png", "level": 0.5}, r"video .*a\.png"),
     ("wan", {"prompt": "a", "video": "nowhere.mp4", "level": 0.5}, r"video .*nowhere\.mp4: No such file"),
-    ("vace", {"prompt": "a"}, r"wan \(VACE\) needs a condition: one of still, control, source, reference"),
-    ("vace", {"prompt": "a", "mask": "a.mp4", "image": "a.png"}, r"takes clip \(mask\) only together with source"),
-    ("vace", {"prompt": "a", "control": "edges:a.mp4", "image": "a.png"}, r"takes still or control, not both"),
+    ("vace", {"prompt": "a"},
+     r"wan \(VACE\) needs one of `image`, `last_image`, `keyframes`, `control`, `video`, `references`"),
+    ("vace", {"prompt": "a", "mask": "a.mp4", "image": "a.png"}, r"takes `mask` only together with `video`"),
+    ("vace", {"prompt": "a", "control": "edges:a.mp4", "image": "a.png"}, r"takes `image` or `control`, not both"),
     ("vace", {"prompt": "a", "control": "a.mp4"}, r"must begin with its signal, one of depth, pose, edges, flow"),
     ("animatediff", {"prompt": "a", "control": {"signal": "edges", "video": "a.mp4", "start": 0.9, "end": 0.1}},
      "start below end"),
@@ -197,7 +199,14 @@ def test_the_makers_command_says_how_a_campaign_names_what_it_made(tmp_path):
             "no checkpoint of the kind 'flf'; did you mean 'flf2v'",
         ),
         (["tiny", "wan", str(tmp_path)], "is there and holds no checkpoint"),
-        (["tiny", "ltx", str(tmp_path / "y")], "there is no maker of tiny checkpoints of the family ltx"),
+        (
+            ["tiny", "ltx", str(tmp_path / "y")],
+            "of the family ltx; there is one of animatediff, svd, wan, whole",
+        ),
     ):
         refused = CliRunner().invoke(main, words)
         assert (refused.exit_code, said in refused.output) == (2, True), refused.output
+    listed = CliRunner().invoke(main, ["tiny", "--help"]).output
+    for name in families():
+        row = re.search(rf"^  {name} +(.+)$", listed, re.MULTILINE)
+        assert tuple(row[1].split(", ") if row else ()) == load_family(name).makers, "the help lists what there is"
