@@ -34,6 +34,23 @@ STILLS = ("still", "reference")
 """Kinds whose medium is a picture; the others that have a medium have a video."""
 
 
+PROMPT_KEYS: Mapping[str, str] = {
+    "still": "image",
+    "source": "video",
+    "reference": "references",
+    "first": "image",
+    "last": "last_image",
+    "keyframe": "keyframes",
+    "mask": "mask",
+}
+"""Kind or role -> the key of a prompt that names such a condition; where there is none, it is the kind itself."""
+
+
+def prompt_key(kind: str, role: str | None = None) -> str:
+    """The key of a prompt that names a condition of this kind and role, such as `last_image`."""
+    return PROMPT_KEYS.get(role or "", PROMPT_KEYS.get(kind, kind)) if kind != "control" else kind
+
+
 @dataclass(frozen=True, kw_only=True)
 class Condition:
     """One condition. None where it says nothing.
@@ -57,6 +74,11 @@ class Condition:
     end: float | None = None
     text: str | None = None
     values: tuple[float, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of a prompt that names it, such as `last_image`; its kind where there is none."""
+        return prompt_key(self.kind, self.role)
 
     @property
     def words(self) -> str:

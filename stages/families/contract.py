@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from stages.core.conditions import Condition
 from stages.core.config import nearest
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
@@ -52,7 +52,7 @@ class Sampling:
     condition_noise  noise on the frames that a clip is conditioned on, 0 to 1; a little of it gives more motion
     scheduler        a scheduler of diffusers and its settings, `{name: UniPCMultistepScheduler, flow_shift: 5}`; what
                      is not said is that of the checkpoint
-    knobs            further settings of this family's sampler: docs/families.md
+    knobs            further settings that the sampler of a family has; docs/families.md lists them
     """
 
     steps: int = 30
@@ -66,21 +66,31 @@ class Sampling:
     knobs: dict[str, Any] = field(default_factory=dict, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.shift <= 0 or (self.guidance or 0) < 0 or not 0 <= self.rescale <= 1:
-            raise BadInput("sampling: steps must be at least 1, shift above 0, guidance 0 or more, rescale 0 to 1")
+        require(
+            (self.steps >= 1, "sampling.steps", self.steps, "at least 1"),
+            (self.shift > 0, "sampling.shift", self.shift, "above 0"),
+            ((self.guidance or 0) >= 0, "sampling.guidance", self.guidance, "0 or more"),
+            (0 <= self.rescale <= 1, "sampling.rescale", self.rescale, "0 to 1"),
+        )
         if self.schedule not in SCHEDULES:
-            raise BadInput(f"sampling: unknown schedule {self.schedule!r}; {nearest(self.schedule, SCHEDULES)}")
+            raise BadInput(
+                f"sampling.schedule: there is no schedule {self.schedule!r}; {nearest(self.schedule, SCHEDULES)}"
+            )
         falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False))
         if self.timesteps and not (falling and self.timesteps[0] <= 1000 and self.timesteps[-1] >= 0):
-            raise BadInput(f"sampling: timesteps must fall from at most 1000, these are {list(self.timesteps)}")
+            raise BadInput(
+                f"sampling.timesteps is {list(self.timesteps)}; it must fall, from at most 1000 to 0 or more"
+            )
 
     def check_strength(self, strength: float) -> None:
         """Raise BadInput for a refine pass that a pipeline would silently make a new clip of, or nothing."""
         steps = len(self.timesteps) or self.steps
         if not 0 < strength < 1:
-            raise BadInput(f"refine: strength is {strength}; it must be above 0 and below 1")
+            raise BadInput(f"strength is {strength}; it must be above 0 and below 1")
         if int(steps * strength) < 1:
-            raise BadInput(f"refine: {strength} of {steps} steps is less than one step; raise strength or steps")
+            raise BadInput(
+                f"strength is {strength}, which is less than one step of {steps}; raise it, or sampling.steps"
+            )
 
     def for_take(self, row: Mapping[str, Any]) -> Sampling:
         """With the guidance of a take where there is none of its own."""
@@ -253,7 +263,7 @@ def families() -> list[str]:
 def load_family(name: str) -> Family:
     """The adapter of a family. Raises BadInput for a name that there is no adapter of."""
     if name not in families():
-        raise BadInput(f"model.family: there is no adapter for {name!r}; {nearest(name, families())}")
+        raise BadInput(f"model.family: there is no family {name!r}; {nearest(name, families())}")
     found: Family = importlib.import_module(f"stages.families.{name}").FAMILY
     return found
 

@@ -77,13 +77,19 @@ def _alphas(
     if not (note := read_notes(path, f"lora.path: {path}").get(LORA_ADAPTER_METADATA_KEY)):
         return {layer: given.get(layer, float(rank)) for layer, rank in ranks.items()}
     if given:
-        raise BadInput(f"lora.path: {path} gives its alphas twice, as tensors and in its header: which are right?")
+        raise BadInput(
+            f"lora.path: {path} gives its alphas twice, as tensors and in its header; remove one of them, or save the "
+            "adapter again"
+        )
     config = _noted(path, note)
     found = {}
     for layer, rank in ranks.items():
         said = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), layer), config.r)
         if said != rank:
-            raise BadInput(f"lora.path: {path} says rank {said} in its header, but {layer} has rank {rank}")
+            raise BadInput(
+                f"lora.path: {path} says rank {said} in its header, but {layer} has rank {rank}; save the "
+                "adapter again with the tool that trained it"
+            )
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), layer), config.lora_alpha)
         found[layer] = float(alpha) * (rank**0.5 if config.use_rslora else 1.0)  # rsLoRA divides by the root of it
     return found
@@ -94,11 +100,17 @@ def _noted(path: Path, note: str) -> PeftConfig:
     with refusing(path):
         told = json.loads(note)
         if not isinstance(told, dict):
-            raise BadInput(f"lora.path: {path} has no config in its header, where it should be")
+            raise BadInput(
+                f"lora.path: {path} should have its config in its header, and has none; save the adapter again with"
+                " save_lora_weights of diffusers"
+            )
         bare = {next((k.removeprefix(p) for p in PREFIXES if k.startswith(p)), k): v for k, v in told.items()}
         config = PeftConfig(**bare)
     if config.use_dora or config.lora_bias:
-        raise BadInput(f"lora.path: {path} says in its header that it is a DoRA adapter, or has biases")
+        raise BadInput(
+            f"lora.path: {path} says in its header that it is a DoRA adapter, or has biases, and only plain "
+            "LoRA is supported: give another adapter"
+        )
     return config
 
 
@@ -108,4 +120,7 @@ def _check_used(path: Path, network: Any, state: Mapping[str, torch.Tensor]) -> 
     odd = held.keys() ^ state.keys()
     odd |= {k for k in held.keys() & state.keys() if not torch.equal(held[k].float(), state[k].to(held[k]).float())}
     if odd:
-        raise BadInput(f"lora.path: {path} does not fit this transformer: not used as they are: {first(odd)}")
+        raise BadInput(
+            f"lora.path: {path} does not fit this transformer ({first(odd)} would be lost or changed); give an "
+            "adapter that was trained for this checkpoint"
+        )

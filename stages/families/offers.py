@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from stages.core.conditions import Condition
+from stages.core.conditions import Condition, prompt_key
 from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
@@ -176,7 +176,7 @@ def check_knobs(where: str, name: str, offers: Offers, knobs: Mapping[str, Any],
     for key, value in knobs.items():
         if key not in known:
             hint = nearest(key, known) if known else "it has none here"
-            raise BadInput(f"{where}.{key}: {called(name, offers)} has no such knob; {hint}")
+            raise BadInput(f"{where}.{key}: {called(name, offers)} has no such setting; {hint}")
         knob = known[key]
         if knob.form in FORMS:
             type_, kind = FORMS[knob.form]
@@ -203,52 +203,71 @@ def check_conditions(
     for one in conditions:
         if one.kind not in offers.accepts:
             hint = f"; these do: {others[one.kind]}" if others.get(one.kind) else "; no family here does"
-            raise BadInput(f"{who} takes no {one.kind}{hint}")
+            raise BadInput(f"{who} takes no `{one.key}`{hint}")
         _check_one(who, offers.accepts[one.kind], one, n_frames)
     if offers.asks and not any(c.kind in offers.asks for c in conditions):
-        raise BadInput(f"{who} needs a condition: one of {', '.join(offers.asks)}")
+        keys = [key for kind in offers.asks for key in _keys(kind, offers.accepts)]
+        raise BadInput(f"{who} needs one of {', '.join(keys)}: give it")
     for kind, accepts in offers.accepts.items():
         given = [c for c in conditions if c.kind == kind]
+        keys = _keys(kind, offers.accepts)
         if len(given) < accepts.least:
-            raise BadInput(f"{who} needs {_needed(kind, accepts)}")
+            raise BadInput(f"{who} needs {_needed(kind, accepts, keys)}")
         if len(given) > accepts.most:
-            raise BadInput(f"{who} takes at most {accepts.most} of {kind}, not {len(given)}")
-        if given and (clash := next((k for k in accepts.alone if any(c.kind == k for c in conditions)), None)):
-            raise BadInput(f"{who} takes {kind} or {clash}, not both at once")
+            together = " together" if len(keys) > 1 else ""
+            raise BadInput(f"{who} takes at most {accepts.most} of {' and '.join(keys)}{together}, not {len(given)}")
+        clash = next((c for c in conditions if given and c.kind in accepts.alone), None)
+        if clash:
+            raise BadInput(f"{who} takes `{given[0].key}` or `{clash.key}`, not both at once: leave one out")
         if given and accepts.beside and not any(c.kind in accepts.beside for c in conditions):
-            raise BadInput(f"{who} takes {given[0].words} only together with {' or '.join(accepts.beside)}")
-    places = [(c.kind, place_of(c, n_frames)) for c in conditions if c.kind == "still"]
-    if len(set(places)) < len(places):
-        raise BadInput(f"{who}: two stills stand at the same frame")
+            beside = [key for other in accepts.beside for key in _keys(other, offers.accepts)]
+            raise BadInput(f"{who} takes `{given[0].key}` only together with {' or '.join(beside)}: give it too")
+    places: dict[int, Condition] = {}
+    for one in (c for c in conditions if c.kind == "still"):
+        place = place_of(one, n_frames)
+        if place in places:
+            raise BadInput(f"{who}: `{places[place].key}` and `{one.key}` both name frame {place}; leave one out")
+        places[place] = one
     stills = offers.accepts.get("still")
     from_first = stills and "first" in stills.roles and "keyframe" not in stills.roles
-    if from_first and places and not any(place == 0 for _, place in places):
+    if from_first and places and 0 not in places:
         raise BadInput(f"{who} needs a first frame beside the last one: give `image`")
+
+
+def _keys(kind: str, accepts: Mapping[str, Accepts]) -> list[str]:
+    """The keys of a prompt that name what a checkpoint takes of a kind, as a sentence writes them."""
+    roles = accepts[kind].roles if kind in accepts else ()
+    return list(dict.fromkeys(f"`{prompt_key(kind, role)}`" for role in roles or (None,)))
 
 
 def _check_one(who: str, accepts: Accepts, one: Condition, n_frames: int) -> None:
     if accepts.roles and one.role not in accepts.roles:
-        raise BadInput(f"{who} takes {one.kind} as {' or '.join(accepts.roles)}, not as {one.role or 'nothing named'}")
+        if one.kind == "control":
+            signals = " or ".join(accepts.roles)
+            raise BadInput(f"{who} takes `control` with the signal {signals}, not {one.role or 'without one'}")
+        keys = " or ".join(_keys(one.kind, {one.kind: accepts}))
+        raise BadInput(f"{who} takes {keys}, not `{one.key}`; leave that out")
     place = place_of(one, n_frames)
     if one.kind == "still" and not 0 <= place < n_frames:
-        raise BadInput(f"a still at frame {one.frame} lies outside of a clip of {n_frames} frames")
+        raise BadInput(f"`{one.key}` names frame {place}, and a clip of {n_frames} frames has 0 to {n_frames - 1}")
     if accepts.frames is not None and place not in [f % n_frames for f in accepts.frames]:
         places = ", ".join(map(str, accepts.frames))
-        raise BadInput(f"{one.words} at frame {place}: {who} takes it at {places}")
+        raise BadInput(f"`{one.key}` names frame {place}: {who} takes it at {places} only")
     for key in ("scale", "level", "start", "end"):
         if getattr(one, key) is not None and key not in accepts.heeds:
-            raise BadInput(f"{who} does not go by the {key} of {one.words}; leave it out")
+            raise BadInput(f"{who} does not use the {key} of `{one.key}`; leave `{key}` out")
         if getattr(one, key) is None and key in accepts.must:
-            raise BadInput(f"{who} needs the {key} of {one.words}: give `{key}`")
+            raise BadInput(f"{who} needs a {key} for `{one.key}`: give `{key}`")
     if one.level is not None and not 0 < one.level < 1:
-        raise BadInput(f"the level of {one.words} must be above 0 and below 1, not {one.level:g}")
+        raise BadInput(f"level of `{one.key}` is {one.level:g}; it must be above 0 and below 1")
 
 
-def _needed(kind: str, accepts: Accepts) -> str:
-    if kind == "still":
-        pair = accepts.least == 2 and "last" in accepts.roles
-        return "a first and a last frame: give `image` and `last_image`" if pair else "a picture: give `image`"
-    return f"{accepts.least} of {kind}"
+def _needed(kind: str, accepts: Accepts, keys: Sequence[str]) -> str:
+    if kind != "still":
+        return f"{keys[0]}: give it"
+    if accepts.least == 2 and "last" in accepts.roles:
+        return "a first and a last frame: give `image` and `last_image`"
+    return f"a picture: give {' or '.join(keys)}"
 
 
 def place_of(condition: Condition, n_frames: int) -> int:
@@ -265,7 +284,7 @@ def check_sampling(where: str, name: str, offers: Offers, sampling: Any) -> None
         if f.name in ("steps", "guidance", "scheduler", "knobs", *offers.sampling):
             continue
         if getattr(sampling, f.name) != getattr(plain, f.name):
-            raise BadInput(f"{where}.{f.name}: {called(name, offers)} does not go by it; leave it out")
+            raise BadInput(f"{where}.{f.name}: {called(name, offers)} does not use it; leave it out")
     check_knobs(f"{where}.knobs", name, offers, sampling.knobs, "denoise")
     if sampling.scheduler:
         chosen = sampling.scheduler.get("name", "")

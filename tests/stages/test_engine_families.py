@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from stages.base import Base
-from stages.core.conditions import KINDS, Condition
+from stages.core.conditions import KINDS, Condition, prompt_key
 from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, DecodeRecipe
 from stages.core.weights.checkpoint import ModelConfig
@@ -279,7 +279,7 @@ def test_what_is_refused_the_library_has_no_argument_for(case, tiny):
     for kind in accepted:
         assert any(kind in ARGUMENTS[a] for a in signature & set(ARGUMENTS)), f"nothing carries {kind}"
     for kind in set(KINDS) - accepted:
-        with pytest.raises(BadInput, match=f"takes no {kind}"):
+        with pytest.raises(BadInput, match=f"takes no `{prompt_key(kind)}`"):
             refuse_conditions(stages.family, stages.offers, [Condition(kind=kind)], case.size[2])
 
 
@@ -432,7 +432,7 @@ def test_what_a_family_does_not_choose_or_have_is_said_before_any_work(tiny):
     assert Base.inputs(Base.Config(model=svd)).ports["text"].required is False
     assert See.inputs(See.Config(model=svd)).draws
     for config, said in (
-        ({"sampling": Sampling(timesteps=(900.0, 1.0))}, "base.sampling.timesteps: svd does not go by it"),
+        ({"sampling": Sampling(timesteps=(900.0, 1.0))}, "base.sampling.timesteps: svd does not use it"),
         ({"sampling": Sampling(knobs={"motion_buckt": 3})}, "did you mean 'motion_bucket'"),
         ({"lora": LoraConfig(path="x")}, "base.lora.path: svd takes no adapter"),
     ):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.base import Base
 from stages.core.condition_video import read_clip
-from stages.core.conditions import KINDS, Condition, read_conditions
+from stages.core.conditions import KINDS, Condition, prompt_key, read_conditions
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
 from stages.core.latents.artifacts import CONDITION
@@ -63,35 +63,35 @@ FIRST, LAST = Condition(kind="still", role="first"), Condition(kind="still", rol
     [
         ([], "x needs a picture: give `image`"),
         ([LAST], "needs a first frame beside the last one"),
-        ([FIRST, replace(LAST, role="keyframe")], "as first or last, not as keyframe"),
-        ([FIRST, LAST, FIRST], "at most 2 of still, not 3"),
-        ([FIRST, FIRST], "two stills stand at the same frame"),
-        ([FIRST, replace(LAST, start=0.5)], r"does not go by the start of still \(last\)"),
-        ([FIRST, replace(FIRST, frame=99)], "frame 99 lies outside of a clip of 9 frames"),
-        ([FIRST, Condition(kind="control", role="pose")], "control as edges, not as pose"),
+        ([FIRST, replace(LAST, role="keyframe")], "takes `image` or `last_image`, not `keyframes`"),
+        ([FIRST, LAST, FIRST], "at most 2 of `image` and `last_image` together, not 3"),
+        ([FIRST, FIRST], "`image` and `image` both name frame 0"),
+        ([FIRST, replace(LAST, start=0.5)], "does not use the start of `last_image`"),
+        ([FIRST, replace(FIRST, frame=99)], "`image` names frame 99, and a clip of 9 frames has 0 to 8"),
+        ([FIRST, Condition(kind="control", role="pose")], "`control` with the signal edges, not pose"),
         (
             [FIRST, Condition(kind="control", role="edges"), Condition(kind="source", level=0.5)],
-            "control or source, not both",
+            "`control` or `video`, not both",
         ),
-        ([FIRST, Condition(kind="camera")], "x takes no camera; no family here does"),
-        ([FIRST, Condition(kind="sound")], "x takes no sound; these do: y"),
-        ([FIRST, Condition(kind="source")], "needs the level of source: give `level`"),
-        ([FIRST, Condition(kind="source", level=1.0)], "must be above 0 and below 1, not 1"),
-        ([FIRST, Condition(kind="clip")], r"takes clip only together with source"),
+        ([FIRST, Condition(kind="camera")], "x takes no `camera`; no family here does"),
+        ([FIRST, Condition(kind="sound")], "x takes no `sound`; these do: y"),
+        ([FIRST, Condition(kind="source")], "needs a level for `video`: give `level`"),
+        ([FIRST, Condition(kind="source", level=1.0)], "level of `video` is 1; it must be above 0 and below 1"),
+        ([FIRST, Condition(kind="clip")], "takes `clip` only together with `video`"),
     ],
 )
 def test_conditions_that_are_not_taken_are_named(conditions, said):
     with pytest.raises(BadInput, match=said):
         check_conditions("x", OFFERS, conditions, 9, {"sound": "y"})
     check_conditions("x", OFFERS, [FIRST, replace(LAST, scale=0.5), Condition(kind="source", level=0.5)], 9, {})
-    with pytest.raises(BadInput, match="x needs a condition: one of control"):
+    with pytest.raises(BadInput, match="x needs one of `control`"):
         check_conditions("x", replace(OFFERS, asks=("control",)), [FIRST], 9, {})
 
 
 @pytest.mark.parametrize(
     ("sampling", "said"),
     [
-        ({"timesteps": (5.0, 1.0)}, "s.timesteps: x does not go by it"),
+        ({"timesteps": (5.0, 1.0)}, "s.timesteps: x does not use it"),
         ({"knobs": {"motoin": 3}}, "did you mean 'motion'"),
         ({"knobs": {"motion": 300}}, "a whole number from 0 to 255, not 300"),
         ({"knobs": {"motion": 1.5}}, "a whole number"),
@@ -112,7 +112,9 @@ def test_every_family_says_which_conditions_it_takes_and_the_rest_is_refused_by_
         assert set(load_family(name).kinds) <= set(KINDS)
     for kind in set(KINDS) - set(ltx.kinds):
         takers = [n for n in families() if kind in load_family(n).kinds]
-        with pytest.raises(BadInput, match=f"ltx takes no {kind}; " + ("these do" if takers else "no family")):
+        with pytest.raises(
+            BadInput, match=f"ltx takes no `{prompt_key(kind)}`; " + ("these do" if takers else "no family")
+        ):
             refuse_conditions(ltx, ltx.offers(model), [Condition(kind=kind)], 9)
     with pytest.raises(BadInput, match="ltx has no part 'controlnet'; it takes none"):
         ltx.offers(replace(model, parts={"controlnet": "x"}))

@@ -106,9 +106,9 @@ def test_what_it_did_not_make_as_asked_is_an_error(folders):
     [
         ({"width": 30}, {}, "HunyuanVideoPipeline|whole cannot make 30x32: .* the nearest is 32x32"),
         ({"prompt": " "}, {}, ""),
-        ({}, {"knobs": {"true_cfg_scal": 2.0}}, "has no such knob; did you mean 'true_cfg_scale'"),
+        ({}, {"knobs": {"true_cfg_scal": 2.0}}, "has no such setting; did you mean 'true_cfg_scale'"),
         ({}, {"knobs": {"max_sequence_length": 1.5}}, "must be a whole number"),
-        ({}, {"shift": 3.0}, "does not go by it"),
+        ({}, {"shift": 3.0}, "does not use it"),
         ({}, {"scheduler": {"name": "UniPCMultistepScheduler"}}, "samples with the checkpoint's own"),
     ],
 )
@@ -126,7 +126,7 @@ def test_what_the_signature_does_not_allow_is_refused_while_planning(folders, va
 def test_conditions_and_columns_that_a_class_lacks_are_refused_by_name(folders):
     sky = ModelConfig(family="whole", checkpoint=str(folders("skyreels-v2")))
     still = Condition(kind="still", role="first", sha256="0" * 64)
-    with pytest.raises(BadInput, match=r"SkyReelsV2DiffusionForcingPipeline\) takes no still; these do: .*svd"):
+    with pytest.raises(BadInput, match=r"SkyReelsV2DiffusionForcingPipeline\) takes no `image`; these do: .*svd"):
         refuse_conditions(WHOLE, WHOLE.offers(sky), [still], 9)
     take = {"width": 32, "height": 32, "frames": 9, "fps": 24.0, "conditions": None}
     with pytest.raises(BadInput, match="needs a `prompt`"):

@@ -49,7 +49,10 @@ class Stage:
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("model.device is cuda, but this worker sees no GPU; give the stage `gpus`, or set it to auto")
+        raise BadInput(
+            "model.device is cuda, but this worker sees no GPU: give every stage one (`base.resources.gpus=1`), or set "
+            "model.device=auto"
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -54,7 +54,10 @@ class Whole:
         arguments = arguments_of(pipeline)
         for name, argument in arguments.items():
             if argument.required and name not in OURS and not argument.form:
-                raise BadInput(f"{pipeline} must be given `{name}`, which no take can say")
+                raise BadInput(
+                    f"model.checkpoint: {pipeline} must be given `{name}`, and no key of a prompt names such a thing:"
+                    " this pipeline cannot be used here"
+                )
         defaults = {column: arguments[a].default for column, a in OF_TAKES.items() if a in arguments}
         rate = next((arguments[name].default for name in RATES if name in arguments), None)
         return Offers(
@@ -76,7 +79,9 @@ class Whole:
 
     def text(self, model: ModelConfig) -> NoReturn:
         """The pipeline encodes prompts itself."""
-        raise BadInput("whole: the pipeline encodes prompts itself; leave the step `text` out")
+        raise BadInput(
+            "model.family is whole: its pipeline encodes prompts itself; leave the step out (`text.enabled=false`)"
+        )
 
     def seer(self, model: ModelConfig) -> PixelSeer:
         """Pictures and videos as they are: the pipeline encodes them itself."""
@@ -98,11 +103,15 @@ class Whole:
 
     def spatial(self, model: ModelConfig) -> NoReturn:
         """There are no latents to upsample."""
-        raise BadInput("whole: a pipeline that runs as one step has no latents to upsample")
+        raise BadInput(
+            "model.family is whole: a pipeline that runs as one step has no latents to upsample; leave the step out"
+        )
 
     def temporal(self, model: ModelConfig) -> NoReturn:
         """There are no latents to upsample."""
-        raise BadInput("whole: a pipeline that runs as one step has no latents to upsample")
+        raise BadInput(
+            "model.family is whole: a pipeline that runs as one step has no latents to upsample; leave the step out"
+        )
 
 
 def _must(arguments: Mapping[str, Argument], name: str) -> bool:
