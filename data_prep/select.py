@@ -89,7 +89,8 @@ class Select(Job):
     class Config:
         """Which clips pass.
 
-        thresholds  limits by metric: `select.METRIC.min`, `.max` and `.exclude` (a list of values); null lifts a limit
+        thresholds  limits by metric. Write `select.METRIC.min`, `.max` or `.exclude` (a list of values), without the
+                    word `thresholds`; null lifts a limit
         """
 
         thresholds: dict[str, Any] = field(default_factory=dict)

@@ -41,9 +41,9 @@ class Base(Step):
 
         def __post_init__(self) -> None:
             if self.fps_conditioning < 0:
-                raise BadInput(f"base.fps_conditioning must be 0 or more, not {self.fps_conditioning}")
+                raise BadInput(f"fps_conditioning is {self.fps_conditioning}; it must be 0 or more")
             if self.sampling.guidance is not None:
-                raise BadInput("base.sampling.guidance: guidance belongs to takes; set `guidance` of the campaign")
+                raise BadInput("sampling.guidance: guidance belongs to takes; set `guidance` of the campaign")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -64,7 +64,9 @@ class Base(Step):
         for conditions and settings that it does not take."""
         for name in ("width", "height", "frames", "fps"):
             if values[name] is None:
-                raise BadInput(f"a take says no {name}, and neither does its cascade: give `{name}`")
+                raise BadInput(
+                    f"{name} is given neither by the prompt, nor by the campaign, nor by the cascade: give `{name}`"
+                )
         if not (values["fps"] and math.isfinite(values["fps"]) and values["fps"] > 0):
             raise BadInput(f"fps must be above 0, not {values['fps']}")
         family, offers = load_family(config.model.family), offers_of(config.model)
@@ -84,7 +86,10 @@ class Base(Step):
         """One take's base latent, from noise drawn with the seed of take and node."""
         spec, conditions = self._spec(row), read_conditions(row["conditions"])
         if conditions and row["condition"] is None:
-            raise BadInput("the take has conditions, and no step of the cascade encodes them: put `see` before `base`")
+            raise BadInput(
+                "the prompt names pictures or videos, and no step of the cascade encodes them:"
+                " put a step with `use: stages.see:See` before `base`"
+            )
         given = Given(
             text=get_text(self.workspace, row["text"], spec.family),
             seen=get_seen(self.workspace, row["condition"], spec.vae_id),

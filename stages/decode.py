@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.latents.artifacts import SIZE, get_latent
 from stages.core.latents.form import DecodeRecipe, LatentSpec
 from stages.core.media import check_encoding, ffmpeg_version, write_jpeg, write_video
@@ -59,8 +59,12 @@ class Decode(Step):
         poster_quality: int = 90
 
         def __post_init__(self) -> None:
-            if not 0 <= self.crf <= 51 or not 1 <= self.poster_quality <= 95 or min(self.tiling, self.chunk) < 0:
-                raise BadInput("decode: crf must be 0 to 51, poster_quality 1 to 95, tiling and chunk 0 or more")
+            require(
+                (0 <= self.crf <= 51, "crf", self.crf, "0 to 51"),
+                (1 <= self.poster_quality <= 95, "poster_quality", self.poster_quality, "1 to 95"),
+                (self.tiling >= 0, "tiling", self.tiling, "0 or more"),
+                (self.chunk >= 0, "chunk", self.chunk, "0 or more"),
+            )
             check_encoding(24, self.crf, self.preset)
 
     @classmethod

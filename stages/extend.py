@@ -43,7 +43,7 @@ class Extend(Step):
         model             the weights
         lora              an adapter that is put onto the denoiser
         motion            [continue, spread] `continue` lets windows go on after the end of the clip; `spread` slows its
-                          motion down to the whole length, and then the settings below have no use but the last one
+                          motion down to the whole length, and of the settings below uses only `back_projections`
         sampling          how to denoise
         overlap           [from 1] latent frames of the window before that a window is given; more keep motion better,
                           and each window then adds less
@@ -62,13 +62,13 @@ class Extend(Step):
 
         def __post_init__(self) -> None:
             if self.motion not in MOTIONS:
-                raise BadInput(f"extend.motion is {self.motion!r}; it must be one of {', '.join(MOTIONS)}")
+                raise BadInput(f"motion is {self.motion!r}; it must be one of {', '.join(MOTIONS)}")
             if self.overlap < 1:
-                raise BadInput(f"extend.overlap must be at least 1, not {self.overlap}")
+                raise BadInput(f"overlap is {self.overlap}; it must be at least 1")
             if self.guidance < 0:
-                raise BadInput(f"extend.guidance must be 0 or more, not {self.guidance}")
+                raise BadInput(f"guidance is {self.guidance}; it must be 0 or more")
             if self.back_projections < 0:
-                raise BadInput(f"extend.back_projections must be 0 or more, not {self.back_projections}")
+                raise BadInput(f"back_projections is {self.back_projections}; it must be 0 or more")
 
         @property
         def windows(self) -> Sampling:

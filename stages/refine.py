@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stages.core.conditions import read_conditions
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.latents.artifacts import LATENT, get_latent, get_seen, get_text, put_latent
 from stages.core.latents.form import Floats, LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
@@ -53,11 +53,11 @@ class Refine(Step):
             if load_family(self.model.family).strength == "share":
                 self.sampling.check_strength(self.strength)
             elif not 0 < self.strength < 1:
-                raise BadInput(f"refine: strength is {self.strength}; it must be above 0 and below 1")
-            if self.window < 0 or self.overlap < 1:
-                raise BadInput(
-                    f"refine: window must be 0 or more, overlap at least 1, not {self.window} and {self.overlap}"
-                )
+                raise BadInput(f"strength is {self.strength}; it must be above 0 and below 1")
+            require(
+                (self.window >= 0, "window", self.window, "0 or more"),
+                (self.overlap >= 1, "overlap", self.overlap, "at least 1"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

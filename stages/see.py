@@ -1,4 +1,4 @@
-"""Encode what a take is to be made after: pictures to begin or end with, a video to follow or to make anew."""
+"""Encode the pictures and videos that a take names: to begin or end with, to follow, or to make anew."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class See(Step):
         """What encodes.
 
         model  the weights
-        knobs  settings of how this family sees: docs/families.md
+        knobs  further settings of how a family encodes pictures and videos; docs/families.md lists them
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)

@@ -39,7 +39,7 @@ class Text(Step):
 
         def __post_init__(self) -> None:
             if self.max_tokens < 2 and self.max_tokens != 0:
-                raise BadInput(f"text.max_tokens is {self.max_tokens}; it must be at least 2, or 0")
+                raise BadInput(f"max_tokens is {self.max_tokens}; it must be at least 2, or 0")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

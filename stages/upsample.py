@@ -40,7 +40,7 @@ class Upsample(Step):
 
         def __post_init__(self) -> None:
             if self.axis not in AXES:
-                raise BadInput(f"upsample: there is no axis {self.axis!r}; {nearest(self.axis, AXES)}")
+                raise BadInput(f"axis: there is no axis {self.axis!r}; {nearest(self.axis, AXES)}")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

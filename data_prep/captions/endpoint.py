@@ -22,7 +22,7 @@ from data_prep.captions.questions import (
     rows_of,
 )
 from data_prep.captions.text import CAPTIONS, printable
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.reach.policy import OPENAI, OPENAI_URL, VARIABLE, in_force
 from stages.core.reach.secrets import bare, cleared, remember
 from stages.core.step import Inputs, Resources, Row, Step
@@ -74,16 +74,18 @@ class EndpointCaption(Step):
         def __post_init__(self) -> None:
             AskConfig.__post_init__(self)
             if not self.model:
-                raise BadInput("steps.caption.model is empty: give the name by which the endpoint knows its model")
-            if self.concurrency < 1 or self.timeout_s <= 0 or self.retries < 0:
-                raise BadInput("steps.caption: concurrency must be at least 1, timeout_s above 0, retries 0 or more")
-            if self.token_key not in TOKEN_KEYS:
-                raise BadInput(f"steps.caption.token_key must be one of {', '.join(TOKEN_KEYS)}")
+                raise BadInput("model is empty: give the name by which the endpoint knows its model")
+            require(
+                (self.concurrency >= 1, "concurrency", self.concurrency, "at least 1"),
+                (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
+                (self.retries >= 0, "retries", self.retries, "0 or more"),
+                (self.token_key in TOKEN_KEYS, "token_key", self.token_key, f"one of {', '.join(TOKEN_KEYS)}"),
+            )
             check_url(self.base_url)
             variable = key_variable(self.base_url, self.api_key_env)
             if not self.base_url and not os.environ.get(variable):
                 raise BadInput(
-                    f"steps.caption: give base_url (an OpenAI-compatible endpoint), or set {variable} in the "
+                    f"base_url is empty: give an OpenAI-compatible endpoint, or set {variable} in the "
                     "environment for the default one"
                 )
 
@@ -98,7 +100,7 @@ class EndpointCaption(Step):
             import openai
         except ModuleNotFoundError:
             raise BadInput(
-                "steps.caption needs the package openai: pip install -c constraints.txt -e '.[captions]'"
+                "caption needs the package openai: pip install -c constraints.txt -e '.[captions]'"
             ) from None
         c = self.config
         address = c.base_url or default_endpoint()
@@ -168,7 +170,7 @@ def key_variable(base_url: str, asked: str = "") -> str:
     own = in_force().key_variable(base_url or default_endpoint())
     if asked and asked != own:
         raise BadInput(
-            f"steps.caption.api_key_env: {asked} does not belong to {bare(base_url or default_endpoint())}, so it is "
+            f"api_key_env: {asked} does not belong to {bare(base_url or default_endpoint())}, so it is "
             f"not sent there; whoever runs this can add the pair to `endpoints` in the file that {VARIABLE} names"
         )
     return own
@@ -178,9 +180,9 @@ def check_url(url: str) -> None:
     """Raises BadInput for an address that is none, or that carries a secret: configs are stored with every run."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise BadInput(f"steps.caption.base_url {bare(url)!r} is not an address such as http://127.0.0.1:8000/v1")
+        raise BadInput(f"base_url {bare(url)!r} is not an address such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise BadInput("steps.caption.base_url must hold no user, password or query: keys come from the environment")
+        raise BadInput("base_url must hold no user, password or query: keys come from the environment")
 
 
 def _image(picture: Any) -> Row:

@@ -43,7 +43,9 @@ class MeasuredCaption(Step):
         dark               mean luma below this is called dark, 0 to 255
         bright             mean luma above this is called bright, 0 to 255
         least_probability  an action with a lower probability is not named
-        least_evidence     an action with less evidence is not named; `data_prep/scores/action.py` says what evidence is
+        least_evidence     an action with less evidence is not named. Evidence is the largest logit of the action model,
+                           in the column `action_evidence`: over 43 real clips, right labels had 19.7 or more, and a
+                           clip without people 17.7
         """
 
         slow: float = 0.02

@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.captions.text import caption, cleaned, given_captions, printable, whole_sentences
 from data_prep.sources.carried import FILE
 from stages.core.config import nearest
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Row
 
 LENGTHS = {
@@ -70,13 +70,16 @@ class AskConfig:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in LENGTHS:
-                raise BadInput(f"steps.caption.kinds: there is no kind {kind!r}; {nearest(kind, LENGTHS)}")
-        if not self.kinds or self.frames < 1 or self.fps <= 0 or self.side < 32 or self.max_tokens < 1:
-            raise BadInput(
-                "steps.caption: give kinds, frames and max_tokens of at least 1, fps above 0 and side of at least 32"
-            )
-        if min(self.window_s, self.again) < 0:
-            raise BadInput("steps.caption: window_s and again must be 0 or more")
+                raise BadInput(f"kinds: there is no kind {kind!r}; {nearest(kind, LENGTHS)}")
+        require(
+            (bool(self.kinds), "kinds", self.kinds, f"at least one of {', '.join(LENGTHS)}"),
+            (self.frames >= 1, "frames", self.frames, "at least 1"),
+            (self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1"),
+            (self.fps > 0, "fps", self.fps, "above 0"),
+            (self.side >= 32, "side", self.side, "at least 32"),
+            (self.window_s >= 0, "window_s", self.window_s, "0 or more"),
+            (self.again >= 0, "again", self.again, "0 or more"),
+        )
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,13 @@ class VlmCaption(Step):
             AskConfig.__post_init__(self)
             if not self.model:
                 raise BadInput(
-                    "steps.caption.model is empty: give the folder of an image-text-to-text checkpoint of transformers "
+                    "model is empty: give the folder of an image-text-to-text checkpoint of transformers "
                     "(such as Qwen2.5-VL or SmolVLM), or its hub id together with `revision`"
                 )
             if self.dtype not in DTYPES:
-                raise BadInput(f"steps.caption.dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+                raise BadInput(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
             if self.device not in ("auto", "cpu", "cuda"):
-                raise BadInput(f"steps.caption.device is {self.device!r}; it must be auto, cpu or cuda")
+                raise BadInput(f"device is {self.device!r}; it must be auto, cpu or cuda")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -91,7 +91,7 @@ class VlmCaption(Step):
         from stages.families.load_report import load_transformers
 
         name, _, pinned = location.partition("@") if "@" in location else (location, "", revision)
-        folder = str(locate(name, "steps.caption.model", (), pinned, self.config.download))
+        folder = str(locate(name, "caption.model", (), pinned, self.config.download))
         options = {"local_files_only": True, "trust_remote_code": False}
         loaded = load_transformers(model, Path(folder), whole=False, dtype=self.config.dtype, trust_remote_code=False)
         return front.from_pretrained(folder, **options), loaded.requires_grad_(False).to(self.device)

@@ -65,9 +65,9 @@ class Copies(Job):
 
         def __post_init__(self) -> None:
             if self.index not in INDEXES:
-                raise BadInput(f"steps.copies.index: there is no index {self.index!r}; {nearest(self.index, INDEXES)}")
+                raise BadInput(f"index: there is no index {self.index!r}; {nearest(self.index, INDEXES)}")
             if self.index == "faiss" and find_spec("faiss") is None:
-                raise BadInput("steps.copies.index needs the package faiss-cpu: pip install faiss-cpu")
+                raise BadInput("index needs the package faiss-cpu: pip install faiss-cpu")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -35,11 +35,16 @@ class BucketConfig:
         for name in ("sides", "frames", "fps", "motion"):
             values = list(getattr(self, name))
             if not values or values != sorted(values) or values[0] <= 0:
-                raise BadInput(f"buckets.{name} must be a list of numbers above 0, the smallest first")
+                raise BadInput(
+                    f"publish.buckets.{name} is {values}; it must be a list of numbers above 0, the smallest first"
+                )
         if len(self.motion) != 2:
-            raise BadInput("buckets.motion must hold two numbers: below the first is low, from the second on high")
+            raise BadInput(
+                f"publish.buckets.motion is {list(self.motion)}; it must hold two numbers:"
+                " below the first is low, from the second on high"
+            )
         if not self.aspects:
-            raise BadInput("buckets.aspects must not be empty")
+            raise BadInput("publish.buckets.aspects is empty; give ratios such as 16:9")
         for text in self.aspects:
             _ratio(text)
 

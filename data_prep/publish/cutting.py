@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.sources.counting import FrameIndex
 from data_prep.sources.display import deinterlaced, orientation_of, pixel_aspect
 from data_prep.sources.reading import open_media
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.media import BadMedia
 
 MUX = {"movflags": "+faststart", "fflags": "+bitexact"}
@@ -36,8 +36,11 @@ class VideoForm:
     frames: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.fps, self.size, self.frames) < 0 or self.size % 2:
-            raise BadInput("video: fps, size and frames must be 0 or more, and size even")
+        require(
+            (self.fps >= 0, "publish.video.fps", self.fps, "0 or more"),
+            (self.size >= 0 and self.size % 2 == 0, "publish.video.size", self.size, "an even number, 0 or more"),
+            (self.frames >= 0, "publish.video.frames", self.frames, "0 or more"),
+        )
 
     @property
     def changes(self) -> bool:

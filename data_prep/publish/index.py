@@ -147,9 +147,9 @@ class Index(Job):
 
         def __post_init__(self) -> None:
             if not 0 <= self.val_share <= 1:
-                raise BadInput(f"publish.val_share must be 0 to 1, not {self.val_share:g}")
+                raise BadInput(f"publish.val_share is {self.val_share:g}; it must be 0 to 1")
             if not all(c.isalnum() or c in "-_." for c in self.salt):
-                raise BadInput(f"publish.salt may have letters, digits and -_. only, not {self.salt!r}")
+                raise BadInput(f"publish.salt is {self.salt!r}; it may have letters, digits and -_. only")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -56,7 +56,7 @@ class Shards(Job):
 
         def __post_init__(self) -> None:
             if self.mb <= 0:
-                raise BadInput(f"publish.shard_mb must be above 0, not {self.mb:g}")
+                raise BadInput(f"publish.shard_mb is {self.mb:g}; it must be above 0")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

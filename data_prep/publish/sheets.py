@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.identity import digest
 from stages.core.reach.containers import open_container
 from stages.core.step import ARTIFACT, OWN_UNITS, Inputs, Job, Port, Resources, Row, Step
@@ -48,7 +48,7 @@ class Sheets(Job):
 
         def __post_init__(self) -> None:
             if self.clips < 1:
-                raise BadInput(f"publish.sheet_clips must be at least 1, not {self.clips}")
+                raise BadInput(f"publish.sheet_clips is {self.clips}; it must be at least 1")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -99,8 +99,10 @@ class Sheet(Step):
         quality: int = 85
 
         def __post_init__(self) -> None:
-            if self.columns < 1 or not 1 <= self.quality <= 95:
-                raise BadInput("steps.sheet: columns must be at least 1, quality 1 to 95")
+            require(
+                (self.columns >= 1, "columns", self.columns, "at least 1"),
+                (1 <= self.quality <= 95, "quality", self.quality, "1 to 95"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

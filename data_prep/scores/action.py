@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from data_prep.models.packaged import Packaged, check_weights, tensors
 from data_prep.sources.carried import FILE
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
@@ -69,11 +69,14 @@ class Action(Step):
         device: str = field(default="auto", metadata={"identity": False})
 
         def __post_init__(self) -> None:
-            if self.frames < 16 or self.fps <= 0:
-                raise BadInput("steps.action: frames must be at least 16 and fps above 0")
-            if self.device not in ("auto", "cpu", "cuda"):
-                raise BadInput(f"steps.action.device is {self.device!r}; it must be auto, cpu or cuda")
-            check_weights(self.model, MODEL, "steps.action.model", ".safetensors")
+            require(
+                (self.frames >= 16, "frames", self.frames, "at least 16"),
+                (self.fps > 0, "fps", self.fps, "above 0"),
+            )
+            require(
+                (self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda"),
+            )
+            check_weights(self.model, MODEL, "model", ".safetensors")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -87,7 +90,7 @@ class Action(Step):
         from data_prep.models.i3d import I3D, convert
 
         torch.set_num_threads(self.workspace.threads)
-        state = tensors(self.workspace, self.config.model, MODEL, "steps.action.model", convert)
+        state = tensors(self.workspace, self.config.model, MODEL, "action.model", convert)
         device = self.config.device
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         with torch.device("meta"):

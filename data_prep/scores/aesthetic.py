@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.sources.carried import FILE
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
 ADVICE = (
@@ -48,9 +48,12 @@ class Aesthetic(Step):
 
         def __post_init__(self) -> None:
             if not self.clip or not Path(self.head).expanduser().is_file():
-                raise BadInput(f"steps.aesthetic: {ADVICE}")
-            if Path(self.head).suffix not in (".safetensors", ".pth") or self.frames < 1:
-                raise BadInput("steps.aesthetic: head must be a .safetensors or .pth file, and frames at least 1")
+                raise BadInput(ADVICE)
+            weights = Path(self.head).suffix in (".safetensors", ".pth")
+            require(
+                (weights, "head", self.head, "a .safetensors or .pth file"),
+                (self.frames >= 1, "frames", self.frames, "at least 1"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -62,7 +65,7 @@ class Aesthetic(Step):
         from data_prep.models.clip_model import TwoTowers
 
         c = self.config
-        self.towers = TwoTowers(c.clip, c.revision, "steps.aesthetic.clip", c.device, self.workspace.threads)
+        self.towers = TwoTowers(c.clip, c.revision, "aesthetic.clip", c.device, self.workspace.threads)
         self.gain, self.offset = one_layer(Path(c.head).expanduser())
 
     def process(self, row: Row) -> Row:
@@ -78,7 +81,7 @@ class Aesthetic(Step):
             return None
         vectors = self.towers.pictures(pictures)
         if vectors.shape[1] != len(self.gain):
-            raise BadInput(f"steps.aesthetic.head is for {len(self.gain)} numbers, clip gives {vectors.shape[1]}")
+            raise BadInput(f"aesthetic.head is for {len(self.gain)} numbers, clip gives {vectors.shape[1]}")
         return float((vectors @ self.gain + self.offset).mean())
 
 
@@ -101,5 +104,5 @@ def one_layer(path: Path) -> tuple[Any, float]:
             offset = offset + gain @ bias.numpy()
             gain = gain @ weight.numpy()
     except (KeyError, ValueError) as error:
-        raise BadInput(f"steps.aesthetic.head: {path.name} is not a chain of linear layers ({error})") from None
+        raise BadInput(f"aesthetic.head: {path.name} is not a chain of linear layers ({error})") from None
     return gain[0], float(offset[0])

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from data_prep.models.packaged import Packaged, check_weights, weights_file
 from data_prep.sources.carried import FILE
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
@@ -41,9 +41,10 @@ class Nsfw(Step):
         model: str = ""
 
         def __post_init__(self) -> None:
-            if self.frames < 1:
-                raise BadInput("steps.nsfw.frames must be at least 1")
-            check_weights(self.model, MODEL, "steps.nsfw.model", ".onnx")
+            require(
+                (self.frames >= 1, "frames", self.frames, "at least 1"),
+            )
+            check_weights(self.model, MODEL, "model", ".onnx")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -54,7 +55,7 @@ class Nsfw(Step):
         """Load the network."""
         from data_prep.models.onnx import read_onnx
 
-        self.net = read_onnx(weights_file(self.config.model, MODEL, "steps.nsfw.model"), self.workspace.threads)
+        self.net = read_onnx(weights_file(self.config.model, MODEL, "nsfw.model"), self.workspace.threads)
 
     def process(self, row: Row) -> Row:
         """The scores of one source's clips."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from data_prep.captions.text import printable
 from data_prep.models.packaged import Packaged, check_weights, weights_file
 from data_prep.sources.carried import FILE
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
 _OCR = ("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/")
@@ -61,10 +61,13 @@ class TextArea(Step):
         recogniser: str = ""
 
         def __post_init__(self) -> None:
-            if self.frames < 1 or self.side < 64 or self.lines < 0:
-                raise BadInput("steps.text: frames must be at least 1, side at least 64 and lines 0 or more")
-            check_weights(self.detector, DETECTOR, "steps.text.detector", ".onnx")
-            check_weights(self.recogniser, RECOGNISER, "steps.text.recogniser", ".onnx")
+            require(
+                (self.frames >= 1, "frames", self.frames, "at least 1"),
+                (self.side >= 64, "side", self.side, "at least 64"),
+                (self.lines >= 0, "lines", self.lines, "0 or more"),
+            )
+            check_weights(self.detector, DETECTOR, "detector", ".onnx")
+            check_weights(self.recogniser, RECOGNISER, "recogniser", ".onnx")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -76,8 +79,8 @@ class TextArea(Step):
         from data_prep.models.text_reader import TextReader
 
         c = self.config
-        detector = weights_file(c.detector, DETECTOR, "steps.text.detector")
-        recogniser = weights_file(c.recogniser, RECOGNISER, "steps.text.recogniser")
+        detector = weights_file(c.detector, DETECTOR, "text.detector")
+        recogniser = weights_file(c.recogniser, RECOGNISER, "text.recogniser")
         self.reader = TextReader(detector, recogniser, c.box, self.workspace.threads)
 
     def process(self, row: Row) -> Row:

@@ -47,7 +47,7 @@ class TextMatch(Job):
 
         def __post_init__(self) -> None:
             if not self.clip:
-                raise BadInput(f"steps.text_match.clip: {CHECKPOINT_ADVICE}, the same as steps.vectors.clip")
+                raise BadInput(f"clip: {CHECKPOINT_ADVICE}, the same as vectors.clip")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -62,9 +62,7 @@ class TextMatch(Job):
         rows = []
         given, own = _width(r["clip_vector"] for r in vectors), _width(spoken.values())
         if given and own and given != own:
-            raise BadInput(
-                f"steps.text_match.clip gives {own} numbers, steps.vectors.clip {given}: give the same model"
-            )
+            raise BadInput(f"text_match.clip gives {own} numbers, vectors.clip {given}: give the same model")
         for row in sorted(vectors, key=lambda r: str(r["clip_id"])):
             text = said[row["unit_id"]]
             value = float(np.dot(row["clip_vector"], spoken[text])) if text and row["clip_vector"] else None
@@ -80,7 +78,7 @@ class TextMatch(Job):
         if not texts:
             return {}
         c = self.config
-        towers = TwoTowers(c.clip, c.revision, "steps.text_match.clip", c.device, self.workspace.threads)
+        towers = TwoTowers(c.clip, c.revision, "text_match.clip", c.device, self.workspace.threads)
         parts = [towers.texts(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
         return dict(zip(texts, np.concatenate(parts), strict=True))
 

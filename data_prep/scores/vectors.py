@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from data_prep.sources.carried import FILE
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
 
@@ -41,9 +41,10 @@ class Vectors(Step):
 
         def __post_init__(self) -> None:
             if not self.clip:
-                raise BadInput(f"steps.vectors.clip: {CHECKPOINT_ADVICE}")
-            if self.frames < 1:
-                raise BadInput("steps.vectors.frames must be at least 1")
+                raise BadInput(f"clip: {CHECKPOINT_ADVICE}")
+            require(
+                (self.frames >= 1, "frames", self.frames, "at least 1"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -55,7 +56,7 @@ class Vectors(Step):
         from data_prep.models.clip_model import TwoTowers
 
         c = self.config
-        self.towers = TwoTowers(c.clip, c.revision, "steps.vectors.clip", c.device, self.workspace.threads)
+        self.towers = TwoTowers(c.clip, c.revision, "vectors.clip", c.device, self.workspace.threads)
 
     def process(self, row: Row) -> Row:
         """The vectors of one source's clips."""

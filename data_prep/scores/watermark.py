@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from data_prep.sources.carried import FILE
 from stages.core.config import nearest
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import locate
 
@@ -45,11 +45,12 @@ class Watermark(Step):
         def __post_init__(self) -> None:
             if not self.model:
                 raise BadInput(
-                    "steps.watermark.model: give the folder of an image-classification checkpoint of transformers with "
+                    "model: give the folder of an image-classification checkpoint of transformers with "
                     "safetensors weights that knows watermarks (such as watermark_detector), and the `label` it has"
                 )
-            if self.frames < 1:
-                raise BadInput("steps.watermark.frames must be at least 1")
+            require(
+                (self.frames >= 1, "frames", self.frames, "at least 1"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -65,7 +66,7 @@ class Watermark(Step):
 
         c = self.config
         torch.set_num_threads(self.workspace.threads)
-        folder = str(locate(c.model, "steps.watermark.model", (), c.revision))
+        folder = str(locate(c.model, "watermark.model", (), c.revision))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if c.device == "auto" else c.device
         cls = AutoModelForImageClassification
@@ -74,7 +75,7 @@ class Watermark(Step):
         self.processor = AutoImageProcessor.from_pretrained(folder, **options)
         known = {str(name).lower(): int(i) for i, name in self.net.config.id2label.items()}
         if c.label.lower() not in known:
-            raise BadInput(f"steps.watermark.label: the model has no class {c.label!r}; {nearest(c.label, known)}")
+            raise BadInput(f"watermark.label: the model has no class {c.label!r}; {nearest(c.label, known)}")
         self.index = known[c.label.lower()]
 
     def process(self, row: Row) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port
 
@@ -54,8 +54,10 @@ class CompareSets(Job):
         least_frames: int = 2048
 
         def __post_init__(self) -> None:
-            if min(self.least_videos, self.least_frames) < 2:
-                raise BadInput("compare: least_videos and least_frames must be at least 2")
+            require(
+                (self.least_videos >= 2, "least_videos", self.least_videos, "at least 2"),
+                (self.least_frames >= 2, "least_frames", self.least_frames, "at least 2"),
+            )
 
     @classmethod
     def inputs(cls, config: Any) -> Inputs:

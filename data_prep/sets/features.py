@@ -86,7 +86,7 @@ class MotionFeatures(Step):
 
         def __post_init__(self) -> None:
             if self.frames < I3D_LEAST:
-                raise BadInput(f"motion.frames must be at least {I3D_LEAST}, not {self.frames}")
+                raise BadInput(f"frames is {self.frames}; it must be at least {I3D_LEAST}")
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
 
     @classmethod
@@ -145,7 +145,7 @@ class PictureFeatures(Step):
 
         def __post_init__(self) -> None:
             if self.frames < 1:
-                raise BadInput(f"pictures.frames must be at least 1, not {self.frames}")
+                raise BadInput(f"frames is {self.frames}; it must be at least 1")
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.shots.cuts import TRIM, frame_times
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.identity import digest
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
@@ -58,8 +58,16 @@ class Clips(Step):
         trim_s: float = 0.0
 
         def __post_init__(self) -> None:
-            if min(self.min_s, self.max_s, self.trim_s) < 0 or 0 < self.max_s < self.min_s:
-                raise BadInput("steps.clips: min_s, max_s and trim_s must be 0 or more, and max_s 0 or at least min_s")
+            require(
+                (self.min_s >= 0, "min_s", self.min_s, "0 or more"),
+                (
+                    self.max_s == 0 or self.max_s >= self.min_s,
+                    "max_s",
+                    self.max_s,
+                    f"0, or at least min_s ({self.min_s:g})",
+                ),
+                (self.trim_s >= 0, "trim_s", self.trim_s, "0 or more"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

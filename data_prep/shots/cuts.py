@@ -107,8 +107,8 @@ def shot_config(preset: str, rules: dict[str, Any]) -> Any:
     from data_prep.shots.shots import PRESETS, ShotConfig
 
     if preset not in PRESETS:
-        raise BadInput(f"steps.cuts.preset: there is no preset {preset!r}; {nearest(preset, PRESETS)}")
+        raise BadInput(f"preset: there is no preset {preset!r}; {nearest(preset, PRESETS)}")
     plain = dataclasses.asdict(PRESETS[preset])
     gradual = {**plain.pop("gradual"), **dict(rules.get("gradual") or {})}
     rest = {**plain, **{k: v for k, v in rules.items() if k != "gradual"}}
-    return structured(ShotConfig, {**rest, "gradual": gradual}, "steps.cuts.rules")
+    return structured(ShotConfig, {**rest, "gradual": gradual}, "rules")

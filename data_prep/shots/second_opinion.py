@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.models.packaged import Packaged, check_weights, tensors, torch_pickle
 from data_prep.shots.cuts import CUTS, cut_rows, shot_config
 from data_prep.sources.carried import FILE
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 
 MODEL = Packaged(
@@ -58,9 +58,13 @@ class ConfirmedCuts(Step):
 
         def __post_init__(self) -> None:
             shot_config(self.preset, self.rules)
-            if not all(0 <= value <= 1 for value in (self.sure, self.reach, self.keep, self.add)):
-                raise BadInput("steps.cuts: sure, reach, keep and add must be 0 to 1")
-            check_weights(self.model, MODEL, "steps.cuts.model", ".safetensors")
+            require(
+                (0 <= self.sure <= 1, "sure", self.sure, "0 to 1"),
+                (0 <= self.reach <= 1, "reach", self.reach, "0 to 1"),
+                (0 <= self.keep <= 1, "keep", self.keep, "0 to 1"),
+                (0 <= self.add <= 1, "add", self.add, "0 to 1"),
+            )
+            check_weights(self.model, MODEL, "model", ".safetensors")
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
@@ -71,7 +75,7 @@ class ConfirmedCuts(Step):
         """Load the network."""
         from data_prep.models.transnet import load
 
-        state = tensors(self.workspace, self.config.model, MODEL, "steps.cuts.model", torch_pickle)
+        state = tensors(self.workspace, self.config.model, MODEL, "cuts.model", torch_pickle)
         self.net = load(state, self.workspace.threads)
 
     def process(self, row: Row) -> Row:

@@ -95,7 +95,10 @@ def write_timeline(strips: Sequence[Strip], out: Path) -> list[str]:
     otio = check_library()
     strips = [s for s in strips if s.spans]
     if not strips:
-        raise BadInput(f"there is nothing to write to {out.name}: no source has a shot")
+        raise BadInput(
+            f"there is nothing to write to {out.name}: no source has a shot;"
+            " `rushes table sources` says what became of each"
+        )
     if out.suffix == ".otio":
         text = otio.adapters.write_to_string(timeline(strips, out.stem), "otio_json")
     else:
@@ -104,7 +107,7 @@ def write_timeline(strips: Sequence[Strip], out: Path) -> list[str]:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"cannot write {out}: {error}") from None
+        raise BadInput(f"cannot write {out}: {error.strerror or error}; give another --out") from None
     events = sum(len(s.spans) for s in strips)
     if out.suffix == ".edl" and events > 999:
         return [f"{out.name} has {events} events; CMX 3600 ends at 999, and some programs do too"]

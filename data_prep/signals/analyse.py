@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_prep.sources.carried import FILE
 from data_prep.sources.ingest import EVERY_CORE
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.step import ARTIFACT, Inputs, Resources, Row, Step
 
 PICTURES = pa.schema([("frame", pa.int64()), ("pts", pa.int64()), ("jpeg", pa.binary())])
@@ -68,8 +68,12 @@ class Analyse(Step):
         time_limit_s: float = field(default=7200.0, metadata={"identity": False})
 
         def __post_init__(self) -> None:
-            if min(self.flow_hz, self.detail_hz, self.pictures_hz) <= 0 or self.pictures < 2:
-                raise BadInput("steps.analyse: flow_hz, detail_hz and pictures_hz must be above 0, pictures at least 2")
+            require(
+                (self.flow_hz > 0, "flow_hz", self.flow_hz, "above 0"),
+                (self.detail_hz > 0, "detail_hz", self.detail_hz, "above 0"),
+                (self.pictures_hz > 0, "pictures_hz", self.pictures_hz, "above 0"),
+                (self.pictures >= 2, "pictures", self.pictures, "at least 2"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

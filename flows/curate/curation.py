@@ -141,7 +141,7 @@ def _check(plan: Plan) -> None:
     for node in plan.of_kind("scores"):
         for name in load_class(node.use, node.name).writes.names:
             if name not in ("id", "clip_id") and (other := writers.setdefault(name, node.name)) != node.name:
-                raise BadInput(f"steps.{other} and steps.{node.name} both write the score {name!r}; rename one of them")
+                raise BadInput(f"the steps {other} and {node.name} both write the score {name!r}; rename one of them")
     for node in plan.of_kind("verdicts"):
         limits = getattr(plan.refs[node.name].config, LIMITS, {})
         check_thresholds(limits, known_metrics(plan, node), node.name)

@@ -92,7 +92,7 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     seed             [0 to 2^63 - 1] a single seed; not together with `seeds`
     seeds            [1 to 10000, or a list of seeds] how many takes, or their seeds
     tags             [list of texts, or a text with commas] for your own use; they change nothing in the video
-    image            [path] a local picture that the clip begins with
+    image            [path] a picture that the clip begins with
     last_image       [path] a picture that the clip ends with
     keyframes        [frame to path] pictures that the clip shows at single frames
     references       [path, or a list of paths] pictures of what is to be seen somewhere in the clip

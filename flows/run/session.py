@@ -240,7 +240,9 @@ def _execute(
             on_start(run)
         overlap = run.executor.fits_together(_with_work(run))
         if not overlap:
-            log.warning("the stages do not fit together: running them one after another")
+            log.warning(
+                "one worker of each step does not fit into this Ray at the same time: the steps run one after another"
+            )
         run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
     except (Stopped, CannotWrite) as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)

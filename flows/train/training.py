@@ -15,7 +15,7 @@ from typing import Any
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import FlowConfig, fill_in, plain_config
 from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.binding import make_plan, until
@@ -153,8 +153,12 @@ def _parts(layers: Sequence[tuple[str, Any]], of_the_flow: bool) -> list[tuple[s
 
 
 def _check(flow: TrainFlowConfig) -> None:
-    if flow.workers < 1 or flow.gpus < 0 or flow.cpus <= 0 or flow.clips < 0:
-        raise BadInput("workers must be at least 1, clips and gpus 0 or more, cpus above 0")
+    require(
+        (flow.workers >= 1, "workers", flow.workers, "at least 1"),
+        (flow.gpus >= 0, "gpus", flow.gpus, "0 or more"),
+        (flow.cpus > 0, "cpus", flow.cpus, "above 0"),
+        (flow.clips >= 0, "clips", flow.clips, "0 or more"),
+    )
     if flow.at_least and not flow.promote:
         raise BadInput("at_least says what a checkpoint must reach to be promoted: give `promote`, its name, too")
     if flow.promote and (not flow.promote.replace("-", "").replace("_", "").replace(".", "").isalnum()):

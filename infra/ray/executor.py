@@ -130,12 +130,12 @@ def _without_jobs(refs: Sequence[StepRef]) -> list[StepRef]:
 def _check_gpus(ref: StepRef) -> None:
     gpus = ref.resources.gpus
     if gpus > 1 and gpus != round(gpus):
-        raise BadInput(f"steps.{ref.name}.resources.gpus: {gpus:g} must be a fraction of one GPU or a whole number")
+        raise BadInput(f"{ref.name}.resources.gpus: {gpus:g} must be a fraction of one GPU or a whole number")
 
 
 def _refusal(ref: StepRef, nodes: Sequence[Node]) -> str:
     there = ", ".join(sorted({str(node) for node in nodes})) or "nothing"
     return (
-        f"steps.{ref.name}.resources: one worker asks for {Need.of(ref.resources)}, and no node of the Ray "
+        f"{ref.name}.resources: one worker asks for {Need.of(ref.resources)}, and no node of the Ray "
         f"cluster can provide that ({len(nodes)} there: {there}); ask for less, or see infra.ray"
     )

@@ -123,7 +123,17 @@ def parse_overrides(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([_shield(w) if re.split(r"[.=]", w)[0] in LITERAL else w for w in overrides])
     except Exception as error:
-        raise BadInput(f"cannot read the overrides {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"{_unreadable(overrides)}: {str(error).splitlines()[0]}") from None
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """The first override that cannot be read by itself, without its value, which may be a credential."""
+    for word in overrides:
+        try:
+            OmegaConf.from_dotlist([word])
+        except Exception:  # the YAML library's own tree of errors
+            return f"the value of {word.partition('=')[0]} on the command line is not valid YAML"
+    return f"cannot read {', '.join(w.partition('=')[0] for w in overrides)} on the command line together"
 
 
 def merge(
@@ -145,7 +155,7 @@ def merge(
             merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
         except OmegaConfBaseException as error:
             raise BadInput(_explain(where, error, fields)) from None
-    return _finish(schema, merged)
+    return _finish(schema, merged, " and ".join(dict.fromkeys(where for where, _ in layers)))
 
 
 def _step_names(layers: Sequence[tuple[str, Any]]) -> set[str]:
@@ -199,7 +209,7 @@ def _explain(where: str, error: Exception, fields: Iterable[str]) -> str:
     return f"{where}: {key + ': ' if key and key not in first else ''}{first}"
 
 
-def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]:
+def _finish(schema: type[T], merged: DictConfig, where: str) -> tuple[T, dict[str, StepRef]]:
     try:
         resolved = OmegaConf.to_container(merged, resolve=True)
         assert isinstance(resolved, dict)
@@ -207,9 +217,9 @@ def _finish(schema: type[T], merged: DictConfig) -> tuple[T, dict[str, StepRef]]
         literal = {k: _as_written(resolved.pop(k)) for k in LITERAL if k in resolved}
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), resolved))
     except OmegaConfBaseException as error:
-        raise BadInput(_explain("config", error, {f.name for f in dataclasses.fields(schema)})) from None  # type: ignore[arg-type]
+        raise BadInput(_explain(where, error, {f.name for f in dataclasses.fields(schema)})) from None  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        raise BadInput(f"config: {error}") from None
+        raise BadInput(_placed("", str(error), [f.name for f in dataclasses.fields(schema)])) from None  # type: ignore[arg-type]
     for name, value in literal.items():
         setattr(settings, name, value)
     steps = {str(name): make_ref(str(name), entry) for name, entry in entries.items() if _enabled(str(name), entry)}
@@ -227,22 +237,22 @@ def in_order(places: Mapping[str, str]) -> list[str]:
         if not before:
             continue
         if before not in names:
-            raise BadInput(f"steps.{name}.before names {before!r}, which is not a step; {nearest(before, names)}")
+            raise BadInput(f"{name}.before names {before!r}, which is not a step; {nearest(before, names)}")
         names.insert(names.index(before), name)
     return names
 
 
 def _enabled(name: str, entry: Any) -> bool:
     if not isinstance(entry, Mapping):
-        raise BadInput(f"steps.{name} must be a mapping with a `use` key, not {entry!r}")
+        raise BadInput(f"step {name} must be a mapping with a `use` key, not {entry!r}")
     if not isinstance(entry.get("enabled", True), bool):
-        raise BadInput(f"steps.{name}.enabled must be true or false, not {entry['enabled']!r}")
+        raise BadInput(f"{name}.enabled must be true or false, not {entry['enabled']!r}")
     return entry.get("enabled", True) is not False
 
 
 def load_class(use: str, name: str = "") -> type[Step] | type[Job]:
     """The Step or Job class behind `module:Class`. Raises BadInput for anything outside our packages."""
-    label = f"steps.{name}.use" if name else "use"
+    label = f"{name}.use" if name else "use"
     module_name, _, class_name = str(use).partition(":")
     if not class_name or not module_name.startswith(PACKAGES):
         raise BadInput(f"{label}: {use!r} must be `module:Class` inside {' or '.join(p + '*' for p in PACKAGES)}")
@@ -267,19 +277,19 @@ def make_ref(name: str, entry: Mapping[str, Any]) -> StepRef:
     before     [a name] place the step before this one; without it, a step stays where it is written
     """
     if "use" not in entry:
-        raise BadInput(f"steps.{name} needs `use: module:Class`")
+        raise BadInput(f"step {name} needs `use: module:Class`")
     cls = load_class(entry["use"], name)
     values = {k: v for k, v in entry.items() if k not in ENTRY_KEYS}
-    config = structured(cls.Config, values, f"steps.{name}")
+    config = structured(cls.Config, values, name)
     asked = entry.get("resources") or {}
     if not isinstance(asked, Mapping):
         known = ", ".join(f.name for f in dataclasses.fields(Resources))
-        raise BadInput(f"steps.{name}.resources must be a mapping ({known}), not {asked!r}")
-    resources = structured(Resources, {**dataclasses.asdict(cls.resources), **asked}, f"steps.{name}.resources")
+        raise BadInput(f"{name}.resources must be a mapping ({known}), not {asked!r}")
+    resources = structured(Resources, {**dataclasses.asdict(cls.resources), **asked}, f"{name}.resources")
     after = _after(name, entry["after"]) if entry.get("after") else ()
     before = entry.get("before") or ""
     if not isinstance(before, str):
-        raise BadInput(f"steps.{name}.before must be the name of one step, not {before!r}")
+        raise BadInput(f"{name}.before must be the name of one step, not {before!r}")
     return StepRef(name, entry["use"], config, resources, after=after, before=before)
 
 
@@ -287,7 +297,7 @@ def _after(name: str, value: Any) -> tuple[str, ...]:
     """One step's name, or several."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
-        raise BadInput(f"steps.{name}.after must be a list of step names, not {value!r}")
+        raise BadInput(f"{name}.after must be a list of step names, not {value!r}")
     return tuple(names)
 
 
@@ -300,7 +310,15 @@ def structured(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise BadInput(_explain(where, error, known)) from None
+        said = _explain(where, error, known).removeprefix(f"{where}: ")
+        raise BadInput(_placed(where, said, known)) from None
     except (ValueError, TypeError) as error:
-        named = (where, f"{where.rpartition('.')[2]}:", f"{where.rpartition('.')[2]}.")
-        raise BadInput(str(error) if str(error).startswith(named) else f"{where}: {error}") from None
+        raise BadInput(_placed(where, str(error), known)) from None
+
+
+def _placed(where: str, said: str, known: Iterable[str]) -> str:
+    """What a class says of its settings, by their whole keys: `max_s is -1` becomes `clips.max_s is -1`."""
+    first = re.match(r"\w*", said)
+    if first and first[0] in known and where:
+        return f"{where}.{said}"
+    return said if not where or re.match(r"[\w-]+\.\w", said) else f"{where}: {said}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 TRANSIENT, PERMANENT = "transient", "permanent"
 UNWRITABLE = "unwritable"
@@ -22,6 +23,16 @@ _PERMANENT_TYPES = (
 
 class BadInput(ValueError):
     """The user gave something that cannot work. The message names the file, key or row, and what to do."""
+
+
+def require(*rules: tuple[bool, str, Any, str]) -> None:
+    """Raise BadInput for the first setting that is not as it must be: `max_s is -1; it must be 0 or more`.
+
+    rules: (whether it is so, key, value, what it must be).
+    """
+    for holds, key, value, must in rules:
+        if not holds:
+            raise BadInput(f"{key} is {value!r}; it must be {must}")
 
 
 class Stopped(Exception):

@@ -29,7 +29,7 @@ def cannot_write(place: str | Path, error: BaseException) -> CannotWrite:
     if number in SPENT:
         return CannotWrite(f"cannot write to {place}: {SPENT[number]}; make room and run the same command again")
     reason = str(getattr(error, "strerror", None) or error)
-    return CannotWrite(f"cannot write to {place}: {reason}; run the same command again once that is mended")
+    return CannotWrite(f"cannot write to {place}: {reason}; run the same command again once that is fixed")
 
 
 def is_refusal(error: BaseException) -> bool:

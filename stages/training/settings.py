@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.config import find_config, merge, nearest, parse_overrides, read_yaml
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 
 STAGES = ("vae", "base", "spatial", "temporal", "distill")
 
@@ -23,17 +23,18 @@ class Bucket:
     fps          [above 0] frames a second
     crop         edge in pixels of a window cut out of the larger picture around what moves, so that textures keep the
                  scale of the final size; 0 takes the whole
-    crop_frames  successive frames of them that are used; 0 takes all
+    crop_frames  successive frames of a clip that are used; 0 takes all
     batch        [from 1] clips in a step of one worker
     share        [from 0] how often the bucket is drawn, relative to the others
     sigma_max    [above 0 to 1] noise levels are drawn below it
-    refines      noise level that a refine pass starts from, 0 to below 1; the denoiser then learns to lead from
-                 upsampled latents with that much noise to the true ones (`raising`); 0 leads from noised true latents
+    refines      0 to below 1; above 0, the denoiser learns the refine pass: it starts from latents that the upsamplers
+                 made, with noise of this level, and ends at the true ones. 0 starts from true latents with noise
     lead_s       seconds that a clip may start after the start of its scene, at most
     conditioned  its first latent frames are always given clean, as in the later windows of a long video
-    cache        clips of it that are encoded once, where this is not `data.cache`
-    mean         mean of its noise levels, where not that of the objective: a picture shows its shape once, a clip in
-                 every frame, so that it takes more noise to hide one there
+    cache        clips of this bucket that are encoded once and used again; 0 takes `data.cache`
+    mean         mean of the logit-normal distribution of noise levels for this bucket; null takes `objective.mean`.
+                 Pictures need less noise than clips: a clip shows its shape in every frame, so that it takes more noise
+                 to hide it
     """
 
     width: int = 128
@@ -52,14 +53,38 @@ class Bucket:
     mean: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.width, self.height, self.frames, self.batch) < 1 or self.fps <= 0 or self.share < 0:
-            raise BadInput(f"a bucket needs a size, frames, fps and batch above 0, and a share of 0 or more: {self}")
-        if self.crop > min(self.width, self.height) or self.crop_frames > self.frames or not 0 < self.sigma_max <= 1:
-            raise BadInput(f"a bucket's crop must fit into it, and sigma_max must be above 0 and at most 1: {self}")
-        if not 0 <= self.refines < 1 or (self.refines and self.conditioned):
-            raise BadInput(
-                f"a bucket's refines must be 0 or more and below 1, and it cannot be conditioned as well: {self}"
-            )
+        require(
+            (self.width >= 1, "data.curriculum[].buckets[].width", self.width, "at least 1"),
+            (self.height >= 1, "data.curriculum[].buckets[].height", self.height, "at least 1"),
+            (self.frames >= 1, "data.curriculum[].buckets[].frames", self.frames, "at least 1"),
+            (self.batch >= 1, "data.curriculum[].buckets[].batch", self.batch, "at least 1"),
+            (self.fps > 0, "data.curriculum[].buckets[].fps", self.fps, "above 0"),
+            (self.share >= 0, "data.curriculum[].buckets[].share", self.share, "0 or more"),
+        )
+        require(
+            (
+                self.crop <= min(self.width, self.height),
+                "data.curriculum[].buckets[].crop",
+                self.crop,
+                f"at most its width and height ({self.width}x{self.height})",
+            ),
+            (
+                self.crop_frames <= self.frames,
+                "data.curriculum[].buckets[].crop_frames",
+                self.crop_frames,
+                f"at most its frames ({self.frames})",
+            ),
+            (0 < self.sigma_max <= 1, "data.curriculum[].buckets[].sigma_max", self.sigma_max, "above 0 and at most 1"),
+        )
+        require(
+            (0 <= self.refines < 1, "data.curriculum[].buckets[].refines", self.refines, "0 or more and below 1"),
+            (
+                not (self.refines and self.conditioned),
+                "data.curriculum[].buckets[].conditioned",
+                self.conditioned,
+                "false where it has refines",
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +128,17 @@ class Data:
         if not self.curriculum or not all(p.buckets for p in self.curriculum):
             raise BadInput("data.curriculum needs at least one phase, and every phase at least one bucket")
         if self.scale <= 0:
-            raise BadInput("data.scale must be above 0")
-        if any(e < 1 for e in ends) or ends != sorted(set(ends)) or not 0 <= self.flip <= 1 or self.jitter < 0:
-            raise BadInput("data: the phases' `until` must rise, flip must be 0 to 1, jitter 0 or more")
+            raise BadInput(f"data.scale is {self.scale}; it must be above 0")
+        require(
+            (
+                min(ends, default=1) >= 1 and ends == sorted(set(ends)),
+                "data.curriculum[].until",
+                ends,
+                "rising from phase to phase, and at least 1",
+            ),
+            (0 <= self.flip <= 1, "data.flip", self.flip, "0 to 1"),
+            (self.jitter >= 0, "data.jitter", self.jitter, "0 or more"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +163,9 @@ class Model:
 
     checkpoint     a folder in the diffusers layout to start from; empty builds a model of `shape` with random weights
     vae            folder to take the VAE from instead
-    shape          sizes of a new model: fields of `Shape` in stages/families/ltx/shape.py
+    shape          sizes of a new model, by the keys latent_channels, vae_patch, vae_encoder, vae_decoder, vae_layers,
+                   vae_decoder_layers, vae_last_factor, text_width, text_layers, text_heads, max_tokens, width, heads,
+                   layers, upsampler_width and upsampler_blocks; what is left out keeps its default
     trainable      shell patterns of parameter names, `part.name`, that are trained; all others stay frozen
     lora           train an adapter instead of the weights
     checkpointing  recompute activations in the backward pass, which saves memory
@@ -186,7 +221,7 @@ class Objective:
             if value not in known:
                 raise BadInput(f"objective.{name} is {value!r}; {nearest(value, known)}")
         if self.shift <= 0:
-            raise BadInput("objective.shift must be above 0")
+            raise BadInput(f"objective.shift is {self.shift}; it must be above 0")
         if self.min_snr and self.kind == "flow":
             raise BadInput("objective.min_snr weights epsilon and v; flow matching is weighted by its timesteps")
 
@@ -206,9 +241,9 @@ class Reconstruction:
     noise        standard deviation of what is added to the posterior mean while training, in place of sampling it
     start_clips  clips to which new weights are fitted by least squares before the first step (`vae_start`); 0 starts
                  from the weights as they are
-    whiten       how far that start brings the latents' channels to one spread, 0 to 1. Below 1 the strong ones, which
-                 carry layout and colour, emerge from the noise first when a denoiser samples, and weigh more in its
-                 loss
+    whiten       how far that start brings the latents' channels to the same standard deviation, 0 (not at all) to 1
+                 (all alike). Below 1, channels that carry layout and colour stay stronger: a denoiser makes them
+                 first, and they weigh more in its loss
     upsampled    [0 to 1] share of batches (of the final size or rate) whose latents come from a smaller or slower clip
                  by the checkpoint's upsamplers, as they do in rendering, so that the decoder learns to make them sharp,
                  and the upsamplers with it where `model.trainable` has them
@@ -229,7 +264,7 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         if not 0 <= self.upsampled <= 1:
-            raise BadInput("reconstruction.upsampled must be 0 to 1")
+            raise BadInput(f"reconstruction.upsampled is {self.upsampled}; it must be 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +302,16 @@ class Distillation:
     kept: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.teacher_steps % self.steps or self.kept < 0:
-            raise BadInput("distillation: steps must be at least 1, teacher_steps a multiple of it, and kept 0 or more")
+        require(
+            (self.steps >= 1, "distillation.steps", self.steps, "at least 1"),
+            (
+                self.teacher_steps % max(self.steps, 1) == 0,
+                "distillation.teacher_steps",
+                self.teacher_steps,
+                f"a multiple of distillation.steps ({self.steps})",
+            ),
+            (self.kept >= 0, "distillation.kept", self.kept, "0 or more"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +350,10 @@ class Optim:
         ):
             if value not in known:
                 raise BadInput(f"optim.{name} is {value!r}; {nearest(value, known)}")
-        if self.accumulate < 1 or not 0 <= self.ema < 1:
-            raise BadInput("optim: accumulate must be at least 1, ema 0 or more and below 1")
+        require(
+            (self.accumulate >= 1, "optim.accumulate", self.accumulate, "at least 1"),
+            (0 <= self.ema < 1, "optim.ema", self.ema, "0 or more and below 1"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,8 +417,11 @@ class TrainConfig:
         ):
             if value not in known:
                 raise BadInput(f"{name} is {value!r}; {nearest(value, known)}")
-        if self.max_steps < 1 or self.keep < 1 or self.log_every < 1:
-            raise BadInput("max_steps, keep and log_every must be whole numbers of at least 1")
+        require(
+            (self.max_steps >= 1, "max_steps", self.max_steps, "at least 1"),
+            (self.keep >= 1, "keep", self.keep, "at least 1"),
+            (self.log_every >= 1, "log_every", self.log_every, "at least 1"),
+        )
 
 
 def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

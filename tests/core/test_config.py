@@ -63,7 +63,7 @@ def test_a_wrong_type_names_the_key_and_the_layer():
     message = refused(("b.yaml", {"size": "large"}))
     assert "b.yaml" in message
     assert "size" in message
-    assert "steps.words" in refused(("a", {"steps": {"words": {**STEP, "pause": "long"}}}))
+    assert refused(("a", {"steps": {"words": {**STEP, "pause": "long"}}})).startswith("words.pause must be a number")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_a_wrong_type_names_the_key_and_the_layer():
     ids=str,
 )
 def test_steps_of_a_wrong_shape(entries):
-    assert "steps" in refused(("a.yaml", {"steps": entries}))
+    said = refused(("a.yaml", {"steps": entries}))
+    assert said.startswith(("step words", "words.") if isinstance(entries, dict) else "a.yaml: steps must")
 
 
 def test_after_may_be_one_name():
@@ -171,7 +172,7 @@ def test_checks_of_a_dataclass_are_one_sentence():
             if self.size < 0:
                 raise ValueError("size must not be negative")
 
-    with pytest.raises(BadInput, match=r"here: .*size must not be negative"):
+    with pytest.raises(BadInput, match=r"^here\.size must not be negative"):
         structured(Checked, {"size": -1}, "here")
 
 
@@ -191,11 +192,11 @@ class Outer:
     ("values", "says"),
     [
         ({"inner": {"rte": 2}}, "here: unknown key 'inner.rte'; did you mean 'rate'?"),
-        ({"size": "big"}, "here: size must be a whole number, not 'big'"),
-        ({"inner": {"rate": "fast"}}, "here: inner.rate must be a number, not 'fast'"),
-        ({"inner": {"on": "perhaps"}}, "here: inner.on must be true or false, not 'perhaps'"),
-        ({"size": None}, "here: size must not be null"),
-        ({"inner": None}, "here: inner must not be null"),
+        ({"size": "big"}, "here.size must be a whole number, not 'big'"),
+        ({"inner": {"rate": "fast"}}, "here.inner.rate must be a number, not 'fast'"),
+        ({"inner": {"on": "perhaps"}}, "here.inner.on must be true or false, not 'perhaps'"),
+        ({"size": None}, "here.size must not be null"),
+        ({"inner": None}, "here.inner must not be null"),
     ],
 )
 def test_a_bad_value_is_one_plain_sentence(values, says):

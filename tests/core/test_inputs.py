@@ -223,20 +223,20 @@ SOURCE, NOTES = ref("source", "Source"), [ref("one", "Note"), ref("two", "Note")
 
 def test_a_column_that_units_lack_is_refused():
     assert refusal(ref("source", "Source", depends=["txet"])) == (
-        "steps.source reads the column 'txet'; did you mean 'text'?"
+        "step source reads the column 'txet', which is not there; did you mean 'text'?"
     )
-    assert "steps.source reads the column 'exrta'" in refusal(ref("source", "Source", when=["exrta"]))
+    assert "step source reads the column 'exrta'" in refusal(ref("source", "Source", when=["exrta"]))
     gate = ref("gate", "Gate", per=["txt"])
-    assert "steps.gate reads the column 'txt'" in refusal(ref("score", "Score"), gate)
+    assert "step gate reads the column 'txt'" in refusal(ref("score", "Score"), gate)
 
 
 def test_a_port_that_nothing_fills_is_refused():
-    assert refusal(ref("latent", "Latent")) == "steps.latent needs an earlier step that makes latent; there is none"
+    assert refusal(ref("latent", "Latent")) == "step latent needs an earlier step that makes latent; there is none"
     assert "makes score; earlier ones make latent" in refusal(SOURCE, ref("gate", "Gate"))
 
 
 def test_a_port_that_two_could_fill_is_refused_unless_one_is_named():
-    says = "steps.refine: one and two both make note; name one in steps.refine.after"
+    says = "step refine needs note, and one and two both make it; say which: refine.after=one"
     assert refusal(SOURCE, *NOTES, ref("refine", "Latent", note=True)) == says
     refine = ref("refine", "Latent", note=True, after=["two"])
     plan = make_plan("toy", "", {r.name: r for r in (SOURCE, *NOTES, refine)}, ROOTS.names)
@@ -244,17 +244,17 @@ def test_a_port_that_two_could_fill_is_refused_unless_one_is_named():
 
 
 def test_after_that_fits_nothing_is_refused():
-    assert "steps.refine.after names 'sorce', which is not an earlier step; did you mean 'source'?" in refusal(
+    assert "refine.after names 'sorce', which is not an earlier step; did you mean 'source'?" in refusal(
         SOURCE, ref("refine", "Latent", after=["sorce"])
     )
-    assert "steps.refine.after: 'one' makes nothing that the step reads (latent)" in refusal(
+    assert "refine.after: 'one' makes nothing that the step reads (latent)" in refusal(
         SOURCE, NOTES[0], ref("refine", "Latent", after=["one"])
     )
 
 
 def test_what_is_said_of_each_unit_must_come_before_they_are_units():
     steps = [SOURCE, ref("pieces", "Pieces"), ref("all", "PassPieces"), ref("late", "Measures")]
-    assert "steps.of needs an earlier step that makes measures" in refusal(*steps, ref("of", "OfPiece", note=True))
+    assert "step of needs an earlier step that makes measures" in refusal(*steps, ref("of", "OfPiece", note=True))
     steps.insert(2, ref("early", "Measures"))
     plan = make_plan("toy", "", {r.name: r for r in (*steps, ref("of", "OfPiece", note=True))}, ROOTS.names)
     assert plan.node("of").ports[0].nodes == ("early",)

@@ -333,7 +333,10 @@ def test_pickled_weights_are_refused_while_planning(checkpoints, tmp_path):
     [
         (["caption.use=data_prep.captions.vlm:VlmCaption"], "caption.model is empty: give the folder"),
         (["caption.use=data_prep.captions.endpoint:EndpointCaption"], "give the name by which"),
-        (["caption.use=data_prep.captions.endpoint:EndpointCaption", "caption.model=m"], "give base_url"),
+        (
+            ["caption.use=data_prep.captions.endpoint:EndpointCaption", "caption.model=m"],
+            "base_url is empty: give an OpenAI-compatible endpoint",
+        ),
         (["caption.use=data_prep.captions.vlm:VlmCaption", "caption.kinds=[tiny]"], "no kind 'tiny'"),
     ],
 )

@@ -297,10 +297,10 @@ def test_a_file_of_another_content_is_refused():
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("text.detector=none.onnx", "steps.text.detector: 'none.onnx' is not a .onnx file"),
-        ("nsfw.model=none.onnx", "steps.nsfw.model"),
+        ("text.detector=none.onnx", "text.detector: 'none.onnx' is not a .onnx file"),
+        ("nsfw.model=none.onnx", "nsfw.model"),
         ("action.model=weights.ckpt", "not a .safetensors file"),
-        ("text.frames=0", "frames must be at least 1"),
+        ("text.frames=0", "text.frames is 0; it must be at least 1"),
         ("action.device=tpu", "must be auto, cpu or cuda"),
         ("text.sure_=1", "did you mean 'sure'"),
     ],

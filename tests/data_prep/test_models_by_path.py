@@ -130,7 +130,7 @@ def test_words_and_pictures_of_different_models_are_not_compared(weights, worksp
         "vectors": pa.table({"unit_id": ["s"], "clip_id": ["c"], "clip_vector": [[0.5, 0.5]]}),
         "units": pa.table({"id": ["s"], "caption": [""], "label": ["DogRuns"]}),
     }
-    with pytest.raises(BadInput, match=r"gives 16 numbers, steps\.vectors\.clip 2"):
+    with pytest.raises(BadInput, match=r"gives 16 numbers, vectors\.clip 2"):
         TextMatch(TextMatch.Config(clip=str(weights["clip"])), workspace).run(tables)
 
 
@@ -141,16 +141,16 @@ def test_a_label_that_the_classifier_lacks_is_named(weights, workspace):
 
 
 def test_texts_are_compared_with_vectors(weights):
-    with pytest.raises(BadInput, match=r"steps\.text_match needs .* that makes scores with the columns clip_vector"):
+    with pytest.raises(BadInput, match=r"step text_match needs .* that makes scores with the columns clip_vector"):
         load_curation(["a.mp4"], "curate", {}, ["text_match.enabled=true", f"text_match.clip={weights['clip']}"])
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["aesthetic.enabled=true"], "steps.aesthetic: give the folder of a CLIP checkpoint"),
-        (["watermark.enabled=true"], "steps.watermark.model: give the folder of an image-classification"),
-        (["vectors.enabled=true"], "steps.vectors.clip: give the folder of a CLIP or SigLIP"),
+        (["aesthetic.enabled=true"], "aesthetic: give the folder of a CLIP checkpoint"),
+        (["watermark.enabled=true"], "watermark.model: give the folder of an image-classification"),
+        (["vectors.enabled=true"], "vectors.clip: give the folder of a CLIP or SigLIP"),
         (["cuts.use=data_prep.shots.second_opinion:ConfirmedCuts", "cuts.keep=2"], "must be 0 to 1"),
     ],
 )

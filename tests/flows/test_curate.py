@@ -264,7 +264,7 @@ def test_until_only_and_limit(footage, tmp_path):
         ("analyze.flow_hz=1", "did you mean 'analyse'"),
         (
             "caption.enabled=false|steps.again={use: 'data_prep.scores.scores:Scores', before: prints}",
-            "steps.scores and steps.again both write the score",
+            "the steps scores and again both write the score",
         ),
     ],
 )

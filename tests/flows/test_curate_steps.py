@@ -83,7 +83,10 @@ def test_a_score_that_captions_say_makes_new_ones(base, store, tmp_path):
         ({"halves": {"before": "selects"}}, [], "did you mean 'select'"),
         ({"halves": {}}, ["until=halve"], "did you mean 'halves'"),
         ({"signs": {"before": "select"}}, ["select.halves.min=1"], "no step measures 'halves'"),
-        ({}, ["ingest.enabled=false"], "steps.sources needs an earlier step that makes probe"),
+        ({}, ["ingest.enabled=false"], "step sources needs an earlier step that makes probe"),
+        ({}, ["clips.min_s=5", "clips.max_s=2"], r"^clips\.max_s is 2\.0; it must be 0, or at least min_s \(5\)"),
+        ({}, ["cuts.rules.moved=fast"], r"^cuts\.rules\.moved must be a number, not 'fast'"),
+        ({}, ["text.frames=${oops"], "the value of text.frames on the command line is not valid YAML"),
         ({}, ["clips.enabled=false", "until=cuts"], "needs an earlier step that makes clips"),
     ],
 )

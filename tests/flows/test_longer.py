@@ -56,7 +56,7 @@ def test_windows_take_the_settings_of_base_and_their_own(campaign_file):
         load(campaign_file, "extend.overlp=3")
     with pytest.raises(BadInput, match="'faster'; it must be one of continue, spread"):
         load(campaign_file, "extend.motion=faster")
-    with pytest.raises(BadInput, match="guidance must be 0 or more"):
+    with pytest.raises(BadInput, match=r"extend\.guidance is -1\.0; it must be 0 or more"):
         load(campaign_file, "extend.guidance=-1")
 
 

@@ -150,7 +150,8 @@ def test_an_interrupt_saves_and_leaves(training_file, tmp_path, monkeypatch):
     [
         (["max_stepz=3"], "did you mean 'max_steps'"),
         (["optim.lrr=1"], "lrr"),
-        (["workers=0"], "workers must be at least 1"),
+        (["workers=0"], "workers is 0; it must be at least 1"),
+        (["data.flip=2"], "rushes: data.flip is 2.0; it must be 0 to 1"),
         (["at_least={psnr: 20}"], "give `promote`"),
         (["promote=../x"], "is not a valid name"),
         (["model.checkpoint=nowhere"], "model.checkpoint: there is no checkpoint at nowhere; train the part before it"),

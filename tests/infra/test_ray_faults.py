@@ -76,7 +76,7 @@ def test_a_class_that_the_worker_refuses_is_reported(executors: Make, monkeypatc
     executor, step = executors(), ref(resources={"attempts": 1})
     monkeypatch.setattr("stages.core.config.PACKAGES", ("stages.", "data_prep."))
     (row,) = executor.map(step, works(1), NEVER)
-    assert "steps.toy.use: 'tests.infra.toys:Obey' must be" in row["error"]
+    assert "toy.use: 'tests.infra.toys:Obey' must be" in row["error"]
 
 
 @pytest.mark.parametrize("where", ["setup_do", "row"])

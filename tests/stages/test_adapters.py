@@ -250,7 +250,7 @@ def test_a_sum_that_overflows_is_refused(checkpoint, matrices, tmp_path):
         ({"r": 3, "lora_alpha": 3}, {"proj_out": 1.0}, "alphas twice"),
         ({"r": 3, "lora_alpha": 3, "use_dora": True}, None, "DoRA"),
         ({"no_such_setting": 3}, None, "no_such_setting"),
-        ([], None, "no config in its header"),
+        ([], None, "should have its config in its header, and has none"),
     ],
 )
 def test_a_header_that_contradicts_its_tensors_is_refused(checkpoint, matrices, tmp_path, about, alphas, reason):

@@ -56,5 +56,5 @@ def test_no_rounds_are_the_encoder_alone(codec, star):
 
 
 def test_rounds_count_from_none():
-    with pytest.raises(BadInput, match=r"extend\.back_projections must be 0 or more"):
+    with pytest.raises(BadInput, match=r"back_projections is -1; it must be 0 or more"):
         Extend.Config(back_projections=-1)

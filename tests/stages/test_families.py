@@ -62,7 +62,7 @@ def test_base_refuses_sizes_while_planning(model):
     for wrong, near in (({"width": 70}, "64x64"), ({"frames": 10}, "9")):
         with pytest.raises(BadInput, match=f"the nearest is {near}"):
             Base.check_unit(config, {**size, **wrong})
-    with pytest.raises(BadInput, match=r"says no frames, .*: give `frames`"):
+    with pytest.raises(BadInput, match=r"frames is given neither by the prompt, .*: give `frames`"):
         Base.check_unit(config, {**size, "frames": None})
     for rate in (0.0, float("nan"), float("inf")):
         with pytest.raises(BadInput, match="fps must be above 0"):

@@ -50,7 +50,7 @@ def test_a_window_comes_in_by_and_by_without_its_first_frame():
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(BadInput, match="overlap at least 1"):
+    with pytest.raises(BadInput, match="overlap is 0; it must be at least 1"):
         Refine.Config(overlap=0)
 
 

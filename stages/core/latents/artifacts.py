@@ -132,4 +132,6 @@ def media_of(row: Row, sha256: str) -> str:
     for medium in row["media"] or ():
         if medium["sha256"] == sha256:
             return str(medium["uri"])
-    raise BadInput(f"the file with SHA-256 {sha256[:12]} of a condition is not in the store")
+    raise BadInput(
+        f"the file with SHA-256 {sha256[:12]}, which the prompt named, is not in the store; run the same command again"
+    )

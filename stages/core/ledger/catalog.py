@@ -87,7 +87,9 @@ def ledger_schema(writes: pa.Schema, fan_out: bool) -> pa.Schema:
     own = [pa.field("rows", pa.list_(pa.struct(child)))] if fan_out else list(writes)
     clash = {f.name for f in own} & set(LEDGER.names)
     if clash:
-        raise BadInput(f"a step may not write the ledger's own columns {sorted(clash)}")
+        raise BadInput(
+            f"a step may not write the reserved columns {', '.join(sorted(clash))}: rename them in its `writes`"
+        )
     return pa.schema([*LEDGER, *own])
 
 

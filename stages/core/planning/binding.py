@@ -74,7 +74,7 @@ class _Binder:
         if issubclass(cls, Job) and cls.passes:
             node = replace(node, passes=self._passes(ref.name, cls))
             if node.per and node.passes:
-                raise BadInput(f"steps.{ref.name}: only a job that passes on units as they are can decide `per` group")
+                raise BadInput(f"step {ref.name}: only a job that passes on units as they are can decide `per` group")
         self.nodes.append(node)
         self.levels[node.name] = self.level
         if node.passes is not None:
@@ -86,7 +86,9 @@ class _Binder:
     def _check_columns(self, name: str, inputs: Inputs) -> None:
         for column in (*inputs.depends, *inputs.carries, *inputs.when, *inputs.units, *inputs.per):
             if column not in self.columns:
-                raise BadInput(f"steps.{name} reads the column {column!r}; {nearest(column, self.columns)}")
+                raise BadInput(
+                    f"step {name} reads the column {column!r}, which is not there; {nearest(column, self.columns)}"
+                )
 
     def _passes(self, name: str, job: type[Job]) -> str:
         """Which node's child rows a job passes on: "" for none, `own` for units of its own."""
@@ -94,7 +96,9 @@ class _Binder:
             return job.units
         nodes = [n for n in self.nodes if n.kind == job.units and n.fan_out and self.levels[n.name] == self.level]
         if len(nodes) != 1:
-            raise BadInput(f"steps.{name} needs one earlier step that makes {job.units}; there are {len(nodes)}")
+            there = " and ".join(n.name for n in nodes)
+            hint = f"{there} both do: leave all but one out (`enabled: false`)" if nodes else "there is none"
+            raise BadInput(f"step {name} needs exactly one earlier step that makes {job.units}; {hint}")
         return nodes[0].name
 
     def _next_phase(self, node: Node, writes: set[str]) -> None:
@@ -115,7 +119,7 @@ class _Binder:
         for name in ref.after:
             if not any(n.name == name for n in self.nodes):
                 raise BadInput(
-                    f"steps.{ref.name}.after names {name!r}, which is not an earlier step; "
+                    f"{ref.name}.after names {name!r}, which is not an earlier step; "
                     f"{nearest(name, [n.name for n in self.nodes])}"
                 )
         bindings = tuple(self._bind(ref, name, port, issubclass(cls, Job)) for name, port in inputs.ports.items())
@@ -123,7 +127,7 @@ class _Binder:
         for name in ref.after:
             if name not in bound:
                 kinds = ", ".join(sorted({p.kind for p in inputs.ports.values()})) or "nothing"
-                raise BadInput(f"steps.{ref.name}.after: {name!r} makes nothing that the step reads ({kinds})")
+                raise BadInput(f"{ref.name}.after: {name!r} makes nothing that the step reads ({kinds})")
         return bindings
 
     def _bind(self, ref: StepRef, name: str, port: Port, job: bool) -> Binding:
@@ -135,11 +139,11 @@ class _Binder:
         left = [n for n in named or fitting if not any(self._behind(n, o) for o in fitting if o in (named or fitting))]
         if len(left) > 1:
             raise BadInput(
-                f"steps.{ref.name}: {' and '.join(n.name for n in left)} both make {port.kind}; name one in "
-                f"steps.{ref.name}.after"
+                f"step {ref.name} needs {port.kind}, and {' and '.join(n.name for n in left)} both make it; say which: "
+                f"{ref.name}.after={left[0].name}"
             )
         if not left and port.required:
-            raise BadInput(f"steps.{ref.name} needs an earlier step that makes {port.kind}{self._hint(port, job)}")
+            raise BadInput(f"step {ref.name} needs an earlier step that makes {port.kind}{self._hint(port, job)}")
         nodes = self._chain(left[0]) if left else ()
         return Binding(name, nodes, port.required and bool(nodes), port.child)
 

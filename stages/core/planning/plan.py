@@ -133,9 +133,10 @@ class Plan:
         names: set[str] = set()
         for name in (n.name for n in self.nodes):
             if not is_safe_name(name) or name.lower() in RESERVED:
-                raise BadInput(f"steps.{name}: a step cannot have this name; use letters, digits, - and _")
+                why = "it is reserved" if is_safe_name(name) else "use letters, digits, - and _"
+                raise BadInput(f"steps: no step can be called {name!r}; {why}")
             if name.lower() in names:
-                raise BadInput(f"steps.{name}: two steps have this name (upper and lower case count as one)")
+                raise BadInput(f"steps: two steps are called {name!r} (upper and lower case count as one); rename one")
             names.add(name.lower())
 
     @cached_property

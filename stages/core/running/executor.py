@@ -191,7 +191,9 @@ class Worker:
         Child rows get their ids; a step may set `id` itself where it has a better one.
         """
         if clash := set(output) & set(LEDGER.names):
-            raise BadInput(f"a step may not write the ledger's own columns {sorted(clash)}")
+            raise BadInput(
+                f"step {self.ref.name} may not write the reserved columns {', '.join(sorted(clash))}: rename them"
+            )
         if self.step.fan_out:
             parent = work.id(self.ref.fingerprint)
             output = {**output, "rows": [{"id": child_id(parent, i), **r} for i, r in enumerate(output["rows"])]}

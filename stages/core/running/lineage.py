@@ -64,7 +64,9 @@ def lineage(catalog: Catalog, wanted: str) -> Lineage:
             if places[-1].kind == "unit":
                 started[plan.flow] = tracer.trace(places[-1], run)
     if not traced:
-        raise BadInput(f"{found[0].id} is in the store, but no run says how it was made")
+        raise BadInput(
+            f"{found[0].id} is in the store, but no run there says how it was made; run the command that made it again"
+        )
     return _joined(traced, started)
 
 

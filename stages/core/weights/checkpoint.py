@@ -25,6 +25,8 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "group")
 
+HOW_TO_FETCH = "set model.download to true and HF_HUB_OFFLINE=0 in the environment, or give a folder"
+
 _WHERE = {"identity": False}
 
 
@@ -32,7 +34,7 @@ _WHERE = {"identity": False}
 class ModelConfig:
     """A set of weights and how to hold them.
 
-    family              the adapter: a module in stages/families with a FAMILY
+    family              the family of the model: ltx, svd, wan, animatediff or whole; docs/families.md
     checkpoint          a folder in the diffusers layout, a hub id (`owner/name`) with `revision`, or
                         `promoted:NAME@STORE`
     revision            revision of a hub id, best the hash of a commit
@@ -44,9 +46,10 @@ class ModelConfig:
     pipeline            family `whole` only: a pipeline class of diffusers; empty takes the one that wrote the folder
     dtype               [float32, bfloat16, float16] what the models compute in
     threads             [from 1] CPU threads of a forward pass; another number may change the last digits
-    device              [auto, cpu, cuda] where the models run; `auto` is a GPU where the worker has one
+    device              [auto, cpu, cuda] where the models run; `auto` is a GPU where the worker sees one
     offload             [none, group] `group` keeps weights in host memory and moves them to the GPU layer by layer
-    download            allow a hub id to be downloaded when it is not in the local cache
+    download            download a hub id that is not in the local cache, where the environment also has
+                        HF_HUB_OFFLINE=0
 
     Where weights lie and how they are held is no part of identity (their content is, see `Step.weights`).
     """
@@ -127,7 +130,7 @@ def _read_here(location: str, name: str, key: str, revision: str, download: bool
         try:
             found = hf_hub_download(location, name, revision=revision or None, local_files_only=offline)
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-            hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
+            hint = HOW_TO_FETCH if offline else "check the name and the connection"
             raise BadInput(f"{key}: {location} is not in the local hub cache; {hint}") from None
         return read_json(Path(found))
     if not folder.exists():
@@ -163,7 +166,7 @@ def locate(location: str, key: str, parts: Sequence[str], revision: str = "", do
             local_files_only=offline,
         )  # fmt: skip
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        hint = "set model.download to true, or give a folder" if offline else "check the name and the connection"
+        hint = HOW_TO_FETCH if offline else "check the name and the connection"
         raise BadInput(f"{key}: {location} is not in the local hub cache; {hint}") from None
     return Path(found)
 

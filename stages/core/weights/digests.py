@@ -143,7 +143,7 @@ def weights_identity(ref: StepRef) -> dict[str, str]:
     if isinstance(lora := getattr(ref.config, "lora", None), LoraConfig):
         check_adapter(lora, ref.config.model)
     return {
-        name: _identity_of(*_lookup(ref.config, name), parts, f"steps.{ref.name}.{name}")
+        name: _identity_of(*_lookup(ref.config, name), parts, f"{ref.name}.{name}")
         for name, parts in cls.weights_of(ref.config).items()
     }
 

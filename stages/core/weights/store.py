@@ -20,7 +20,9 @@ def own(folder: Path, training: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / OWNER
     if mark.exists() and (found := mark.read_text().strip()) != training:
-        raise BadInput(f"out: {folder} belongs to the training {found[:12]}; give another folder, or remove that one")
+        raise BadInput(
+            f"out: {folder} belongs to the training {found[:12]}: name another folder, `out=FOLDER`, or remove this one"
+        )
     mark.write_text(f"{training}\n")
     return folder
 
@@ -48,11 +50,17 @@ def fetch(storage: Storage, checkpoint: Row) -> Path:
     for file in checkpoint["files"]:
         path = (target / file["path"]).resolve()
         if not path.is_relative_to(target.resolve()):
-            raise BadInput(f"checkpoint {checkpoint['id']}: {file['path']!r} lies outside its folder")
+            raise BadInput(
+                f"checkpoint {checkpoint['id']}: {file['path']!r} lies outside its folder: do not use it, "
+                "and train it again"
+            )
         if not path.exists() or path.stat().st_size != file["size"]:
             _copy(storage, file, path)
     if weights_digest(target) != checkpoint["digest"]:
-        raise BadInput(f"checkpoint {checkpoint['id']}: its copy in {target} was changed; remove that folder")
+        raise BadInput(
+            f"checkpoint {checkpoint['id']}: its copy in {target} was changed; remove that folder, and "
+            "it is fetched again"
+        )
     return target
 
 
@@ -60,7 +68,10 @@ def _copy(storage: Storage, file: Row, path: Path) -> None:
     """Fetch one file, whole or not at all."""
     data = storage.read(file["uri"])
     if hashlib.sha256(data).hexdigest() != file["sha256"]:
-        raise BadInput(f"{file['uri']} in the store is not what was kept there: its content was changed")
+        raise BadInput(
+            f"{file['uri']} in the store is not what was kept there: its content was changed; put the right"
+            " file back, or train the checkpoint again in another store"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
         part.write(data)

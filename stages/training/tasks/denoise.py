@@ -54,7 +54,10 @@ class DenoiseTask(Task):
         if not any(b.refines for b in self.buckets):
             return None
         if self.config.objective.kind != "flow":
-            raise BadInput("a bucket's refines needs objective.kind=flow: its ways are straight")
+            raise BadInput(
+                f"objective.kind is {self.config.objective.kind}, and data.curriculum[].buckets[].refines needs flow:"
+                " set it to flow, or take `refines` out of the buckets"
+            )
         self.frozen["raiser"] = raiser = Raiser(self.start).requires_grad_(False).eval()
         return raiser
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from stages.core.config import nearest
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.families.loading import load_named, load_tokenizer
@@ -30,10 +32,11 @@ def start_folder(model: Model, out: Path, seed: int) -> Path:
 
 def _shape(values: Mapping[str, Any]) -> Shape:
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return Shape(**given)
-    except TypeError as error:
-        raise BadInput(f"model.shape: {str(error).replace('Shape.__init__() ', '')}") from None
+    known = [f.name for f in fields(Shape)]
+    for key in given:
+        if key not in known:
+            raise BadInput(f"model.shape: unknown key {key!r}; {nearest(key, known)}")
+    return Shape(**given)
 
 
 def load_part(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
