@@ -21,7 +21,9 @@ def check_form(*places: str, overrides: Iterable[str]) -> None:
         infra = parse_overrides([word]).get("infra") or {}
         secret = [*secret_values(infra.get("storage") or {}), *((infra.get("ray") or {}).get("env") or {})]
         if secret or bare(value) != value:
-            raise BadInput(f"overrides: {name} may hold a key; {ELSEWHERE}")
+            raise BadInput(f"overrides: {name} may hold a credential; {ELSEWHERE}")
 
 
-ELSEWHERE = "Prefect keeps what a form holds: put keys into the environment of the worker, or into the campaign's file"
+ELSEWHERE = (
+    "Prefect keeps what a form holds: put credentials into the environment of the worker, or into the campaign's file"
+)
