@@ -127,7 +127,7 @@ def test_no_row_says_where_its_file_lay(tmp_path):
     )
     assert one == other
     assert any(r["decode_note"] or r["truncated"] for r in one["analyse"]), "the broken file was read to its end"
-    assert {"analyse", "cuts", "clips", "scores", "prints", "thumbs", "caption", "shot_list"} == set(one)
+    assert {"analyse", "cuts", "clips", "scores", "prints", "thumbs", "caption", "shot_list"} <= set(one)
     assert len(one["shot_list"]) == 1
     assert str(tmp_path) not in str(one)
     assert set(one["analyse"][0]) >= {n for n in LEDGER.names if n not in VOLATILE}
