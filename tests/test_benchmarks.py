@@ -28,7 +28,8 @@ def test_the_plain_script_makes_the_calls_that_the_cascade_makes():
     assert (campaign.takes[0]["guidance"], refine.strength) == (plain_script.GUIDANCE, plain_script.STRENGTH)
 
 
-@pytest.mark.parametrize("stage", [pytest.param("vae", marks=pytest.mark.soak), "base"])
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", ["vae", "base"])
 def test_a_step_of_the_loop_is_set_beside_a_bare_one(stage):
     from tests.benchmarks.bench_train import compare
 

@@ -143,6 +143,7 @@ class TestDistractors:
 
 
 class TestLongSources:
+    @pytest.mark.soak
     def test_parts_give_what_the_whole_gives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made = Sequence()
         made.cut(scene(61, 60))

@@ -109,6 +109,7 @@ def rows_of(catalog: Catalog, plan: Plan) -> dict[str, list[dict]]:
     }
 
 
+@pytest.mark.soak
 def test_no_row_says_where_its_file_lay(tmp_path):
     """Two copies of the same footage, one of its files broken, give the same rows: names, files and notes."""
     whole = video(tmp_path / "first" / "a.mp4", (1, 2)).read_bytes()

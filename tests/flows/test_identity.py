@@ -65,18 +65,6 @@ def test_where_footage_lies_decides_nothing_and_is_kept_nowhere(footage, tmp_pat
         assert not [n for n, rows in first.items() for row in rows if str(place) in row]
 
 
-def test_footage_that_moved_costs_its_probe_alone(footage, tmp_path):
-    done(prepare(load_curation([str(footage)], "curate", {}, [LOCAL]), str(tmp_path / "store")))
-    moved = shutil.copytree(footage, tmp_path / "moved")
-    again = prepare(load_curation([str(moved)], "curate", {}, [LOCAL]), str(tmp_path / "store"))
-    todo = {n: c.todo for n, c in again.survey.counts().items() if c.todo}
-    assert set(todo) - {"sources", "copies", "select", "dedup"} == {"ingest"}
-    done(again)
-    again.survey.refresh()
-    calls = again.survey.query('SELECT count(*) AS n FROM "l_analyse"').to_pylist()[0]["n"]
-    assert calls == 1
-
-
 def one_take(campaign_file: Path, *overrides: str, **values):
     return load_campaign([campaign_file], {"limit": 1, **values}, [LOCAL, "seeds=1", *overrides])
 

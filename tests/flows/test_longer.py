@@ -60,6 +60,7 @@ def test_windows_take_the_settings_of_base_and_their_own(campaign_file):
         load(campaign_file, "extend.guidance=-1")
 
 
+@pytest.mark.soak
 def test_windows_have_guidance_of_their_own_and_their_ends_are_encoded_as_asked(campaign_file, tmp_path):
     """No guidance of their own is base's, which is 2: the same latents. Another, or other rounds than the cascade's
     three, draw other windows, from the same base."""

@@ -35,7 +35,9 @@ def stable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: row["parents"])
 
 
-@pytest.mark.parametrize(("workers", "batch_rows"), [(1, 1), (1, 100), (2, 3)])
+@pytest.mark.parametrize(
+    ("workers", "batch_rows"), [*(pytest.param(1, n, marks=pytest.mark.soak) for n in (1, 100)), (2, 3)]
+)
 def test_rows_and_files_equal_those_made_in_process(
     executors: Make, storage: Storage, workers: int, batch_rows: int
 ) -> None:

@@ -18,7 +18,7 @@ Make = Callable[..., Any]
 NEVER = threading.Event()
 
 
-@pytest.mark.parametrize("batch_rows", [1, 8])
+@pytest.mark.parametrize("batch_rows", [pytest.param(1, marks=pytest.mark.soak), 8])
 def test_the_row_that_kills_is_found_and_the_others_are_done(executors: Make, batch_rows: int) -> None:
     executor = executors()
     step = ref(seconds=0.02, resources={"workers": 2, "batch_rows": batch_rows, "attempts": 2})

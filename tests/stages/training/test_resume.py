@@ -84,6 +84,7 @@ def test_killed_at_random_moments_the_loss_curve_is_the_same(settings, tmp_path,
     same_state(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.soak
 def test_slices_add_up_to_the_whole_run(settings, tmp_path):
     train(settings("vae", max_steps=8, out=str(tmp_path / "whole")))
     config = settings("vae", max_steps=8, out=str(tmp_path / "sliced"))
