@@ -60,6 +60,8 @@ class Bars(logging.Handler):
         """Show what an executor says that it does."""
         with self._guard:
             self._doing = record.getMessage()
+            if step := getattr(record, "starts", ""):
+                self._forecast.start(step, record.created)
 
     def __call__(self, node: str, row: Row) -> None:
         """One more row of a node."""

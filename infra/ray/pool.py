@@ -98,7 +98,7 @@ class WorkerPools:
         actor = self._actor_class.options(
             num_cpus=need.cpus, num_gpus=need.gpus, memory=int(need.memory) or None, max_restarts=0, max_task_retries=0
         ).remote()
-        progress.info("starting a worker for %s", pool.ref.name)
+        progress.info("starting a worker for %s", pool.ref.name, extra={"starts": pool.ref.name})
         crash = "" if pool.stats.started else first_worker_crash()
         pool.stats.started += 1
         return WorkerActor(actor, actor.setup.remote(pool.ref, self.storage, Surroundings.here(self._env), crash))

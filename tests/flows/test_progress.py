@@ -81,6 +81,30 @@ def test_a_tenth_of_the_work_tells_the_rest_within_a_factor_of_two(serial):
     assert all(told <= 2 * was for told, was, bound in new if bound), "a lower bound is one"
 
 
+@pytest.mark.parametrize("set_up", [0.0, 5.0, 40.0])
+def test_workers_that_are_still_to_start_count(set_up):
+    """A run whose steps load their weights one after another, each as soon as the step before has its first row."""
+    rng, units, names = random.Random(0), 12, [f"s{i}" for i in range(5)]
+    seconds = {n: rng.uniform(1, 4) for n in names}
+    ready, rows, starts = [1e9] * units, [], {}
+    for n in names:
+        starts[n] = ready[0]
+        free = starts[n] + set_up
+        for i in range(units):
+            began = max(free, ready[i])
+            free = ready[i] = began + seconds[n] * rng.uniform(0.8, 1.2)
+            rows.append((ready[i], began, n))
+    rows.sort()
+    forecast = Forecast(dict.fromkeys(names, units), seconds)
+    for nth, (ended, began, step) in enumerate(rows[:-1]):
+        for name in (n for n in names if starts[n] <= began):
+            forecast.start(name, starts[name])
+        forecast.add(step, {"started": datetime.fromtimestamp(began, UTC), "ended": datetime.fromtimestamp(ended, UTC)})
+        left = rows[-1][0] - ended
+        if nth >= len(rows) / 10 and left > max(seconds.values()):
+            assert 0.5 <= (forecast.seconds_left(now=ended) or 0) / left <= 2, (nth, step)
+
+
 def test_what_happens_before_the_first_row_is_said():
     """The console is no terminal: lines, each only once it differs."""
     out = io.StringIO()
