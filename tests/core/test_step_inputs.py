@@ -130,6 +130,18 @@ def test_what_waits_for_a_failed_row_is_not_made_of_an_earlier_one(local):
     assert refined == [{"text": "b"}]
 
 
+def test_pieces_that_takes_share_are_measured_for_the_take_that_they_came_from():
+    """All takes have the same pieces, but not the same measures of them: a piece is handed one row of measures."""
+    steps = {
+        "source": ref("source", "Source", depends=[]),
+        "pieces": ref("pieces", "Pieces", depends=[]),
+        "measures": ref("measures", "Measures", depends=["size"]),
+        "all": ref("all", "PassPieces"),
+        "of": ref("of", "OfPiece", depends=[]),
+    }
+    check_plan([{"size": None}, {"size": 0}, {"size": None, "seed": 1}], steps, 1)
+
+
 def check_plan(units, steps, few):
     with tempfile.TemporaryDirectory() as folder:
         catalog = Catalog(Storage(folder))

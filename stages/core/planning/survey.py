@@ -106,7 +106,7 @@ class Survey(SurveyJobs):
                     rows = (
                         f'SELECT s.unit_id AS of_unit, z."applies_{name}" AND NOT z."ok_{name}" AS of_applies, r.* '
                         f'FROM "s_{phase.name}" s JOIN "s_{of.name}" z ON z.unit_id = {unit} '
-                        f'LEFT JOIN "c_{name}" r ON r.child_of = s.unit_id'
+                        f'LEFT JOIN "c_{name}" r ON r.child_of = s.unit_id AND r.parent_id = z."id_{name}"'
                     )
                     unit = "s.unit_id"
                 else:

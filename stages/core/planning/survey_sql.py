@@ -168,7 +168,7 @@ class Standing:
             child = f'"c_{node.name}"'
             if node.name not in self._joined:
                 self._joined.add(node.name)
-                self.joins.append(f"LEFT JOIN {child} ON {child}.child_of = u.id")
+                self.joins.append(f"LEFT JOIN {child} ON {child}.child_of = u.id AND {child}.parent_id = {row}")
             ok, row = f"({ok} AND {child}.id IS NOT NULL)", f"{child}.id"
             applies = f'({applies} AND ({child}.id IS NOT NULL OR NOT {stand}."ok_{node.name}"))'
         if not binding.required:
