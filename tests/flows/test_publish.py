@@ -199,7 +199,7 @@ def test_no_version_of_a_curation_that_is_not_whole(catalog, base, tmp_path):
             load_publication(name, "publish", {}, [])
     with pytest.raises(BadInput, match=r"publish\.caption"):
         load_publication("x", "publish", {}, ["publish.caption=lang"])
-    with pytest.raises(BadInput, match="and size even"):
+    with pytest.raises(BadInput, match="size is 7; it must be an even number"):
         load_publication("x", "publish", {}, ["publish.video.size=7"])
     short, _ = curate(tmp_path / "short", base[0], until="clips", limit=1)
     with pytest.raises(BadInput, match="without --until"):
