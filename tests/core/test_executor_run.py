@@ -6,12 +6,13 @@ from stages.core.config import make_ref
 from stages.core.errors import PERMANENT, TRANSIENT, BadInput, Stopped, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
-from stages.core.planning.survey import Survey
+from stages.core.planning.survey import Count, Survey
 from stages.core.running.executor import LocalExecutor, Work
 from stages.core.running.run import COMMIT_ROWS, Budget, Run
 from stages.core.running.runs import find_run, runs_table
 from stages.core.weights.digests import fingerprint
 from tests import toys
+from tests.toy_plans import ROOTS, ref, takes
 from tests.toy_run import TAKES, run_all
 
 
@@ -162,6 +163,15 @@ def test_what_came_back_before_an_exception_is_kept(local):
     with pytest.raises(RuntimeError, match="cluster"):
         run.do(plan.node("words"), Survey(local, plan).items(plan.phases[0]))
     assert Survey(local, plan).count("words").done == 2
+
+
+def test_the_same_step_twice_beside_itself_makes_rows_of_both(local):
+    """Two nodes of one class and config that read the same: their rows have the same ids, in a table each."""
+    steps = {"source": ref("source", "Source"), "one": ref("one", "Note"), "two": ref("two", "Note")}
+    plan = toys.planned(local, takes({"text": "a", "seed": 0}, {"text": "a", "seed": 1}), steps, ROOTS)
+    survey = run_all(local, plan).survey
+    assert [survey.counts()[n] for n in ("one", "two")] == [Count(1, 0, 0, 0)] * 2
+    assert survey.table("one")["id"].to_pylist() == survey.table("two")["id"].to_pylist()
 
 
 def test_every_run_is_a_row_that_can_be_read_as_a_view(local):

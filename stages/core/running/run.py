@@ -36,6 +36,8 @@ COMMIT_ROWS, COMMIT_SECONDS = 32, 5.0
 
 Listener = Callable[[str, Row], None]
 """Told (node name, ledger row) for every row that is committed: progress, logs."""
+Mark = tuple[str, str]
+"""A node's name and the id of a row of it: two nodes of one config that read the same have rows of the same ids."""
 
 
 def versions() -> dict[str, str]:
@@ -98,9 +100,9 @@ class Run:
         self._budget, self._listener = budget or Budget(), listener
         self._lock = threading.Lock()
         self._stale = False
-        self._in_flight: dict[str, threading.Event] = {}
-        self._made: dict[str, Row] = {}
-        self._failed_with: dict[str, set[str]] = {}
+        self._in_flight: dict[Mark, threading.Event] = {}
+        self._made: dict[Mark, Row] = {}
+        self._failed_with: dict[Mark, set[str]] = {}
         self._sharing: set[str] | None = None
         self._job_at_work: tuple[str, threading.Event] | None = None
         self._started = datetime.now(UTC)
@@ -167,21 +169,23 @@ class Run:
             if not mine and not others:
                 return [self._with_row(node, item, own) for item in items]
 
-    def _claim(self, node: Node, items: Sequence[Item], own: Mapping[str, Row]) -> tuple[dict[str, Work], list[str]]:
+    def _claim(self, node: Node, items: Sequence[Item], own: Mapping[str, Row]) -> tuple[dict[Mark, Work], list[Mark]]:
         """Split what is to do into what this call does and what another call is doing at this moment."""
-        mine, others = dict[str, Work](), list[str]()
+        mine, others = dict[Mark, Work](), list[Mark]()
         with self._lock:
             for item in items:
                 if (work := self._work(node, item, own)) is None:
                     continue
-                mark = work.id(node.fingerprint)
-                if mark in self._in_flight and mark not in mine:
+                mark = (node.name, work.id(node.fingerprint))
+                if mark in mine:
+                    continue
+                if mark in self._in_flight:
                     others.append(mark)
-                elif mark not in mine:
-                    self._in_flight[mark] = threading.Event()
-                    mine[mark] = work
-                    if node.carries:
-                        self._failed_with.setdefault(mark, set()).add(_carried(node, work))
+                    continue
+                self._in_flight[mark] = threading.Event()
+                mine[mark] = work
+                if node.carries:
+                    self._failed_with.setdefault(mark, set()).add(_carried(node, work))
         return mine, others
 
     def _work(self, node: Node, item: Item, own: Mapping[str, Row]) -> Work | None:
@@ -189,8 +193,8 @@ class Run:
         work = work_for(self.plan, node, item)
         if work is None:
             return None
-        mark = work.id(node.fingerprint)
-        if made := own.get(mark) or self._made.get(mark):
+        mark = (node.name, work.id(node.fingerprint))
+        if made := own.get(mark[1]) or self._made.get(mark):
             other = node.carries and _carried(node, work) not in self._failed_with.get(mark, ())
             return replace(work, attempt=made["attempt"]) if made["status"] == "error" and other else None
         row = item.get(node.name)
@@ -198,12 +202,12 @@ class Run:
             return None
         return replace(work, attempt=row["attempt"] if row else 0)
 
-    def _let_go(self, mine: Mapping[str, Work]) -> None:
+    def _let_go(self, mine: Mapping[Mark, Work]) -> None:
         with self._lock:
             for mark in mine:
                 self._in_flight.pop(mark).set()
 
-    def _wait_for(self, mark: str) -> None:
+    def _wait_for(self, mark: Mark) -> None:
         with self._lock:
             event = self._in_flight.get(mark)
         while event and not event.wait(0.2) and not self.stop.is_set():
@@ -245,7 +249,7 @@ class Run:
             for row in rows:
                 self._stale = True
                 if self._sharing is None or node.name in self._sharing:
-                    self._made[row["id"]] = row  # other shards may hold units that need the same row
+                    self._made[node.name, row["id"]] = row  # other shards may hold units that need the same row
                 for name in self.spent:
                     self.spent[name] += row.get(name) or 0.0
             reason = self._budget.exceeded(self.spent)
@@ -288,7 +292,7 @@ class Run:
     def _with_row(self, node: Node, item: Item, own: Mapping[str, Row]) -> Item:
         work = work_for(self.plan, node, item)
         mark = work.id(node.fingerprint) if work else ""
-        row = own.get(mark) or self._made.get(mark)
+        row = own.get(mark) or self._made.get((node.name, mark))
         return {**item, node.name: {**_for_steps(row), "retry": False}} if row else item
 
     # -- jobs --------------------------------------------------------------------------------------------------------
