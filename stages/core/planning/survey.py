@@ -37,24 +37,19 @@ class Survey(SurveyJobs):
     def refresh(self) -> None:
         """Read again what is there now. Phases before the first new file stay as they are: what they hold depends on
         the files of their own nodes and of earlier ones alone."""
-        same = True
         for place, phase in enumerate(self.plan.phases):
             new, decided = self._is_new(phase.steps), self._is_new(phase.jobs)
-            if same and not new and phase.name in self._phases:
-                if decided:
-                    same = False
-                    self._forget_jobs(phase)
-                    for later in self.plan.phases[place + 1 :]:
-                        self._forget(later)
-                    for node in phase.jobs:
-                        self._add_job(node)
-                continue
-            if same:
-                same = False
+            if new or phase.name not in self._phases:
                 for later in self.plan.phases[place:]:
                     self._forget(later)
-            if not self._add_phase(phase):
-                break
+                if not self._add_phase(phase):
+                    break
+            elif decided:
+                self._forget_jobs(phase)
+                for later in self.plan.phases[place + 1 :]:
+                    self._forget(later)
+                for node in phase.jobs:
+                    self._add_job(node)
 
     def _add_phase(self, phase: Phase) -> bool:
         """Tables and views for one phase; False where its units are not known yet, as a job before it has not run."""

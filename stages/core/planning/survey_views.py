@@ -56,7 +56,6 @@ class SurveyViews:
         for node in phase.steps:
             self._read.pop(node.name, None)
             self._counts.pop(node.name, None)
-
         for node in phase.jobs:
             self._digests.pop(node.name, None)
         self._forget_jobs(phase)
