@@ -81,12 +81,11 @@ def load_single(cls: Any, path: Path, dtype: torch.dtype) -> Any:
 
 def load_tokenizer(path: Path) -> Any:
     """The tokenizer of a folder. Raises BadInput."""
-    with refusing(path), heard(path):
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return load_weightless(transformers.AutoTokenizer, path)
 
 
-def load_scheduler(cls: Any, path: Path) -> Any:
-    """A scheduler of diffusers from its folder. Raises BadInput."""
+def load_weightless(cls: Any, path: Path) -> Any:
+    """A scheduler, a tokenizer or a processor from its folder. Raises BadInput."""
     with refusing(path), heard(path):
         return cls.from_pretrained(path, local_files_only=True)
 
@@ -104,8 +103,7 @@ def load_component(model: ModelConfig, name: str, dtype: torch.dtype) -> Any:
     path = model.folder((name,)) / name
     if issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel):
         return load_part(cls, path, dtype)
-    with refusing(path), heard(path):
-        return cls.from_pretrained(path, local_files_only=True)
+    return load_weightless(cls, path)
 
 
 def load_tensors(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:

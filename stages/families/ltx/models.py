@@ -23,7 +23,7 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA, Given, Latents, Sampling
 from stages.families.engine.runtime import Stage, quiet
-from stages.families.loading import load_part, load_scheduler, load_tokenizer
+from stages.families.loading import load_part, load_tokenizer, load_weightless
 from stages.families.lora import adapt
 from stages.families.ltx.vae import VaeCard
 
@@ -74,7 +74,7 @@ class LTXDenoiser(Stage):
         folder = model.folder(("transformer", "scheduler", "vae"))
         self.card = VaeCard(model, self.dtype)
         self.vae = self.card.facts
-        scheduler = load_scheduler(FlowMatchEulerDiscreteScheduler, folder / "scheduler")
+        scheduler = load_weightless(FlowMatchEulerDiscreteScheduler, folder / "scheduler")
         _check_scheduler(scheduler)
         transformer = load_part(LTXVideoTransformer3DModel, folder / "transformer", self.dtype)
         if transformer.config.in_channels != self.vae.channels:
