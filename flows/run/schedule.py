@@ -187,17 +187,24 @@ class _Schedule:
 
     def _wait(self) -> None:
         """Until a shard has ended, and so much time has gone by that looking again is worth it."""
-        early = any(n.per for n in self.run.plan.nodes)
+        early, news = any(n.per for n in self.run.plan.nodes), False
         while any(w.running for w in self.work.values()):
-            came = [self.ended.get()]
+            # What has ended may decide a group: it is looked at when the rest is over, though nothing else may end.
+            rest = LOOK_SHARE * self.look_took - (time.monotonic() - self.looked_at) if early and news else None
+            if rest is not None and rest <= 0:
+                return
+            try:
+                came = [self.ended.get(timeout=rest)]
+            except queue.Empty:
+                return
             while not self.ended.empty():
                 came.append(self.ended.get())
             for work, pending in came:
                 self._take_in(work, pending)
             self._fill()
-            rested = time.monotonic() - self.looked_at >= LOOK_SHARE * self.look_took
-            if any(work.idle for work, _ in came) or (early and rested):
+            if any(work.idle for work, _ in came):
                 return
+            news = True
 
     def _take_in(self, work: _Work, pending: Pending) -> None:
         work.running -= 1

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from flows.render.campaign import Campaign, load_campaign
+from flows.run import schedule
 from flows.run.schedule import ThreadSubmit, run_plan
 from flows.run.session import execute, existing_catalog, prepare
 from flows.views.tables import read_tables
@@ -113,7 +114,10 @@ class ManyAtOnce(LocalExecutor):
                 self.through.set()
 
 
-def test_winners_go_on_while_later_takes_are_still_made(toys, tmp_path):
+@pytest.mark.parametrize("look_share", [0, schedule.LOOK_SHARE, 20 * schedule.LOOK_SHARE])
+def test_winners_go_on_while_later_takes_are_still_made(toys, tmp_path, monkeypatch, look_share):
+    """However soon after a look all others end: those at work, which wait for a winner, are not waited for."""
+    monkeypatch.setattr(schedule, "LOOK_SHARE", look_share)
     prepared = prepare(load(toys, "shard_rows=1"), str(tmp_path))
     executor = ManyAtOnce(prepared.catalog.storage)
     run_ = Run(prepared.catalog, executor, prepared.plan, survey=prepared.survey)
