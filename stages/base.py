@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stages.core.conditions import read_conditions
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.latents.artifacts import LATENT, get_seen, get_text, put_latent
 from stages.core.latents.form import LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
@@ -40,8 +40,7 @@ class Base(Step):
         fps_conditioning: float = 0.0
 
         def __post_init__(self) -> None:
-            if self.fps_conditioning < 0:
-                raise BadInput(f"fps_conditioning is {self.fps_conditioning}; it must be 0 or more")
+            require((self.fps_conditioning >= 0, "fps_conditioning", self.fps_conditioning, "0 or more"))
             if self.sampling.guidance is not None:
                 raise BadInput("sampling.guidance: guidance belongs to takes; set `guidance` of the campaign")
 

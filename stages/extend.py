@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stages.core.conditions import Condition
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
 from stages.core.latents.form import LatentSpec, faster
 from stages.core.step import Inputs, Port, Resources, Row, Step
@@ -61,14 +61,12 @@ class Extend(Step):
         back_projections: int = 0
 
         def __post_init__(self) -> None:
-            if self.motion not in MOTIONS:
-                raise BadInput(f"motion is {self.motion!r}; it must be one of {', '.join(MOTIONS)}")
-            if self.overlap < 1:
-                raise BadInput(f"overlap is {self.overlap}; it must be at least 1")
-            if self.guidance < 0:
-                raise BadInput(f"guidance is {self.guidance}; it must be 0 or more")
-            if self.back_projections < 0:
-                raise BadInput(f"back_projections is {self.back_projections}; it must be 0 or more")
+            require(
+                (self.motion in MOTIONS, "motion", self.motion, f"one of {', '.join(MOTIONS)}"),
+                (self.overlap >= 1, "overlap", self.overlap, "at least 1"),
+                (self.guidance >= 0, "guidance", self.guidance, "0 or more"),
+                (self.back_projections >= 0, "back_projections", self.back_projections, "0 or more"),
+            )
 
         @property
         def windows(self) -> Sampling:

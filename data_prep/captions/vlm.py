@@ -19,7 +19,7 @@ from data_prep.captions.questions import (
     rows_of,
 )
 from data_prep.captions.text import CAPTIONS
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Resources, Row, Step
 from stages.core.weights.checkpoint import locate
 
@@ -65,10 +65,10 @@ class VlmCaption(Step):
                     "model is empty: give the folder of an image-text-to-text checkpoint of transformers "
                     "(such as Qwen2.5-VL or SmolVLM), or its hub id together with `revision`"
                 )
-            if self.dtype not in DTYPES:
-                raise BadInput(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
-            if self.device not in ("auto", "cpu", "cuda"):
-                raise BadInput(f"device is {self.device!r}; it must be auto, cpu or cuda")
+            require(
+                (self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}"),
+                (self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda"),
+            )
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -72,8 +72,6 @@ class Action(Step):
             require(
                 (self.frames >= 16, "frames", self.frames, "at least 16"),
                 (self.fps > 0, "fps", self.fps, "above 0"),
-            )
-            require(
                 (self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda"),
             )
             check_weights(self.model, MODEL, "model", ".safetensors")

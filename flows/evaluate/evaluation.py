@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
 from flows.render.campaign import RenderConfig, anchored, on_top, resolve, trust_named
-from flows.render.takes import TAKES, check_applied, check_takes, expand, with_media
+from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, read_yaml
 from stages.core.errors import BadInput
@@ -105,8 +105,7 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
         raise BadInput("the cascade has no step that makes videos, so there are none to judge")
     settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
     takes = expand(settings, str(path))
-    check_takes(takes, steps)
-    check_applied(takes, whole)
+    check_takes(takes, whole, run=steps)
     check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
     return _with_reference(Evaluation(settings, steps, tuple({**t, "part": JUDGED} for t in takes)))
 

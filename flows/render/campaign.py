@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from flows.render.conditions import named_places, rebase
-from flows.render.takes import SIZES, TAKES, TakesConfig, check_applied, check_takes, expand, with_media
+from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
 from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml, shielded
@@ -75,8 +75,7 @@ def load_campaign(
         steps = until(steps, config.until)
     fill_defaults(config, steps)
     takes = expand(config, str(files[0]) if files else "the command line")
-    check_takes(takes, steps)
-    check_applied(takes, whole)
+    check_takes(takes, whole, run=steps)
     return Campaign(config, steps, tuple(takes))
 
 

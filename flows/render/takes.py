@@ -149,21 +149,13 @@ APPLIED = {"conditions": "to be made after pictures or videos", "longer": "to be
 """Columns that only steps act on which apply to takes that have them."""
 
 
-def check_applied(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
-    """Raise BadInput where a take asks for what no step of the cascade does."""
-    classes = [(load_class(ref.use, name), ref.config) for name, ref in steps.items()]
-    applied = {c for cls, config in classes if issubclass(cls, Step) for c in cls.inputs(config).when}
-    for column, what in APPLIED.items():
-        if column not in applied and (take := next((t for t in takes if t.get(column)), None)):
-            raise BadInput(
-                f"prompt {take['prompt']!r} asks {what}, and the cascade has no step for that; "
-                "configs/cascades/tiny.yaml has one"
-            )
+def check_takes(takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mapping[str, StepRef]) -> None:
+    """Ask every step that is run whether it can make what the takes ask for, and the cascade whether any step does.
 
-
-def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
-    """Ask every step whether it can make what the takes ask for. Raises BadInput for the first that cannot."""
-    for name, ref in steps.items():
+    Raises BadInput for the first that cannot.
+    """
+    _check_applied(takes, cascade)
+    for name, ref in run.items():
         cls = load_class(ref.use, name)
         if not issubclass(cls, Step):
             continue
@@ -175,6 +167,17 @@ def check_takes(takes: Sequence[Row], steps: Mapping[str, StepRef]) -> None:
             if mark not in seen and (not inputs.when or any(take.get(c) for c in inputs.when)):
                 seen.add(mark)
                 cls.check_unit(ref.config, values)
+
+
+def _check_applied(takes: Sequence[Row], cascade: Mapping[str, StepRef]) -> None:
+    classes = [(load_class(ref.use, name), ref.config) for name, ref in cascade.items()]
+    applied = {c for cls, config in classes if issubclass(cls, Step) for c in cls.inputs(config).when}
+    for column, what in APPLIED.items():
+        if column not in applied and (take := next((t for t in takes if t.get(column)), None)):
+            raise BadInput(
+                f"prompt {take['prompt']!r} asks {what}, and the cascade has no step for that; "
+                "configs/cascades/tiny.yaml has one"
+            )
 
 
 def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> Iterable[Row]:
