@@ -90,7 +90,7 @@ class SurveyJobs(SurveyStanding):
         phase = self.plan.phase_of(node.name)
         if node.units and (phase.name not in self._phases or not self._ended(phase)):
             return ""
-        mark = self.group_digests(node, "''").get("", "")
+        mark = self.group_digests(node, survey_sql.ONE_GROUP).get("", "")
         if mark and not node.tables:
             self._digests[node.name] = mark
         return mark
@@ -107,14 +107,13 @@ class SurveyJobs(SurveyStanding):
         for name in dict.fromkeys(node.sources):
             one = self.plan.node(name)
             if one.job:
-                add(
-                    name,
-                    f"SELECT {group} AS g, '{one.fingerprint}/{self._job_mark(one)}' AS t FROM {self._units(phase)}",
-                )
+                text = f"'{one.fingerprint}/{self._job_mark(one)}'"
+                units = f'"s_{phase.name}"' if group == survey_sql.ONE_GROUP else self._units(phase)
+                add(name, f"SELECT {group} AS g, {text} AS t FROM {units}")
             else:
                 of = self.plan.phase_of(name)
                 mine = bool(node.per) and self._reaches(of, phase)
-                texts = (of, one, group, phase) if mine else (of, one, "''", of)
+                texts = (of, one, group, phase) if mine else (of, one, survey_sql.ONE_GROUP, of)
                 add(name, survey_sql.row_texts(*texts))
         if node.units or node.per:
             values = ", ".join(f'"{c}" := u."{c}"' for c in ("id", *(c for c in node.units if c != "id")))

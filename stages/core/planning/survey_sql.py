@@ -11,6 +11,8 @@ from stages.core.planning.plan import Binding, Node, Phase, Plan
 
 STATUSES = ("ok", "rejected", "skipped", "error", "error")
 OK, ERROR = 0, 3
+ONE_GROUP = "''"
+"""The group of all units, as SQL: of a job that does not decide by group."""
 
 _CODE = (
     "(CASE status WHEN 'ok' THEN 0 WHEN 'rejected' THEN 1 WHEN 'skipped' THEN 2 "
@@ -57,23 +59,24 @@ def latest(source: str, tried: str, repeated: bool) -> str:
 
 @dataclass(frozen=True)
 class _Fill:
-    """One node that may fill a port, as SQL over the units of a phase.
+    """One node that may fill a port, as SQL.
 
-    applies, id, ok  for conditions of joins, where names of the select list are not known
-    blocked          that no such row will come
+    applies, id                 over the units and rows of a phase, for conditions of joins
+    may_apply, is_ok, is_blocked  over the names of what was joined; blocked where no such row will come
     """
 
     applies: str
     id: str
-    ok: str
-    blocked: str
+    may_apply: str
+    is_ok: str
+    is_blocked: str
 
 
-def _first(fills: Sequence[_Fill], values: Sequence[str], otherwise: str) -> str:
+def _first(conditions: Sequence[str], values: Sequence[str], otherwise: str) -> str:
     """The value of the first node that applies, as SQL."""
-    if fills[0].applies == "true":
+    if conditions[0] == "true":
         return values[0]
-    cases = " ".join(f"WHEN {fill.applies} THEN {value}" for fill, value in zip(fills, values, strict=True))
+    cases = " ".join(f"WHEN {condition} THEN {value}" for condition, value in zip(conditions, values, strict=True))
     return f"(CASE {cases} ELSE {otherwise} END)"
 
 
@@ -88,9 +91,14 @@ class Standing:
         self.plan, self.phase, self.kinds = plan, phase, kinds
         self.joins: list[str] = []
         self._joined: set[str] = set()
+        self._of_earlier: dict[str, str] = {}
 
     def query(self, order: str, keys: str = "") -> str:
-        """One narrow row per unit. keys: a table with the digests of the units' columns, where they lack them."""
+        """One narrow row per unit. keys: a table with the digests of the units' columns, where they lack them.
+
+        What is joined gets its names in an inner query, for DuckDB puts the whole text of a name in its place, over and
+        over where names stand on names.
+        """
         columns = ["u.id AS unit_id", f"{order} AS unit_order"]
         columns += [f"u.level_{i} AS level_{i}" for i in range(self.phase.level)]
         if keys:
@@ -106,9 +114,13 @@ class Standing:
             if (applies := self.applies(node)) != "true":
                 conditions.append(applies)
             self.joins.append(f"LEFT JOIN {row} ON {' AND '.join(conditions) or 'true'}")
-            columns += self._states(node, row)
+            columns += self._joined_states(node, row)
             columns.append(f'{self._share(node, source)} AS "share_{node.name}"')
-        return f'SELECT {", ".join(columns)} FROM "u_{self.phase.name}" u {" ".join(self.joins)}'
+        states = [state for node in self.phase.steps for state in self._states(node)]
+        columns += [f"{value} AS {name}" for value, name in self._of_earlier.items()]
+        inner = f'SELECT {", ".join(columns)} FROM "u_{self.phase.name}" u {" ".join(self.joins)}'
+        without = f" EXCLUDE ({', '.join(names)})" if (names := list(self._of_earlier.values())) else ""
+        return f"SELECT *{without}{''.join(f', {state}' for state in states)} FROM ({inner})"
 
     def applies(self, node: Node) -> str:
         """Whether a node of this phase makes a row of a unit."""
@@ -144,15 +156,16 @@ class Standing:
         fills = [self._fill(name, binding) for name in binding.nodes]
         if not fills:
             return "''"
-        return _first(fills, [f.id for f in fills], "''")
+        return _first([f.applies for f in fills], [f.id for f in fills], "''")
 
     def _fill(self, name: str, binding: Binding) -> _Fill:
         node = self.plan.node(name)
         phase = self.plan.phase_of(name)
         if phase is self.phase or phase.name == self.phase.name:
-            ok = f'coalesce("n_{name}".code = {OK}, false)'
+            applies = self.applies(node)
+            may_apply = applies if applies == "true" else f'"applies_{name}"'
             blocked = f'("blocked_{name}" OR ("set_{name}" AND NOT "ok_{name}"))'
-            return _Fill(self.applies(node), f'"n_{name}".id', ok, blocked)
+            return _Fill(applies, f'"n_{name}".id', may_apply, f'"ok_{name}"', blocked)
         return self._earlier(node, phase, binding)
 
     def _earlier(self, node: Node, phase: Phase, binding: Binding) -> _Fill:
@@ -173,13 +186,14 @@ class Standing:
             applies = f'({applies} AND ({child}.id IS NOT NULL OR NOT {stand}."ok_{node.name}"))'
         if not binding.required:
             applies = f"({applies} AND {ok})"
-        return _Fill(applies, row, f"coalesce({ok}, false)", f"NOT coalesce({ok}, false)")
+        is_ok = self._named(f"coalesce({ok}, false)")
+        return _Fill(applies, row, self._named(applies), is_ok, f"NOT {is_ok}")
 
-    def _states(self, node: Node, row: str) -> list[str]:
+    def _named(self, value: str) -> str:
+        return self._of_earlier.setdefault(value, f"earlier_{len(self._of_earlier)}")
+
+    def _joined_states(self, node: Node, row: str) -> list[str]:
         name = node.name
-        filled = [[self._fill(n, b) for n in b.nodes] for b in node.ports if b.nodes]
-        blocked = [_first(fills, [f.blocked for f in fills], "false") for fills in filled]
-        ready = [_first(fills, [f.ok for f in fills], "true") for fills in filled]
         return [
             f'({self.applies(node)}) AS "applies_{name}"',
             f'{row}.id AS "id_{name}"',
@@ -187,6 +201,15 @@ class Standing:
             f'coalesce({row}.code = {OK}, false) AS "ok_{name}"',
             f'coalesce(NOT {row}.retry, false) AS "set_{name}"',
             f'coalesce({row}.code >= {ERROR}, false) AS "bad_{name}"',
+        ]
+
+    def _states(self, node: Node) -> list[str]:
+        name = node.name
+        filled = [[self._fill(n, b) for n in b.nodes] for b in node.ports if b.nodes]
+        applies = [[f.may_apply for f in fills] for fills in filled]
+        blocked = [_first(a, [f.is_blocked for f in fills], "false") for a, fills in zip(applies, filled, strict=True)]
+        ready = [_first(a, [f.is_ok for f in fills], "true") for a, fills in zip(applies, filled, strict=True)]
+        return [
             f'({" OR ".join(blocked) or "false"}) AS "blocked_{name}"',
             f'("applies_{name}" AND NOT "set_{name}" AND NOT "blocked_{name}") AS "left_{name}"',
             f'("left_{name}" AND {" AND ".join(ready) or "true"}) AS "todo_{name}"',
@@ -259,13 +282,15 @@ def members(phase: Phase, node: Node) -> str:
 
 
 def row_texts(of: Phase, node: Node, group: str, phase: Phase) -> str:
-    """(group, text) of a node's rows and their statuses, each once in a group: what a job's digest is made of. The node
-    stands in the phase `of`; groups are those of units `u` of `phase`, to which its rows belong."""
+    """(group, text) of a node's rows and their statuses, each once in a group: what a job's digest is made of.
+
+    The node stands in the phase `of`; groups are those of units `u` of `phase`, to which its rows belong.
+    """
     status = " ".join(f"WHEN {code} THEN '{text}'" for code, text in enumerate(STATUSES))
+    units = "" if group == ONE_GROUP else f'JOIN "u_{phase.name}" u ON s.unit_id = {unit_in(of, phase)} '
     return (
         f'SELECT DISTINCT {group} AS g, "id_{node.name}" || \'/\' || CASE "code_{node.name}" {status} END AS t '
-        f'FROM "s_{of.name}" s JOIN "u_{phase.name}" u ON s.unit_id = {unit_in(of, phase)} '
-        f'WHERE "id_{node.name}" IS NOT NULL'
+        f'FROM "s_{of.name}" s {units}WHERE "id_{node.name}" IS NOT NULL'
     )
 
 
