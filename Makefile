@@ -29,10 +29,10 @@ demo: $(STAMP)
 # what is compiled.
 test soak: export PYTHONDONTWRITEBYTECODE =
 
-# Files in their order: by default those with the fewest tests come last, and among them are the longest by the clock,
-# beside which the second process has nothing left to do.
+# Three processes for two cores, as tests of Ray and Prefect wait a lot. Files in their order: by default those with the
+# fewest tests come last, and among them are the longest by the clock, beside which the others have nothing left to do.
 test: $(MODELS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -58,6 +58,7 @@ def words_for(weights: dict[str, Path]) -> list[str]:
     return [*on, *clips, f"aesthetic.head={weights['head']}", f"watermark.model={weights['watermark']}"]
 
 
+@pytest.mark.soak
 def test_a_whole_run_with_all_of_them(weights, tmp_path):
     video(tmp_path / "a.mp4", (1, 2))
     video(tmp_path / "b.mp4", (3,))

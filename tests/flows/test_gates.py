@@ -114,7 +114,7 @@ class ManyAtOnce(LocalExecutor):
                 self.through.set()
 
 
-@pytest.mark.parametrize("look_share", [0, schedule.LOOK_SHARE, 20 * schedule.LOOK_SHARE])
+@pytest.mark.parametrize("look_share", [pytest.param(0, marks=pytest.mark.soak), 20 * schedule.LOOK_SHARE])
 def test_winners_go_on_while_later_takes_are_still_made(toys, tmp_path, monkeypatch, look_share):
     """However soon after a look all others end: those at work, which wait for a winner, are not waited for."""
     monkeypatch.setattr(schedule, "LOOK_SHARE", look_share)

@@ -115,7 +115,7 @@ def test_pictures_are_fitted_as_prompts_and_campaigns_say(campaign_file, picture
         load(campaign_file, prompts=[{"prompt": "a circle", "fit": "croop"}])
 
 
-@pytest.mark.parametrize("motion", ["continue", "spread"])
+@pytest.mark.parametrize("motion", ["continue", pytest.param("spread", marks=pytest.mark.soak)])
 def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_path, motion):
     prompts = [{"prompt": "a red circle", "image": str(picture)}, "a blue square"]
     path = tmp_path / "longer.yaml"

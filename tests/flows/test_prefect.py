@@ -366,6 +366,7 @@ def engines(run_id: str) -> list[int]:
     return found
 
 
+@pytest.mark.soak
 def test_the_command_line_reports_to_a_named_server(
     api: Api, campaign: Path, threads_store: Path, tmp_path: Path
 ) -> None:

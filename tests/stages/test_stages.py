@@ -92,6 +92,7 @@ print(json.dumps({k: v["sha256"] for k, v in row.items() if isinstance(v, dict)}
 """
 
 
+@pytest.mark.soak
 def test_another_process_with_other_threads_makes_the_same_bytes(done, checkpoint, tmp_path):
     _, first, _, _ = done
     environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77"}

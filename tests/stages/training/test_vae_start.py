@@ -48,6 +48,7 @@ def test_components_keep_so_much_of_their_relative_spreads_as_is_asked():
     assert float(spreads.square().mean()) == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.soak
 def test_channels_that_were_not_whitened_keep_one_common_scale(settings):
     from stages.training.loop import Trainer
 
