@@ -134,7 +134,7 @@ def test_two_workers_share_one_gpu(executors: Make, meeting: Path) -> None:
 
 
 def test_a_step_that_no_node_can_host_is_refused_with_both_figures(executors: Make) -> None:
-    with pytest.raises(BadInput, match=r"huge\.resources.*64 CPU, 2 GPU.*no node.*4 CPU, 1 GPU"):
+    with pytest.raises(BadInput, match=r"^huge\.resources.*64 CPU, 2 GPU.*no node.*4 CPU, 1 GPU"):
         executors().check([ref(), ref("huge", resources={"cpus": 64, "gpus": 2})])
     with pytest.raises(BadInput, match="must be a fraction of one GPU or a whole number"):
         executors().check([ref("odd", resources={"gpus": 1.5})])

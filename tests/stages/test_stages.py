@@ -197,7 +197,7 @@ def test_a_latent_of_an_earlier_stage_comes_first_in_the_clip(done):
     assert made["made_from"] == [row["text"]["sha256"], first["sha256"]]
     with pytest.raises(BadLatent, match="does not fit"):
         stages["base"].process(inputs("base", row, condition=row["spatial"]))
-    with pytest.raises(BadInput, match="before `base`"):
+    with pytest.raises(BadInput, match=r"put a step with `use: stages\.see:See` before `base`"):
         stages["base"].process(inputs("base", row))
 
 

@@ -43,7 +43,7 @@ def test_start_is_the_linear_rule_at_every_level(temporal, blocks):
     start_linear(model, pairs(temporal, 14, 0))
     with torch.no_grad():
         errors = [(model.half().float()(low) - high).square().mean() for low, high in pairs(temporal, 4, 1)]
-    assert max(float(e) for e in errors) < 0.1  # of an energy of 10: what half precision leaves of it
+    assert max(float(e) for e in errors) < (0.06 if blocks else 0.02)  # of an energy of 10; a block adds its part
 
 
 def test_a_run_starts_from_it_and_keeps_it(settings):
