@@ -76,7 +76,7 @@ def read_scored(survey: Survey) -> Scored:
     )
     sql = connect()
     sql.register("arrived", table)
-    sql.execute("CREATE TABLE scored AS SELECT * FROM arrived")
+    sql.execute("CREATE TEMP TABLE scored AS SELECT * FROM arrived")
     kinds = {name: kind for name, kind, *_ in sql.execute("DESCRIBE scored").fetchall()}
     names = [n for n in (*metrics, *SOURCE_METRICS) if n in kinds]
     limits = json.loads(judges[-1].config).get(LIMITS) or {}

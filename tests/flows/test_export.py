@@ -6,8 +6,10 @@ import errno
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from stages.core.ledger.storage import Storage
 from stages.core.media import read_frames, read_tags, write_video
 from stages.core.step import Row
 
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload([__name__])
 SETTINGS = {"settings": {"base": {"width": 64, "sampling": {"steps": 2}}}, "models": {"base": {"model": "ab12"}}}
 
 
@@ -150,28 +154,32 @@ def test_the_rights_are_those_of_any_new_file(storage, tmp_path):
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("after", range(4))
-def test_killed_at_any_move_the_next_export_goes_on(after, storage, tmp_path, monkeypatch):
-    """Moves: the index, then the files. What a kill leaves behind is ours to the next export."""
-    out = tmp_path / "out"
-    videos = [made(storage, "a star"), made(storage, "a moon")]
-    export(storage, [videos[0]], out)
-    videos[0] = made(storage, "a star", shade=200)
+def export_killed(storage: Storage, videos: list[Row], out: Path, after: int) -> None:
+    """Export in a process that is killed before a certain move."""
     moves = []
 
     def replace(source, target, real=os.replace):
         if out in Path(target).parents:
             moves.append(target)
             if len(moves) > after:
-                os._exit(1)
+                os.kill(os.getpid(), signal.SIGKILL)
         real(source, target)
 
-    child = os.fork()
-    if not child:
-        export_module.os.replace = replace
-        export(storage, videos, out)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if after == 3 else 1)
+    export_module.os.replace = replace
+    export(storage, videos, out)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_killed_at_any_move_the_next_export_goes_on(after, storage, tmp_path):
+    """Moves: the index, then the files. What a kill leaves behind is ours to the next export."""
+    out = tmp_path / "out"
+    videos = [made(storage, "a star"), made(storage, "a moon")]
+    export(storage, [videos[0]], out)
+    videos[0] = made(storage, "a star", shade=200)
+    child = FRESH.Process(target=export_killed, args=(storage, videos, out, after))
+    child.start()
+    child.join()
+    assert child.exitcode == (0 if after == 3 else -signal.SIGKILL)
     check_export(out, videos)
     paths = export(storage, videos, out)
     assert read_frames(paths[0]).mean() == pytest.approx(200, abs=3)

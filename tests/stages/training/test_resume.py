@@ -15,16 +15,25 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
-from stages.training.loop import train
+from stages.training.loop import never, train
 from stages.training.progress import read_losses
+from stages.training.settings import TrainConfig
 from stages.training.state import list_states, read_tensors, write_tensors
 
-FORK = multiprocessing.get_context("fork")  # the libraries are loaded already
+# Forked from a server that has loaded the libraries and does nothing else: this process has threads, and a fork of it
+# has the locks that they held (one died of it).
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload([__name__])
+
+
+def train_alone(config: TrainConfig, stop: Callable[[], bool] = never) -> None:
+    torch.set_num_threads(1)  # as in this process: the number of threads decides the order of sums
+    train(config, stop=stop)
 
 
 def run_killed(config, after_s: float) -> int:
     """Run in a process that is killed after a while; its exit status."""
-    process = FORK.Process(target=train, args=(config,))
+    process = FRESH.Process(target=train_alone, args=(config,))
     process.start()
     process.join(after_s)
     if process.is_alive():
@@ -43,10 +52,10 @@ def kill_itself(config, steps: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 
-    train(config, stop=stop)
+    train_alone(config, stop)
 
 
-def wait_until(seen: Callable[[], bool], process: FORK.Process) -> None:
+def wait_until(seen: Callable[[], bool], process: FRESH.Process) -> None:
     """Until a process shows what it has to, however slow the machine is."""
     end = time.monotonic() + 900
     while not seen():
@@ -73,7 +82,7 @@ def test_killed_at_random_moments_the_loss_curve_is_the_same(settings, tmp_path,
     train(settings("base", data=data, out=str(tmp_path / "whole"), **more))
     whole = time.monotonic() - began
     config, rng = settings("base", data=data, out=str(tmp_path / "killed"), **more), random.Random(kills)
-    first = FORK.Process(target=kill_itself, args=(config, 10))
+    first = FRESH.Process(target=kill_itself, args=(config, 10))
     first.start()
     first.join()
     assert first.exitcode == -signal.SIGKILL
@@ -107,7 +116,8 @@ def test_the_deadline_and_a_signal_save_and_leave(settings):
     assert not outcome.finished
     folder = Path(settings("vae").out)
     assert json.loads((list_states(folder)[-1] / "state.json").read_text())["step"] == outcome.step
-    process = FORK.Process(target=train, args=(settings("vae", max_steps=100_000),), daemon=True)  # ends with the tests
+    endless = settings("vae", max_steps=100_000)
+    process = FRESH.Process(target=train_alone, args=(endless,), daemon=True)  # ends with the tests
     process.start()
     # a slow machine makes no step within the deadline: then there are no losses yet
     wait_until(lambda: (folder / "progress.jsonl").exists() and len(read_losses(folder)) > outcome.step, process)
