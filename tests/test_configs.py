@@ -141,6 +141,37 @@ def test_every_step_keeps_the_contract(use):
         assert cls.fan_out or not set(own) & set(LEDGER.names)
 
 
+def test_every_step_that_has_a_device_refuses_one_that_does_not_exist(tmp_path):
+    (tmp_path / "head.safetensors").touch()
+    required = {"clip": "a-folder", "head": str(tmp_path / "head.safetensors")}
+    tried = []
+    for use in STEPS:
+        config = load_class(use).Config
+        names = {f.name for f in dataclasses.fields(config)}
+        if "device" not in names:
+            continue
+        of_user = {**required, **({"model": "a-folder"} if {"label", "rewriter"} & names else {})}
+        values = {k: v for k, v in of_user.items() if k in names}
+        assert config(**values, device="cpu").device == "cpu", use
+        with pytest.raises(BadInput) as caught:
+            config(**values, device="gpu")
+        assert str(caught.value) == "device is 'gpu'; it must be auto, cpu or cuda", use
+        tried.append(use)
+    assert len(tried) >= 8
+
+
+@pytest.mark.parametrize("key", ["device", "model.device"])
+def test_cuda_without_a_gpu_is_refused_by_the_name_of_its_setting(key):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    from stages.families.engine.device import find_device
+
+    assert find_device("auto") == find_device("cpu") == torch.device("cpu")
+    with pytest.raises(BadInput, match=rf"^{key} is cuda, but there is no GPU .* set {key}=auto, or "):
+        find_device("cuda", key)
+
+
 def test_every_use_in_a_config_is_one_of_them():
     named = {
         entry["use"]

@@ -21,7 +21,7 @@ from data_prep.captions.questions import (
 from data_prep.captions.text import CAPTIONS
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Resources, Row, Step
-from stages.core.weights.checkpoint import locate
+from stages.core.weights.checkpoint import DEVICES, locate
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -67,7 +67,7 @@ class VlmCaption(Step):
                 )
             require(
                 (self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}"),
-                (self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
             )
 
     @classmethod
@@ -80,9 +80,11 @@ class VlmCaption(Step):
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+        from stages.families.engine.device import find_device
+
         torch.set_num_threads(self.workspace.threads)
         c = self.config
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if c.device == "auto" else c.device
+        self.device = find_device(c.device, "caption.device")
         self.processor, self.model = self._load(c.model, c.revision, AutoProcessor, AutoModelForImageTextToText)
         if c.rewriter:
             self.tokenizer, self.rewriter = self._load(c.rewriter, "", AutoTokenizer, AutoModelForCausalLM)

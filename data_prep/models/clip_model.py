@@ -27,12 +27,13 @@ class TwoTowers:
         import torch
         from transformers import AutoModel, AutoProcessor
 
+        from stages.families.engine.device import find_device
         from stages.families.load_report import load_transformers
 
         torch.set_num_threads(threads)
         folder = str(locate(location, key, (), revision))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = find_device(device, f"{key.partition('.')[0]}.device")
         model = load_transformers(AutoModel, Path(folder), whole=False, dtype="float32", trust_remote_code=False)
         self.model = model.requires_grad_(False).to(self.device)
         self.processor = AutoProcessor.from_pretrained(folder, **options)

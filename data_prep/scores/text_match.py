@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from data_prep.captions.text import label_prompt, printable
 from data_prep.models.clip_model import CHECKPOINT_ADVICE
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port
+from stages.core.weights.checkpoint import DEVICES
 
 BATCH = 64
 
@@ -38,7 +39,7 @@ class TextMatch(Job):
 
         clip      folder or hub id of the CLIP checkpoint that the step `vectors` uses; required
         revision  revision of a hub id
-        device    where the model runs: auto (a GPU where there is one), cpu or cuda
+        device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """
 
         clip: str = ""
@@ -48,6 +49,7 @@ class TextMatch(Job):
         def __post_init__(self) -> None:
             if not self.clip:
                 raise BadInput(f"clip: {CHECKPOINT_ADVICE}, the same as vectors.clip")
+            require((self.device in DEVICES, "device", self.device, "auto, cpu or cuda"))
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -11,6 +11,7 @@ from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
+from stages.core.weights.checkpoint import DEVICES
 
 
 class Vectors(Step):
@@ -31,7 +32,7 @@ class Vectors(Step):
         clip      folder of a CLIP checkpoint, or a hub id in the local cache with a revision; required
         revision  revision of a hub id
         frames    [from 1] pictures of each clip
-        device    where the model runs: auto (a GPU where there is one), cpu or cuda
+        device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """
 
         clip: str = ""
@@ -44,6 +45,7 @@ class Vectors(Step):
                 raise BadInput(f"clip: {CHECKPOINT_ADVICE}")
             require(
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
             )
 
     @classmethod

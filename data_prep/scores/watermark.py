@@ -12,7 +12,7 @@ from data_prep.sources.carried import FILE
 from stages.core.config import nearest
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
-from stages.core.weights.checkpoint import locate
+from stages.core.weights.checkpoint import DEVICES, locate
 
 
 class Watermark(Step):
@@ -33,7 +33,7 @@ class Watermark(Step):
         revision  revision of a hub id
         label     name of the class that means a watermark
         frames    [from 1] pictures of each clip
-        device    where the model runs: auto (a GPU where there is one), cpu or cuda
+        device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """
 
         model: str = ""
@@ -50,6 +50,7 @@ class Watermark(Step):
                 )
             require(
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
             )
 
     @classmethod
@@ -62,13 +63,14 @@ class Watermark(Step):
         import torch
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+        from stages.families.engine.device import find_device
         from stages.families.load_report import load_transformers
 
         c = self.config
         torch.set_num_threads(self.workspace.threads)
         folder = str(locate(c.model, "watermark.model", (), c.revision))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if c.device == "auto" else c.device
+        self.device = find_device(c.device, "watermark.device")
         cls = AutoModelForImageClassification
         net = load_transformers(cls, Path(folder), whole=False, dtype="float32", trust_remote_code=False)
         self.net = net.requires_grad_(False).to(self.device)

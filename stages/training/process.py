@@ -12,7 +12,7 @@ import torch
 import transformers
 from diffusers.utils import logging as diffusers_logging
 
-from stages.core.errors import BadInput
+from stages.families.engine.device import find_device as device_here
 
 
 def hush() -> None:
@@ -23,12 +23,9 @@ def hush() -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """The device that a config names; on several GPUs, that of this process."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device is cuda, but there is no GPU; set device=auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    """The device that a config names; on several GPUs, that of this process. Raises BadInput for cuda without a GPU."""
+    device = device_here(name)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if device.type == "cuda" else device
 
 
 def device_name(device: torch.device) -> str:

@@ -24,6 +24,7 @@ WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor", 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "group")
+DEVICES = ("auto", "cpu", "cuda")
 
 HOW_TO_FETCH = "set model.download to true and HF_HUB_OFFLINE=0 in the environment, or give a folder"
 
@@ -68,7 +69,7 @@ class ModelConfig:
     download: bool = field(default=False, metadata=_WHERE)
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", DTYPES), ("offload", OFFLOADS), ("device", ("auto", "cpu", "cuda"))):
+        for name, known in (("dtype", DTYPES), ("offload", OFFLOADS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise BadInput(f"model.{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if self.threads < 1:

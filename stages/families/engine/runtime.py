@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
+from stages.families.engine.device import find_device
 from stages.families.load_report import hush
 
 _RUNNING = threading.RLock()
@@ -25,7 +25,7 @@ class Stage:
         hush()
         self.model = model
         self.dtype: torch.dtype = getattr(torch, model.dtype)
-        self.device = _device(model.device)
+        self.device = find_device(model.device, "model.device")
 
     def place(self, module: Any) -> Any:
         """Put a model on the device, or have its layers visit it; what is no model stays as it is."""
@@ -45,15 +45,6 @@ class Stage:
                 torch.set_num_threads(self.model.threads)
             torch.manual_seed(seed)
             yield torch.Generator("cpu").manual_seed(seed)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput(
-            "model.device is cuda, but this worker sees no GPU: give every stage one (`base.resources.gpus=1`), or set "
-            "model.device=auto"
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def quiet(pipeline: Any) -> Any:
