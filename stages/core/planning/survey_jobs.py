@@ -108,13 +108,11 @@ class SurveyJobs(SurveyStanding):
             one = self.plan.node(name)
             if one.job:
                 text = f"'{one.fingerprint}/{self._job_mark(one)}'"
-                units = f'"s_{phase.name}"' if group == survey_sql.ONE_GROUP else self._units(phase)
-                add(name, f"SELECT {group} AS g, {text} AS t FROM {units}")
+                add(name, f"SELECT {group} AS g, {text} AS t FROM {survey_sql.standings(phase, group, phase)}")
             else:
                 of = self.plan.phase_of(name)
                 mine = bool(node.per) and self._reaches(of, phase)
-                texts = (of, one, group, phase) if mine else (of, one, survey_sql.ONE_GROUP, of)
-                add(name, survey_sql.row_texts(*texts))
+                add(name, survey_sql.row_texts(of, one, group if mine else survey_sql.ONE_GROUP, phase))
         if node.units or node.per:
             values = ", ".join(f'"{c}" := u."{c}"' for c in ("id", *(c for c in node.units if c != "id")))
             add("units", f"SELECT {group} AS g, to_json(struct_pack({values}))::VARCHAR AS t FROM {self._units(phase)}")

@@ -59,17 +59,12 @@ def latest(source: str, tried: str, repeated: bool) -> str:
 
 @dataclass(frozen=True)
 class _Fill:
-    """One node that may fill a port, as SQL.
-
-    applies, id                 over the units and rows of a phase, for conditions of joins
-    may_apply, is_ok, is_blocked  over the names of what was joined; blocked where no such row will come
-    """
+    """One node that may fill a port, as SQL over what is joined. ok: whether its row is there and ok; "" for a node of
+    the phase itself, whose standing has names."""
 
     applies: str
     id: str
-    may_apply: str
-    is_ok: str
-    is_blocked: str
+    ok: str = ""
 
 
 def _first(conditions: Sequence[str], values: Sequence[str], otherwise: str) -> str:
@@ -161,11 +156,8 @@ class Standing:
     def _fill(self, name: str, binding: Binding) -> _Fill:
         node = self.plan.node(name)
         phase = self.plan.phase_of(name)
-        if phase is self.phase or phase.name == self.phase.name:
-            applies = self.applies(node)
-            may_apply = applies if applies == "true" else f'"applies_{name}"'
-            blocked = f'("blocked_{name}" OR ("set_{name}" AND NOT "ok_{name}"))'
-            return _Fill(applies, f'"n_{name}".id', may_apply, f'"ok_{name}"', blocked)
+        if phase.name == self.phase.name:
+            return _Fill(self.applies(node), f'"n_{name}".id')
         return self._earlier(node, phase, binding)
 
     def _earlier(self, node: Node, phase: Phase, binding: Binding) -> _Fill:
@@ -186,11 +178,7 @@ class Standing:
             applies = f'({applies} AND ({child}.id IS NOT NULL OR NOT {stand}."ok_{node.name}"))'
         if not binding.required:
             applies = f"({applies} AND {ok})"
-        is_ok = self._named(f"coalesce({ok}, false)")
-        return _Fill(applies, row, self._named(applies), is_ok, f"NOT {is_ok}")
-
-    def _named(self, value: str) -> str:
-        return self._of_earlier.setdefault(value, f"earlier_{len(self._of_earlier)}")
+        return _Fill(applies, row, f"coalesce({ok}, false)")
 
     def _joined_states(self, node: Node, row: str) -> list[str]:
         name = node.name
@@ -204,16 +192,29 @@ class Standing:
         ]
 
     def _states(self, node: Node) -> list[str]:
-        name = node.name
-        filled = [[self._fill(n, b) for n in b.nodes] for b in node.ports if b.nodes]
-        applies = [[f.may_apply for f in fills] for fills in filled]
-        blocked = [_first(a, [f.is_blocked for f in fills], "false") for a, fills in zip(applies, filled, strict=True)]
-        ready = [_first(a, [f.is_ok for f in fills], "true") for a, fills in zip(applies, filled, strict=True)]
+        """What follows from the names of what was joined."""
+        name, blocked, ready = node.name, list[str](), list[str]()
+        for binding in node.ports:
+            if binding.nodes:
+                applies, oks, blocks = zip(*(self._filled(n, binding) for n in binding.nodes), strict=True)
+                blocked.append(_first(applies, blocks, "false"))
+                ready.append(_first(applies, oks, "true"))
         return [
             f'({" OR ".join(blocked) or "false"}) AS "blocked_{name}"',
             f'("applies_{name}" AND NOT "set_{name}" AND NOT "blocked_{name}") AS "left_{name}"',
             f'("left_{name}" AND {" AND ".join(ready) or "true"}) AS "todo_{name}"',
         ]
+
+    def _filled(self, name: str, binding: Binding) -> tuple[str, str, str]:
+        """Whether a node fills a port, whether its row is ok, and whether no such row will come, by name."""
+        fill = self._fill(name, binding)
+        if not fill.ok:
+            applies = fill.applies if fill.applies == "true" else f'"applies_{name}"'
+            return applies, f'"ok_{name}"', f'("blocked_{name}" OR ("set_{name}" AND NOT "ok_{name}"))'
+        applies, ok = (
+            self._of_earlier.setdefault(value, f"earlier_{len(self._of_earlier)}") for value in (fill.applies, fill.ok)
+        )
+        return applies, ok, f"NOT {ok}"
 
     def _share(self, node: Node, source: str) -> str:
         """A number on which units agree that share a row of this node, or will: a hash of all that decides it."""
@@ -281,16 +282,19 @@ def members(phase: Phase, node: Node) -> str:
     )
 
 
-def row_texts(of: Phase, node: Node, group: str, phase: Phase) -> str:
-    """(group, text) of a node's rows and their statuses, each once in a group: what a job's digest is made of.
+def standings(of: Phase, group: str, phase: Phase) -> str:
+    """What stands in the phase `of`; where groups are told apart, with the units `u` of `phase` that it belongs to."""
+    units = "" if group == ONE_GROUP else f' JOIN "u_{phase.name}" u ON s.unit_id = {unit_in(of, phase)}'
+    return f'"s_{of.name}" s{units}'
 
-    The node stands in the phase `of`; groups are those of units `u` of `phase`, to which its rows belong.
-    """
+
+def row_texts(of: Phase, node: Node, group: str, phase: Phase) -> str:
+    """(group, text) of the rows of a node of the phase `of` and their statuses, each once in a group: what a job's
+    digest is made of."""
     status = " ".join(f"WHEN {code} THEN '{text}'" for code, text in enumerate(STATUSES))
-    units = "" if group == ONE_GROUP else f'JOIN "u_{phase.name}" u ON s.unit_id = {unit_in(of, phase)} '
     return (
         f'SELECT DISTINCT {group} AS g, "id_{node.name}" || \'/\' || CASE "code_{node.name}" {status} END AS t '
-        f'FROM "s_{of.name}" s {units}WHERE "id_{node.name}" IS NOT NULL'
+        f'FROM {standings(of, group, phase)} WHERE "id_{node.name}" IS NOT NULL'
     )
 
 
