@@ -81,8 +81,7 @@ class Prints(Step):
 
     def process(self, row: Row) -> Row:
         """The prints of one source's clips."""
-        from data_prep.shots.shots import signatures_of
-        from data_prep.signals.store import read_signals
+        from data_prep.signals.store import read_signals, signatures_of
 
         clips = row["clips"]["rows"]
         table = read_signals(self.workspace, row["signals"], ("signature",)) if clips else None

@@ -77,7 +77,7 @@ class Clips(Step):
 
     def process(self, row: Row) -> Row:
         """The clips of one source."""
-        from data_prep.signals.aggregate import SpanConfig, clip_spans
+        from data_prep.shots.spans import SpanConfig, clip_spans
         from data_prep.signals.store import read_signals
         from data_prep.sources.counting import times_rise
 

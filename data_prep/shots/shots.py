@@ -17,12 +17,12 @@ import pyarrow as pa
 from data_prep.shots.dissolves import find_mixtures
 from data_prep.shots.fades import find_fades
 from data_prep.shots.gradual import GradualRules
+from data_prep.signals.store import signatures_of
 from stages.core.measures.mixing import mixture, unlikeness
 from stages.core.measures.registration import CHANGED, kept_share, light_likeness, motion_likeness, rank_likeness
 from stages.core.measures.signature import (
     F32,
     LUMA,
-    SIZE,
     U8,
     Novelty,
     cut_distance,
@@ -95,13 +95,6 @@ class Shots:
     transitions: tuple[Transition, ...]
     first: int
     end: int
-
-
-def signatures_of(table: pa.Table, start: int = 0, end: int | None = None) -> U8:
-    """The signature column of frames [start, end): uint8 [n, 864]."""
-    column = table.column("signature").slice(start, None if end is None else max(0, end - start))
-    parts = [np.asarray(chunk.flatten()).reshape(-1, SIZE) for chunk in column.chunks if len(chunk)]
-    return np.concatenate(parts) if parts else np.zeros((0, SIZE), np.uint8)
 
 
 def frame_rate(table: pa.Table) -> float:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.core.measures.signature import SIZE, U8
 from stages.core.step import Row, Workspace
 
 SUFFIX = ".signals.parquet"
@@ -47,3 +49,10 @@ def _mapped(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
             for batch in file.iter_batches(batch_size=4096, columns=wanted):
                 writer.write_batch(batch.select(wanted).cast(schema))
         return pa.ipc.open_file(pa.memory_map(unpacked.name)).read_all()
+
+
+def signatures_of(table: pa.Table, start: int = 0, end: int | None = None) -> U8:
+    """The signature column of frames [start, end): uint8 [n, 864]."""
+    column = table.column("signature").slice(start, None if end is None else max(0, end - start))
+    parts = [np.asarray(chunk.flatten()).reshape(-1, SIZE) for chunk in column.chunks if len(chunk)]
+    return np.concatenate(parts) if parts else np.zeros((0, SIZE), np.uint8)

@@ -42,7 +42,7 @@ def _by_time(survey: Survey, row: Row) -> list[int]:
 
 
 def _shots(survey: Survey) -> dict[str, list[tuple[int, int]]]:
-    from data_prep.signals.aggregate import spans_between
+    from data_prep.shots.spans import spans_between
 
     nodes_of(survey, "cuts", "cuts")
     rows: dict[str, list[Row]] = {}

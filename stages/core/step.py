@@ -17,22 +17,9 @@ from typing_extensions import TypeVar
 
 from stages.core.identity import stage_seed
 from stages.core.ledger.storage import Storage
-
-Row = dict[str, Any]
-
-REASON = pa.struct(
-    [
-        ("step", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.string()),
-        ("op", pa.string()),
-        ("threshold", pa.string()),
-    ]
-)
-"""Why a row is not `ok`. Values are text, so that one type holds numbers, labels and ids."""
-
-ARTIFACT = [("uri", pa.string()), ("sha256", pa.string()), ("size", pa.int64())]
-"""The columns of a row that points at a file in the store: what `Workspace.put` returns."""
+from stages.core.rows import ARTIFACT as ARTIFACT
+from stages.core.rows import REASON as REASON
+from stages.core.rows import Row as Row
 
 
 @dataclass(frozen=True, kw_only=True)

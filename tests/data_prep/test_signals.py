@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.shots.shots import Shots, Transition, find_shots
-from data_prep.signals.aggregate import METRICS, SpanConfig, aggregate, clip_spans
+from data_prep.shots.spans import SpanConfig, clip_spans
+from data_prep.signals.aggregate import METRICS, aggregate
 from data_prep.signals.signals import FRAMES, Clock, Rates, SignalConfig, decode_signals
 from tests.data_prep.sequences import encode
 

@@ -31,7 +31,7 @@ from stages.core.errors import BadInput
 from stages.core.identity import depends_key, is_safe_name, joined_digest, value_digest
 from stages.core.identity import digest as digest_of
 from stages.core.ledger.storage import Storage
-from stages.core.step import REASON, Row
+from stages.core.rows import REASON, Row
 
 TABLES, ROOTS = "tables", "roots"
 RESULTS = ("job-", "groups-")

@@ -24,7 +24,7 @@ from stages.core.identity import row_id
 from stages.core.ledger.catalog import LEDGER, LISTINGS, RESULTS, ROOTS, Catalog
 from stages.core.ledger.records import RUN_SCHEMA, RUNS
 from stages.core.ledger.storage import MEDIA, TEMPORARY, FileInfo
-from stages.core.step import Row
+from stages.core.rows import Row
 
 DAY = timedelta(days=1)
 HASHERS = 4

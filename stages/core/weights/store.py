@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
-from stages.core.step import Row
+from stages.core.rows import Row
 from stages.core.weights.digests import cache_folder, weights_digest
 
 CHECKPOINTS, OWNER = "checkpoints", "training-id"
