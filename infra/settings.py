@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.logs import LogRecord, OnLog
 from infra.ray.settings import RaySettings
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
 from stages.core.running.executor import Executor, LocalExecutor

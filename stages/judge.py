@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from stages.core.config import CONFIGS, read_yaml
+from stages.core.config_files import CONFIGS, read_yaml
 from stages.core.errors import BadInput
 from stages.core.latents.artifacts import media_of
 from stages.core.media import read_picture

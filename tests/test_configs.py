@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 
 from flows.curate.curation import load_curation
 from flows.render.campaign import load_campaign
-from stages.core.config import find_config, load_class, make_ref, read_yaml
+from stages.core.config import load_class, make_ref
+from stages.core.config_files import find_config, read_yaml
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import LEDGER
 from stages.core.reach.policy import operators

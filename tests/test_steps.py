@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from data_prep.publish.index import CLIP_ROOTS
 from data_prep.sources.listing import ROOTS
 from flows.evaluate.evaluation import CLIPS
-from stages.core.config import CONFIGS, load_class, make_ref, read_yaml
+from stages.core.config import load_class, make_ref
+from stages.core.config_files import CONFIGS, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import depends_digest, depends_key, join_parents, row_id
 from stages.core.ledger.catalog import BOOKKEEPING, LEDGER, with_depends

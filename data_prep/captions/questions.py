@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.captions.text import caption, cleaned, given_captions, printable, whole_sentences
 from data_prep.sources.carried import FILE
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Row
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from data_prep.dedup.neighbours import Pairs, embedding_pairs, hash_distance, hash_pairs
 from data_prep.dedup.prints import FRAMES, TINTS
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port

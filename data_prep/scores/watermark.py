@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.sources.carried import FILE
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import DEVICES, locate

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stages.core.config import nearest, structured
+from stages.core.config import structured
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.step import Inputs, Port, Row, Step
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.reach.harmless import from_cell
 from stages.core.step import Row

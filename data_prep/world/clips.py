@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_prep.world.captions import caption
 from data_prep.world.rendering import corners_at, render
 from data_prep.world.scene import Scene, World, load_world, sample_scene
-from stages.core.config import CONFIGS, nearest
+from stages.core.config_files import CONFIGS, nearest
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.measures.world.words import Attributes

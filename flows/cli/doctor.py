@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 
 from flows.prefect.server import VARIABLE, named_server, ui_address, unreachable
 from flows.views.terminal import say
-from stages.core.config import CONFIGS, ROOT, structured
+from stages.core.config import structured
+from stages.core.config_files import CONFIGS, ROOT
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import TEMPORARY, Storage
 from stages.core.media import ffmpeg_binary, ffmpeg_version

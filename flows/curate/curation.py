@@ -14,7 +14,8 @@ from typing import Any
 from data_prep.select import check_thresholds
 from data_prep.sources.listing import ROOTS, list_sources
 from flows.run.settings import FlowConfig, ResolvedConfig
-from stages.core.config import ENTRY_KEYS, find_config, load_class, merge, parse_overrides, read_yaml
+from stages.core.config import ENTRY_KEYS, load_class, merge
+from stages.core.config_files import find_config, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog

@@ -15,7 +15,8 @@ from flows.evaluate.clip_list import clip_row, read_captions
 from flows.render.campaign import RenderConfig, anchored, on_top, resolve, trust_named
 from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
-from stages.core.config import find_config, load_class, read_yaml
+from stages.core.config import load_class
+from stages.core.config_files import find_config, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog

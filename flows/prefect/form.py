@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stages.core.config import parse_overrides
+from stages.core.config_files import parse_overrides
 from stages.core.errors import BadInput
 from stages.core.reach.secrets import bare, secret_values
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from flows.prefect.form import check_form
 from flows.run.promoted import PREFIX
-from stages.core.config import CONFIGS, LITERAL, nearest, parse_overrides
+from stages.core.config_files import CONFIGS, LITERAL, nearest, parse_overrides
 from stages.core.errors import BadInput
 
 VARIABLE = "RUSHES_OVERRIDES"

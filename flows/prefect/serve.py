@@ -18,7 +18,7 @@ import click
 from omegaconf import OmegaConf
 
 from flows.prefect.server import VARIABLE, require_server, ui_address, unreachable
-from stages.core.config import ROOT, read_yaml
+from stages.core.config_files import ROOT, read_yaml
 from stages.core.errors import BadInput
 
 HOST, DEPLOYMENTS = "127.0.0.1", ROOT / "infra" / "prefect.yaml"

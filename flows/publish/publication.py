@@ -24,7 +24,8 @@ from data_prep.publish.roots import index_columns, kept_clips, kept_phase, yield
 from data_prep.sources.listing import trust_sources
 from flows.run.settings import FlowConfig, ResolvedConfig, fill_in
 from flows.words import counted
-from stages.core.config import find_config, load_class, merge, nearest, parse_overrides, read_yaml
+from stages.core.config import load_class, merge
+from stages.core.config_files import find_config, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog, connect

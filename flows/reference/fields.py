@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 
 LINE = re.compile(r"(?P<name>\w+) {2,}(?:\[(?P<allowed>.+?)\] )?(?P<meaning>\S.*)")
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "any"}

@@ -24,7 +24,8 @@ from flows.reference.fields import Setting, arguments_of, as_text, fields_of, se
 from flows.render.entries import CHECKS, check_entry
 from flows.run.settings import FlowConfig
 from flows.train.training import FLOW_KEYS
-from stages.core.config import ENTRY_KEYS, ROOT, load_class, make_ref
+from stages.core.config import ENTRY_KEYS, load_class, make_ref
+from stages.core.config_files import ROOT
 from stages.core.step import Resources
 from stages.training.settings import TrainConfig
 

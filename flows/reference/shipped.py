@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from flows.run.settings import FlowConfig
-from stages.core.config import CONFIGS, ROOT, STEPS, load_class, read_yaml
+from stages.core.config import STEPS, load_class
+from stages.core.config_files import CONFIGS, ROOT, read_yaml
 
 PACKAGES = ("stages.", "data_prep.")
 """Where steps are shipped. The PACKAGES of `stages.core.config` also has what tests add."""

@@ -14,7 +14,8 @@ from flows.render.conditions import named_places, rebase
 from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
-from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml, shielded
+from stages.core.config import load_class, merge
+from stages.core.config_files import find_config, parse_overrides, read_yaml, shielded
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.binding import make_plan, until

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from stages.core.conditions import KINDS
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.fitting import FITS
 from stages.core.media import HIGHEST_FPS

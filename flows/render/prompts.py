@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flows.render.entries import CHECKS, PADDING, Entry, as_entry, check_all, check_entry, plain_name
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.reach.harmless import from_cell
 from stages.core.reach.opening import read_bytes

@@ -14,7 +14,7 @@ from flows.run.schedule import Submit, ThreadSubmit, nothing_to_do, run_plan
 from flows.run.settings import FlowConfig
 from flows.run.stopping import StopOnSignal, again
 from infra.settings import LogRecord, make_executor
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput, Stopped
 from stages.core.full_disk import CannotWrite
 from stages.core.ledger.catalog import Catalog

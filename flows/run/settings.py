@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.settings import InfraConfig
-from stages.core.config import LITERAL
+from stages.core.config_files import LITERAL
 from stages.core.errors import BadInput
 from stages.core.reach.secrets import shown, without_values
 from stages.core.step import StepRef

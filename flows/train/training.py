@@ -14,7 +14,8 @@ from typing import Any
 
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import FlowConfig, fill_in, plain_config
-from stages.core.config import find_config, load_class, merge, parse_overrides, read_yaml
+from stages.core.config import load_class, merge
+from stages.core.config_files import find_config, parse_overrides, read_yaml
 from stages.core.errors import BadInput, require
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog

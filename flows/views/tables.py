@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from flows.curate.tables import curation_tables
-from stages.core.config import load_class, nearest
+from stages.core.config import load_class
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.plan import ROOT_UNITS, Phase

@@ -21,7 +21,7 @@ import ray
 from infra.ray.capacity import Node
 from infra.ray.session_folder import session_folder
 from infra.ray.settings import RaySettings
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.errors import BadInput
 
 ONE_THREAD = {

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.conditions import Condition
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput, require
 from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig

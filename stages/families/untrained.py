@@ -19,7 +19,7 @@ import torch
 import transformers
 from diffusers import LTXConditionPipeline
 
-from stages.core.config import CONFIGS
+from stages.core.config_files import CONFIGS
 from stages.core.weights.checkpoint import check_parts
 from stages.families.ltx.shape import Shape, make_parts
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stages.core.config import CONFIGS, read_yaml
+from stages.core.config_files import CONFIGS, read_yaml
 from stages.core.errors import BadInput
 from stages.core.measures.world.judge import Verdict, accuracy, judge
 from stages.core.measures.world.words import Vocabulary, parse_prompt

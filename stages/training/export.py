@@ -16,7 +16,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import save_file
 from torch import nn
 
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.weights.lora import FILE
 from stages.training.settings import Lora, TrainConfig
 from stages.training.tasks.base import Task

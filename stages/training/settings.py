@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.core.config import find_config, merge, nearest, parse_overrides, read_yaml
+from stages.core.config import merge
+from stages.core.config_files import find_config, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput, require
 
 STAGES = ("vae", "base", "spatial", "temporal", "distill")

@@ -22,7 +22,7 @@ from flows.render.campaign import load_campaign
 from flows.run.schedule import ThreadSubmit, run_plan
 from flows.run.session import open_catalog
 from infra.settings import make_executor
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.ledger.catalog import Catalog
 from stages.core.running.run import Run
 from stages.core.step import Workspace

@@ -15,7 +15,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from flows.render.campaign import load_campaign
-from stages.core.config import ROOT, load_class
+from stages.core.config import load_class
+from stages.core.config_files import ROOT
 from stages.core.ledger.storage import Storage
 from stages.core.step import Row, Workspace
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from stages.core import config
-from stages.core.config import find_config, load_class, make_ref, merge, parse_overrides, read_yaml, structured
+from stages.core.config import load_class, make_ref, merge, structured
+from stages.core.config_files import CONFIGS, find_config, parse_overrides, read_yaml
 from stages.core.errors import BadInput
 
 
@@ -160,7 +161,7 @@ def test_a_missing_config_says_what_there_is(tmp_path):
 
 def test_root_paths_resolve():
     settings, _ = merge(Schema, [("a", {"name": "${root:configs}"})])
-    assert Path(settings.name) == config.ROOT / "configs"
+    assert Path(settings.name) == CONFIGS
 
 
 def test_checks_of_a_dataclass_are_one_sentence():

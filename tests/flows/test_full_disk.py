@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 
 NO_ROOM = "no space is left there; make room and run the same command again"
 

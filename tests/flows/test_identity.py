@@ -12,7 +12,7 @@ from flows.curate.curation import load_curation
 from flows.render.campaign import load_campaign
 from flows.run.session import Prepared, execute, existing_catalog, prepare
 from flows.views.tables import read_table
-from stages.core.config import CONFIGS
+from stages.core.config_files import CONFIGS
 from stages.core.ledger.catalog import VOLATILE
 from tests.data_prep.little import video
 

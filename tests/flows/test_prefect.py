@@ -24,7 +24,7 @@ from flows.prefect.serve import read_deployments
 from flows.prefect.server import unreachable
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.running.runs import runs_table
 from tests.data_prep.little import video
 from tests.flows.curated import KEEP_ALL

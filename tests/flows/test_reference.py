@@ -17,7 +17,8 @@ from flows.render.campaign import load_campaign
 from flows.render.entries import check_entry
 from flows.run.settings import FlowConfig
 from flows.train.training import FLOW_KEYS, load_training
-from stages.core.config import ROOT, load_class, structured
+from stages.core.config import load_class, structured
+from stages.core.config_files import ROOT
 from stages.core.errors import BadInput
 from stages.core.step import Resources
 from stages.training.settings import TrainConfig

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from flows.cli.main import main
 from flows.run.stopping import Interrupted, StopOnSignal
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 
 WAIT_S = 600
 SITE = str(Path(__file__).parent / "site")

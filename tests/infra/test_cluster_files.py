@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 
 K8S, DOCKERFILE = ROOT / "infra" / "k8s", ROOT / "infra" / "docker" / "Dockerfile"
 NOT_MADE = {("ConfigMap", "rushes-deployments")}

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak]
 

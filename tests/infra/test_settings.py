@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra.settings import InfraConfig, make_executor
-from stages.core.config import ROOT, merge
+from stages.core.config import merge
+from stages.core.config_files import ROOT
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import Storage
 from stages.core.running.executor import LocalExecutor

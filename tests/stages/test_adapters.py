@@ -14,7 +14,7 @@ from diffusers import LTXConditionPipeline
 from safetensors.torch import load_file, save_file
 
 from stages.base import Base
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.errors import PERMANENT, BadInput, kind_of
 from stages.core.step import StepRef
 from stages.core.weights.checkpoint import ModelConfig

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.world.rendering import render
 from data_prep.world.scene import load_world, sample_scene
-from stages.core.config import CONFIGS, ROOT
+from stages.core.config_files import CONFIGS, ROOT
 from stages.core.errors import BadInput
 from stages.core.latents.form import DecodeRecipe
 from stages.core.measures.world.words import Attributes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.world import render, sample_scene
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.latents.artifacts import get_latent, put_latent
 from stages.core.latents.form import LatentSpec
 from stages.core.ledger.storage import Storage

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from stages.base import Base
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.errors import PERMANENT, BadInput, kind_of
 from stages.core.latents.form import DecodeRecipe
 from stages.core.step import PermanentError, StepRef

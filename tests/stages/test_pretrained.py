@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from diffusers import LTXConditionPipeline
 
 from flows.cli.main import main
-from stages.core.config import ROOT
+from stages.core.config_files import ROOT
 from stages.core.weights.checkpoint import check_parts
 from stages.families.untrained import PARTS
 

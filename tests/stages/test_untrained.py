@@ -11,7 +11,7 @@ import yaml
 from diffusers import LTXConditionPipeline
 from transformers import AutoTokenizer
 
-from stages.core.config import CONFIGS
+from stages.core.config_files import CONFIGS
 from stages.core.weights.checkpoint import check_parts
 from stages.families import untrained
 from stages.families.ltx.shape import Shape, make_parts, make_tokenizer

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from stages.core.config import load_class, nearest
+from stages.core.config import load_class
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.planning.plan import OWN_UNITS, ROOT_UNITS, Binding, Node, Plan
 from stages.core.reach.secrets import shown

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
-from stages.core.config import CONFIGS, nearest, read_yaml
+from stages.core.config_files import CONFIGS, nearest, read_yaml
 from stages.core.errors import BadInput
 from stages.core.reach.secrets import bare, bare_in, remember, secret_parts
 

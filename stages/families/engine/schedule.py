@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 
 SHIFTS = ("shift", "flow_shift")

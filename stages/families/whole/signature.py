@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)

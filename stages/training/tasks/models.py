@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages.core.config import nearest
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.families.loading import load_named, load_tokenizer
