@@ -8,10 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from flows.cli.run import curate_command, render_command
+from flows.display.terminal import console as plain_console
 from flows.run.session import EXIT_STATUS, STOPPED, existing_catalog
 from flows.views.page import stage_costs, write_page
 from flows.views.tables import read_table, read_tables
-from flows.views.terminal import console as plain_console
 from stages.core.config_files import ROOT
 from stages.core.ledger.catalog import Catalog
 from stages.core.step import Row

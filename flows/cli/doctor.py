@@ -16,8 +16,8 @@ import click
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
+from flows.display.terminal import say
 from flows.prefect.server import VARIABLE, named_server, ui_address, unreachable
-from flows.views.terminal import say
 from stages.core.config import structured
 from stages.core.config_files import CONFIGS, ROOT
 from stages.core.errors import BadInput

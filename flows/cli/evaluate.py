@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from flows.cli.run import common_settings, console, print_plan, run_and_report, split_words
+from flows.display.terminal import console as plain_console
 from flows.run.session import prepare
-from flows.views.terminal import console as plain_console
 from flows.words import counted
 from stages.core.errors import BadInput
 

@@ -59,8 +59,8 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from flows.display.terminal import say
         from flows.run.stopping import Interrupted, StopOnSignal, end_with
-        from flows.views.terminal import say
         from stages.core.errors import BadInput, Stopped
         from stages.core.full_disk import as_cannot_write
         from stages.core.running.leaving import left_at_work

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.display.terminal import console as plain_console
+from flows.display.terminal import say
 from flows.prefect.server import require_server
 from flows.run.progress import Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
-from flows.views.terminal import console as plain_console
-from flows.views.terminal import say
 from flows.words import counted
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog

@@ -8,10 +8,10 @@ from textwrap import shorten
 from rich.table import Table
 
 from flows.cli.outputs import FORMATS, is_special, write_special, write_table
+from flows.display.grid import print_table
+from flows.display.terminal import console as plain_console
 from flows.run.session import existing_catalog
-from flows.views.grid import print_table
 from flows.views.tables import read_table
-from flows.views.terminal import console as plain_console
 from flows.words import counted, file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.views.terminal import say
+from flows.display.terminal import say
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.families.contract import families, load_family, load_maker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows.curate.tables import View, captions, clips, scores, verdicts
-from flows.views.grid import cell_text
+from flows.display.grid import cell_text
 from flows.words import file_name, reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog

@@ -21,9 +21,9 @@ from flows.curate.report_data import (
     spreads,
 )
 from flows.curate.tables import captions_sql, is_known, sources
+from flows.display.html import data_uri, page_environment
+from flows.display.terminal import console as plain_console
 from flows.run.session import existing_catalog
-from flows.views.page import data_uri, page_environment
-from flows.views.terminal import console as plain_console
 from flows.words import cause_text, reason_text
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog

@@ -3,7 +3,6 @@ with its scores and the reasons for its verdict. Everything is inside the file; 
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from flows.display.html import data_uri, page_environment
 from flows.views.tables import read_table, read_tables
 from flows.words import reason_text
 from stages.core.errors import BadInput
@@ -24,17 +22,6 @@ from stages.core.step import Row
 Rows = dict[str, Row]
 VideoSource = Callable[[Row], str]
 INSIDE_MB = 50
-
-
-def page_environment(folder: Path) -> Environment:
-    """The templates of a folder. Values are escaped; a missing one is an error."""
-    loader = FileSystemLoader(folder)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def data_uri(catalog: Catalog, uri: str, kind: str) -> str:
-    """A file of the store as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(catalog.storage.read(uri)).decode()}"
 
 
 def build_page(catalog: Catalog, run_id: str = "", video_source: VideoSource | None = None) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from flows.views.grid import fitting, print_table
+from flows.display.grid import fitting, print_table
 from flows.words import counted, error_text, listed, reason_text
 
 

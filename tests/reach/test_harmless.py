@@ -17,8 +17,8 @@ from data_prep.sources.manifests import read_manifest
 from flows.cli.main import main
 from flows.cli.outputs import write_table
 from flows.cli.store import console
+from flows.display.grid import print_table
 from flows.render.prompts import read_prompts
-from flows.views.grid import print_table
 from stages.core.reach.harmless import NUMBER, for_cell, for_markdown, for_terminal, from_cell
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -1,0 +1,1 @@
+"""What rows look like: grids and texts in a terminal, pieces of HTML."""
