@@ -26,8 +26,7 @@ from stages.core.ledger.storage import Storage
 from stages.core.media import read_frames, read_tags, write_video
 from stages.core.step import Row
 
-FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload([__name__])
+SPAWN = multiprocessing.get_context("spawn")
 SETTINGS = {"settings": {"base": {"width": 64, "sampling": {"steps": 2}}}, "models": {"base": {"model": "ab12"}}}
 
 
@@ -176,7 +175,7 @@ def test_killed_at_any_move_the_next_export_goes_on(after, storage, tmp_path):
     videos = [made(storage, "a star"), made(storage, "a moon")]
     export(storage, [videos[0]], out)
     videos[0] = made(storage, "a star", shade=200)
-    child = FRESH.Process(target=export_killed, args=(storage, videos, out, after))
+    child = SPAWN.Process(target=export_killed, args=(storage, videos, out, after))
     child.start()
     child.join()
     assert child.exitcode == (0 if after == 3 else -signal.SIGKILL)
