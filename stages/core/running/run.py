@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -40,6 +41,7 @@ Mark = tuple[str, str]
 """A node's name and the id of a row of it: two nodes of one config that read the same have rows of the same ids."""
 
 
+@cache  # as of the start of this process: what is loaded stays as it is
 def versions() -> dict[str, str]:
     """What the run's results may depend on beyond its config; recorded, never part of an identity."""
     from importlib.metadata import PackageNotFoundError, version
