@@ -40,8 +40,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In files too, as kills and campaigns wait a lot; each test has two hours.
 soak: $(MODELS)
-	$(BIN)/python -m pytest -m soak --timeout 3600 -s
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --numprocesses 2 --dist loadfile --no-loadscope-reorder --timeout 7200 -rP
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
