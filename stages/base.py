@@ -72,6 +72,10 @@ class Base(Step):
         offers.size.check(family.name, values["width"], values["height"], values["frames"])
         refuse_conditions(family, offers, read_conditions(values.get("conditions")), values["frames"])
         check_sampling("base.sampling", family.name, offers, config.sampling)
+        levels = [c.level for c in read_conditions(values.get("conditions")) if c.level is not None]
+        if family.strength == "share":  # of steps, where a small one would be none
+            for level in levels:
+                config.sampling.check_strength(level, "level")
         check_columns(family.name, offers, values)
         if config.lora.path and not offers.lora:
             raise BadInput(f"base.lora.path: {family.name} takes no adapter")

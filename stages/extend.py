@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.conditions import Condition
+from stages.core.conditions import Condition, read_conditions
 from stages.core.errors import BadInput, require
 from stages.core.latents.artifacts import LATENT, get_latent, get_text, put_latent
 from stages.core.latents.form import LatentSpec, faster
@@ -77,10 +77,12 @@ class Extend(Step):
     def inputs(cls, config: Config) -> Inputs:
         """Applies to takes that are to be longer than what is made at once."""
         if config.motion == "spread":
-            return Inputs(ports={"latent": Port(kind="latent")}, depends=("longer",), when=("longer",))
+            latent = {"latent": Port(kind="latent")}
+            return Inputs(ports=latent, depends=("longer",), carries=("conditions",), when=("longer",))
         return Inputs(
             ports={"text": Port(kind="text"), "latent": Port(kind="latent")},
             depends=("seed", "longer", *config.windows.depends),
+            carries=("conditions",),
             when=("longer",),
             draws=True,
         )
@@ -99,12 +101,20 @@ class Extend(Step):
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
-        """Raise BadInput for a length that is none, and for a family that goes on from no clip."""
+        """Raise BadInput for a length that is none, for a family that goes on from no clip, and for pictures that would
+        not stand where the take says: `base` is given them, which makes the beginning only."""
         if values["longer"] < 2:
             raise BadInput(f"longer must be at least 2, not {values['longer']}")
         name = config.model.family
         if config.motion == "continue" and not load_family(name).offers(config.model).continues:
             raise BadInput(f"longer: {name} does not go on from the end of a clip; leave `longer` out")
+        stay = ("first", "last") if config.motion == "spread" else ("first",)
+        for one in read_conditions(values.get("conditions")):
+            if one.role not in stay:
+                raise BadInput(
+                    f"longer: a clip that is made longer cannot have a `{one.key}`, which would not stand where it "
+                    f"should: leave out `longer` or `{one.key}`"
+                )
 
     def setup(self) -> None:
         """Load the VAE, and the denoiser or the temporal upsampler."""

@@ -162,7 +162,7 @@ def check_takes(takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mappi
         inputs = cls.inputs(ref.config)
         seen: set[str] = set()
         for take in takes:
-            values = {c: take.get(c) for c in inputs.depends if c != "seed"}
+            values = {c: take.get(c) for c in (*inputs.depends, *inputs.carries) if c not in ("seed", "media")}
             mark = digest(values)
             if mark not in seen and (not inputs.when or any(take.get(c) for c in inputs.when)):
                 seen.add(mark)

@@ -82,15 +82,13 @@ class Sampling:
                 f"sampling.timesteps is {list(self.timesteps)}; it must fall, from at most 1000 to 0 or more"
             )
 
-    def check_strength(self, strength: float) -> None:
+    def check_strength(self, strength: float, key: str = "strength") -> None:
         """Raise BadInput for a refine pass that a pipeline would silently make a new clip of, or nothing."""
         steps = len(self.timesteps) or self.steps
         if not 0 < strength < 1:
-            raise BadInput(f"strength is {strength}; it must be above 0 and below 1")
+            raise BadInput(f"{key} is {strength}; it must be above 0 and below 1")
         if int(steps * strength) < 1:
-            raise BadInput(
-                f"strength is {strength}, which is less than one step of {steps}; raise it, or sampling.steps"
-            )
+            raise BadInput(f"{key} is {strength}, which is less than one step of {steps}; raise it, or sampling.steps")
 
     def for_take(self, row: Mapping[str, Any]) -> Sampling:
         """With the guidance of a take where there is none of its own."""

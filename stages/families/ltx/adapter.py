@@ -34,13 +34,15 @@ PARTS: Mapping[str, Weights] = MappingProxyType(
     }
 )
 
+MOST_STILLS = 32  # each but the first is further tokens of the transformer, a latent frame of them
+
 
 class LTX:
     """The adapter."""
 
     name = "ltx"
 
-    kinds = MappingProxyType({"still": ""})
+    kinds = MappingProxyType({"still": "", "source": ""})
     strength = "share"
     makers = ()
 
@@ -53,9 +55,13 @@ class LTX:
         return Offers(
             size=size_rule(ratios_of(vae)),
             parts=PARTS,
-            accepts={"still": Accepts(roles=("first",))},
+            accepts={
+                "still": Accepts(roles=("first", "last", "keyframe"), most=MOST_STILLS),
+                "source": Accepts(heeds=("level",), must=("level",)),
+            },
             sampling=("rescale", "schedule", "shift", "timesteps", "condition_noise"),
             draws=("denoise", *decodes),
+            sees=("frames",),
             continues=True,
         )
 

@@ -26,6 +26,7 @@ from stages.families.engine.runtime import Stage, quiet
 from stages.families.loading import load_part, load_tokenizer, load_weightless
 from stages.families.lora import adapt
 from stages.families.ltx.vae import VaeCard
+from stages.families.offers import place_of
 
 MAX_TOKENS = 256
 TEXT = ("embeds", "mask", "negative_embeds", "negative_mask")
@@ -99,14 +100,15 @@ class LTXDenoiser(Stage):
     ) -> Latents:
         """A latent of the spec's size, from noise drawn with its seed, or `start` noised and denoised again: `level` is
         the share of the schedule's steps that is done."""
-        text = _embeds(given.text)
+        text, more = _embeds(given.text), dict[str, Any]()
         if start is not None:
             sampling.check_strength(level)
-            return self._run(text, spec, sampling, latents=self.card.normalize(start), denoise_strength=level)
-        videos = [given.seen[track(i)] for i in range(len(given.conditions))]
-        blanks = [_blank_condition(c, v, spec) for c, v in zip(given.conditions, videos, strict=True)]
+            more = {"latents": self.card.normalize(start), "denoise_strength": level}
+        shown = [c for c in given.conditions if c.kind != "source"]
+        videos = [given.seen[track(i)] for i in range(len(shown))]
+        blanks = [_blank_condition(c, v, spec) for c, v in zip(shown, videos, strict=True)]
         with self.card.answering(videos):
-            return self._run(text, spec, sampling, conditions=blanks or None)
+            return self._run(text, spec, sampling, conditions=blanks or None, **more)
 
     def _run(self, text: Tensors, spec: LatentSpec, sampling: Sampling, **more: Any) -> Latents:
         with self.running(spec.seed) as generator:
@@ -172,7 +174,7 @@ def _embeds(text: Tensors | None) -> Tensors:
 
 def _blank_condition(condition: Condition, video: Floats, spec: LatentSpec) -> LTXVideoCondition:
     """A blank video as long as the condition's latent decodes to; its latent is answered by the card."""
-    frames, at = (video.shape[1] - 1) * spec.temporal_ratio + 1, condition.frame or 0
+    frames, at = (video.shape[1] - 1) * spec.temporal_ratio + 1, place_of(condition, spec.n_frames)
     if video.shape[2:] != spec.grid[1:] or at + frames > spec.n_frames:
         raise BadLatent(f"a condition of {frames} frames at frame {at} does not fit into the clip")
     blank = Image.new("RGB", (spec.width, spec.height))

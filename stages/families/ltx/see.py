@@ -1,4 +1,4 @@
-"""What LTX is given of conditions: latents of pictures."""
+"""What LTX is given of conditions: latents of pictures and of the video to begin from."""
 
 from __future__ import annotations
 
@@ -20,5 +20,12 @@ class LTXSeer:
         self.vae = self.codec.vae
 
     def see(self, shot: Shot, media: Sequence[Frames], knobs: Mapping[str, Any]) -> Tensors:
-        """The posterior mean [C, 1, H, W] of each picture: `video`, `video.1`, ..."""
-        return {track(i): self.codec.encode(frames) for i, frames in enumerate(media)}
+        """Posterior means: of each picture [C, 1, H, W], `video`, `video.1`, ...; `source` [C, F, H, W], of the video
+        that the clip is made anew from."""
+        shown = [c for c in shot.conditions if c.sha256]
+        seen, pictures = dict[str, Any](), 0
+        for condition, frames in zip(shown, media, strict=True):
+            name = "source" if condition.kind == "source" else track(pictures)
+            pictures += condition.kind != "source"
+            seen[name] = self.codec.encode(frames)
+        return seen
