@@ -33,7 +33,7 @@ class Judge(Step):
     """
 
     kind = "judgement"
-    version = 5
+    version = 6
     writes = pa.schema(
         [
             *_WORDS,
@@ -48,6 +48,7 @@ class Judge(Step):
             ("n_frames", pa.int64()),
             ("fps", pa.float64()),
             ("first_frame_psnr", pa.float64()),
+            ("last_frame_psnr", pa.float64()),
             ("sharpness", pa.float64()),
             ("edges", pa.float64()),
         ]
@@ -66,7 +67,7 @@ class Judge(Step):
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
-        """A rendered video, or a file by its content; the prompt, and the picture that the clip was to begin with."""
+        """A rendered video, or a file by its content; the prompt, and the pictures that the clip was to show."""
         return Inputs(
             ports={"video": Port(kind="video", required=False)},
             depends=("prompt", "conditions", "fit", "sha256"),
@@ -88,17 +89,19 @@ class Judge(Step):
         wanted = parse_prompt(str(row["prompt"] or ""), self.vocabulary)
         verdict = judge(frames, fps, wanted, self.vocabulary)
         return {**as_row(verdict), **{f"wanted_{a}": getattr(wanted, a) for a in ATTRIBUTES},
-                "n_frames": len(frames), "fps": fps, "first_frame_psnr": self._first_frame(row, frames),
+                "n_frames": len(frames), "fps": fps,
+                "first_frame_psnr": self._likeness(row, "first", frames[0]),
+                "last_frame_psnr": self._likeness(row, "last", frames[-1]),
                 "sharpness": median_sharpness(frames), "edges": median_edges(frames)}  # fmt: skip
 
-    def _first_frame(self, row: Row, frames: Any) -> float | None:
-        """PSNR, in dB, of the first frame against the picture that the clip was to begin with; None without one."""
-        still = next((c for c in row["conditions"] or () if (c["kind"], c["role"]) == ("still", "first")), None)
+    def _likeness(self, row: Row, role: str, frame: Any) -> float | None:
+        """PSNR, in dB, of a frame [H, W, 3] against the picture that stands there; None where there is none."""
+        still = next((c for c in row["conditions"] or () if (c["kind"], c["role"]) == ("still", role)), None)
         if still is None:
             return None
         data = self.workspace.read(media_of(row, still["sha256"]))
-        wanted = read_picture(data, frames.shape[2], frames.shape[1], row["fit"])
-        error = ((frames[0].astype("float64") - wanted) ** 2).mean()
+        wanted = read_picture(data, frame.shape[1], frame.shape[0], row["fit"])
+        error = ((frame.astype("float64") - wanted) ** 2).mean()
         return float(10 * math.log10(255**2 / max(error, 1e-5)))
 
     def _video(self, row: Row) -> bytes:
@@ -199,7 +202,8 @@ def report(rows: list[Row]) -> dict[str, Any]:
     sharpness    median over clips of the median over frames of the variance of the Laplacian, which noise raises
     edges        median over clips of the median over frames of the gradient of the steepest hundredth, which it hardly
                  raises: levels of 255 a pixel
-    first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB
+    first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB;
+                 `last_frame` likewise for clips that were to end with one
     """
     from stages.core.measures.world.judge import accuracy, confusions
 
@@ -212,12 +216,14 @@ def report(rows: list[Row]) -> dict[str, Any]:
         "quarters": _quarters(rows, verdicts),
         "changes": {name: changes.count(name) for name in ("colour", "shape", "vanished", "resized")},
         **{name: median(r[name] for r in rows) if rows else None for name in ("sharpness", "edges")},
-        **_first_frames([r["first_frame_psnr"] for r in rows if r["first_frame_psnr"] is not None]),
+        **_likeness(rows, "first_frame"),
+        **_likeness(rows, "last_frame"),
     }
 
 
-def _first_frames(found: list[float]) -> dict[str, Any]:
-    return {"first_frame": {"psnr": sum(found) / len(found), "least": min(found), "n": len(found)}} if found else {}
+def _likeness(rows: list[Row], name: str) -> dict[str, Any]:
+    found = [r[f"{name}_psnr"] for r in rows if r[f"{name}_psnr"] is not None]
+    return {name: {"psnr": sum(found) / len(found), "least": min(found), "n": len(found)}} if found else {}
 
 
 def _quarters(rows: list[Row], verdicts: list[Verdict]) -> dict[str, float | None]:

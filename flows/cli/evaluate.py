@@ -52,8 +52,10 @@ def print_figures(figures: Mapping[str, Any], path: Path) -> None:
     for name, share in figures["accuracy"].items():
         table.add_row(name, _share(share), _share(figures["quarters"].get(name)) if name != "all" else "")
     plain_console(stderr=console.stderr).print(table)
-    if first := figures.get("first_frame"):
-        console.print(f"first frames: {first['psnr']:.1f} dB, the worst {first['least']:.1f} dB")
+    for name in ("first_frame", "last_frame"):
+        if likeness := figures.get(name):
+            said = f"{name.replace('_', ' ')}s: {likeness['psnr']:.1f} dB, the worst {likeness['least']:.1f} dB"
+            console.print(said)
     for name, about in figures.get("distances", {}).items():
         console.print(f"{name}: {about['refused'] or format(figures[name], '.2f')}")
     console.print(f"figures in {path}", soft_wrap=True, markup=False)

@@ -30,7 +30,7 @@ FLOW, DEFAULT = "evaluate", "evaluate"
 CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
 JUDGED, REFERENCE = "judged", "reference"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
-FIRST_FRAME_SIDE, FIRST_FRAMES = 256, "first-frames"
+TRUE_FRAME_SIDE, TRUE_FRAMES = 256, "true-frames"
 
 
 @dataclass
@@ -40,6 +40,7 @@ class EvaluateConfig(RenderConfig):
     heldout       how many of the combinations that the world holds out from training become prompts, spread over its
                   list
     first_frames  give the model the first frame of a true clip of each of these prompts
+    last_frames   give it the last frame of one
     world         the file that says what the words of prompts mean and look like
     videos        a folder of videos to judge instead of rendering any
     captions      CSV file that says what each file in `videos` shows
@@ -48,6 +49,7 @@ class EvaluateConfig(RenderConfig):
 
     heldout: int = 0
     first_frames: bool = False
+    last_frames: bool = False
     world: str = WORLD
     videos: str = ""
     captions: str = ""
@@ -92,7 +94,7 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     path, default = find_config(config), find_config(DEFAULT)
     files = [default] if path == default else [default, path]
     named = on_top(values, overrides)
-    trust_named((path.resolve().parent, cache_folder() / FIRST_FRAMES), named)
+    trust_named((path.resolve().parent, cache_folder() / TRUE_FRAMES), named)
     layers = [*((str(p), anchored(p)) for p in files), *named]
     settings, steps = resolve(EvaluateConfig, layers)
     whole = steps
@@ -149,8 +151,8 @@ def _config_of(steps: Mapping[str, StepRef], kind: str) -> Any:
 
 
 def heldout_prompts(config: EvaluateConfig) -> list[Any]:
-    """Prompts that the world holds out, evenly over its list, which goes by colour; with their first frames if asked
-    for. Raises BadInput where it has fewer."""
+    """Prompts that the world holds out, evenly over its list, which goes by colour; with their first and last frames
+    where these are asked for. Raises BadInput where it has fewer."""
     if config.heldout < 0:
         raise BadInput(f"heldout must be a number of prompts, 0 or more, not {config.heldout}")
     rows = list(read_yaml(Path(config.world).expanduser()).get("heldout") or ())
@@ -159,21 +161,27 @@ def heldout_prompts(config: EvaluateConfig) -> list[Any]:
     chosen = [rows[i * len(rows) // config.heldout] for i in range(config.heldout)]
     words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in chosen)
     prompts = ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
-    if not config.first_frames:
+    moments = {"image": 0.0} if config.first_frames else {}
+    if config.last_frames:
+        if not config.frames or not config.fps:
+            raise BadInput("last_frames: where a clip ends is not known; give `frames` and `fps`")
+        moments["last_image"] = (config.frames - 1) / config.fps
+    if not moments:
         return prompts
-    return [{"prompt": p, "image": str(first_frame(p, i, config.world))} for i, p in enumerate(prompts)]
+    pictures = ({k: str(true_frame(p, i, config.world, s)) for k, s in moments.items()} for i, p in enumerate(prompts))
+    return [{"prompt": p, **named} for p, named in zip(prompts, pictures, strict=True)]
 
 
-def first_frame(prompt: str, seed: int, world: str) -> Path:
-    """The first frame of a clip of the world that shows a prompt, 256x256, as a file in the user's cache."""
+def true_frame(prompt: str, seed: int, world: str, second: float) -> Path:
+    """A frame of a clip of the world that shows a prompt, 256x256, as a file in the user's cache."""
     import cv2
 
     from data_prep.world import load_world, render, scene_from_prompt
 
     scene = scene_from_prompt(prompt, seed, load_world(Path(world).expanduser()))
-    frame = render(scene, FIRST_FRAME_SIDE, FIRST_FRAME_SIDE, 1, 16)[0]
+    frame = render(scene, TRUE_FRAME_SIDE, TRUE_FRAME_SIDE, 1, 16, second)[0]
     data = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
-    path = cache_folder() / FIRST_FRAMES / f"{hashlib.sha256(data).hexdigest()}.png"
+    path = cache_folder() / TRUE_FRAMES / f"{hashlib.sha256(data).hexdigest()}.png"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -137,21 +137,23 @@ def test_a_part_of_the_held_out_prompts_has_every_colour():
     assert len({c["prompt"].split()[1] for c in evaluation.clips}) == 8
 
 
-def test_first_frames_are_given_and_measured(config_file, tmp_path):
+def test_first_and_last_frames_are_given_and_measured(config_file, tmp_path):
     from stages.core.ledger.storage import Storage
     from stages.core.step import InputRow, Workspace
     from stages.judge import Judge, report
 
-    clips = load_evaluation(config_file, {"first_frames": True}, ["seeds=1"]).clips
-    assert [Path(c["media"][0]["uri"]).read_bytes()[1:4] for c in clips] == [b"PNG"] * 2
+    words = ["seeds=1", "frames=17", "fps=8"]
+    clips = load_evaluation(config_file, {"first_frames": True, "last_frames": True}, words).clips
+    assert [[c["role"] for c in clip["conditions"]] for clip in clips] == [["first", "last"]] * 2
+    assert all(Path(m["uri"]).read_bytes()[1:4] == b"PNG" for c in clips for m in c["media"])
     storage = Storage(str(tmp_path / "store"))
     judge = Judge(Judge.Config(), Workspace(storage))
     judge.setup()
     rows = []
     for i, clip in enumerate(clips):  # the clips that the first frames are from
         video = storage.put_media(write_video(render(scene_from_prompt(clip["prompt"], i), 256, 256, 17, 8), 8), ".mp4")
-        image = storage.put_media(Path(clip["media"][0]["uri"]).read_bytes(), ".png")
-        media = [{"sha256": clip["media"][0]["sha256"], "uri": image["uri"]}]
+        kept = {m["sha256"]: storage.put_media(Path(m["uri"]).read_bytes(), ".png")["uri"] for m in clip["media"]}
+        media = [{"sha256": sha256, "uri": uri} for sha256, uri in kept.items()]
         asked = {
             "prompt": clip["prompt"],
             "conditions": clip["conditions"],
@@ -161,8 +163,8 @@ def test_first_frames_are_given_and_measured(config_file, tmp_path):
         }
         rows.append(judge.process(InputRow({**asked, "media": media, "video": video})))
     found = report(rows)
-    assert found["first_frame"]["n"] == 2
-    assert found["first_frame"]["least"] > 30
+    assert found["first_frame"]["n"] == found["last_frame"]["n"] == 2
+    assert min(found[name]["least"] for name in ("first_frame", "last_frame")) > 30
     assert found["accuracy"]["all"] == 1
 
 

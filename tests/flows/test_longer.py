@@ -133,7 +133,7 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
     assert "  first.png: 50 % of its width was cut off" in run.output.splitlines()
     frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("see", "base", "extend", "decode")}
     decoded = [49, 49] if motion == "continue" else []
-    assert frames == {"see": [1], "base": [9, 9], "extend": [25, 25], "decode": decoded}
+    assert frames == {"see": [9], "base": [9, 9], "extend": [25, 25], "decode": decoded}
     _begins_with_its_condition(tmp_path / "store", rows, motion)
     assert "nothing to do" in CliRunner().invoke(main, [str(w) for w in words]).output
 
