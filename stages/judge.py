@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from stages.core.config_files import CONFIGS, read_yaml
-from stages.core.errors import BadInput
 from stages.core.latents.artifacts import media_of
+from stages.core.measures.world.vocabulary import WORLD, load_vocabulary
+from stages.core.measures.world.words import ATTRIBUTES, parse_prompt
 from stages.core.media import read_picture
 from stages.core.step import Inputs, PermanentError, Port, Resources, Row, Step
 
-if TYPE_CHECKING:
-    from stages.core.measures.world.judge import Verdict
-    from stages.core.measures.world.words import Vocabulary
-
-ATTRIBUTES = ("colour", "shape", "motion", "background")
-WORLD = str(CONFIGS / "world.yaml")
 _WORDS = [(name, pa.string()) for name in ATTRIBUTES]
 
 
@@ -81,8 +73,8 @@ class Judge(Step):
 
     def process(self, row: Row) -> Row:
         """One video's verdict. Words are "" where nothing is named, or nothing was found. Raises BadMedia, BadInput."""
+        from stages.core.measures.world.figures import as_row
         from stages.core.measures.world.judge import judge
-        from stages.core.measures.world.words import parse_prompt
 
         video = self._video(row)
         frames, fps = read_video(video)
@@ -140,96 +132,3 @@ def median_edges(frames: Any) -> float:
     from stages.core.measures.sharpness import edge_steepness
 
     return float(np.median([edge_steepness(f) for f in frames]))
-
-
-def load_vocabulary(path: str) -> Vocabulary:
-    """The words of a world file. Raises BadInput."""
-    from omegaconf import OmegaConf
-
-    from stages.core.measures.world.words import Vocabulary
-
-    config: Any = OmegaConf.to_container(read_yaml(Path(path).expanduser()), resolve=True)
-    try:
-        return Vocabulary.of(config)
-    except (TypeError, AttributeError) as error:
-        raise BadInput(f"{path} does not describe a world: {error}") from None
-
-
-def as_row(verdict: Verdict) -> Row:
-    """A verdict as columns."""
-    quarters = [{a: getattr(q, a) for a in ATTRIBUTES} for q in verdict.quarters]
-    return {
-        **{a: getattr(verdict.found, a) for a in ATTRIBUTES},
-        "named": list(verdict.right),
-        "right": [a for a, is_right in verdict.right.items() if is_right],
-        "all_right": verdict.all,
-        "quarters": quarters,
-        "changes": list(verdict.changes),
-        "objects": verdict.objects,
-        "same_object": verdict.same_object,
-    }
-
-
-def from_row(row: Mapping[str, Any]) -> Verdict:
-    """The verdict that `as_row` made columns of."""
-    from stages.core.measures.world.judge import Verdict
-
-    return Verdict(
-        found=_attributes(row),
-        quarters=tuple(_attributes(q) for q in row["quarters"]),
-        changes=tuple(row["changes"]),
-        objects=row["objects"],
-        right={a: a in row["right"] for a in row["named"]},
-    )
-
-
-def _attributes(row: Mapping[str, Any], prefix: str = "") -> Any:
-    from stages.core.measures.world.words import Attributes
-
-    return Attributes(**{a: row[prefix + a] or None for a in ATTRIBUTES})
-
-
-def report(rows: list[Row]) -> dict[str, Any]:
-    """What many verdicts say together.
-
-    accuracy     share of clips with an attribute right, of those whose prompt names it; `all`: with every named one
-                 right. None where no prompt names it.
-    n            clips judged
-    confusions   per attribute and wanted word, how often each word was found (`none`: the judge refused)
-    quarters     per attribute, the share of quarters in which it is right, and `same_object`, the share of clips whose
-                 quarters all show one object of one colour and shape
-    changes      in how many clips the object changed its colour, shape or size unasked, or vanished
-    sharpness    median over clips of the median over frames of the variance of the Laplacian, which noise raises
-    edges        median over clips of the median over frames of the gradient of the steepest hundredth, which it hardly
-                 raises: levels of 255 a pixel
-    first_frame  for clips that were to begin with a picture: mean and least PSNR of their first frames, in dB;
-                 `last_frame` likewise for clips that were to end with one
-    """
-    from stages.core.measures.world.judge import accuracy, confusions
-
-    verdicts = [from_row(r) for r in rows]
-    changes = [c for v in verdicts for c in v.changes]
-    return {
-        "accuracy": accuracy(verdicts),
-        "n": len(rows),
-        "confusions": confusions((_attributes(r, "wanted_"), v) for r, v in zip(rows, verdicts, strict=True)),
-        "quarters": _quarters(rows, verdicts),
-        "changes": {name: changes.count(name) for name in ("colour", "shape", "vanished", "resized")},
-        **{name: median(r[name] for r in rows) if rows else None for name in ("sharpness", "edges")},
-        **_likeness(rows, "first_frame"),
-        **_likeness(rows, "last_frame"),
-    }
-
-
-def _likeness(rows: list[Row], name: str) -> dict[str, Any]:
-    found = [r[f"{name}_psnr"] for r in rows if r[f"{name}_psnr"] is not None]
-    return {name: {"psnr": sum(found) / len(found), "least": min(found), "n": len(found)}} if found else {}
-
-
-def _quarters(rows: list[Row], verdicts: list[Verdict]) -> dict[str, float | None]:
-    shares: dict[str, float | None] = {}
-    for a in ATTRIBUTES:
-        hits = [q[a] == r[f"wanted_{a}"] for r in rows if a in r["named"] for q in r["quarters"]]
-        shares[a] = sum(hits) / len(hits) if hits else None
-    whole = [v.same_object for v in verdicts]
-    return shares | {"same_object": sum(whole) / len(whole) if whole else None}

@@ -20,11 +20,12 @@ from stages.core.config_files import find_config, read_yaml
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.ledger.catalog import Catalog
+from stages.core.measures.world.vocabulary import WORLD, load_vocabulary
+from stages.core.measures.world.words import ATTRIBUTES, parse_prompt
 from stages.core.planning.binding import make_plan, until
 from stages.core.planning.plan import Plan
 from stages.core.step import Row, StepRef
 from stages.core.weights.digests import cache_folder
-from stages.judge import ATTRIBUTES, WORLD, load_vocabulary
 
 FLOW, DEFAULT = "evaluate", "evaluate"
 CLIPS = pa.schema([*TAKES, ("path", pa.string()), ("sha256", pa.string()), ("part", pa.string())])
@@ -190,8 +191,6 @@ def true_frame(prompt: str, seed: int, world: str, second: float) -> Path:
 
 def check_prompts(placed: Sequence[tuple[str, str]], world: str) -> None:
     """Raise BadInput for a prompt that the judge cannot read: two objects, or what the world does not have."""
-    from stages.core.measures.world.words import parse_prompt
-
     vocabulary = load_vocabulary(world)
     for place, prompt in placed:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.evaluate.evaluation import FLOW, Evaluation
+from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.running.runs import find_run
@@ -45,7 +46,7 @@ def write_report(catalog: Catalog, run_id: str, evaluation: Evaluation, out: Pat
 
 def make_report(catalog: Catalog, run_id: str, evaluation: Evaluation) -> dict[str, Any]:
     """The judge's figures over every judged clip of a run, and what they are figures of."""
-    from stages.judge import report
+    from stages.core.measures.world.figures import report
 
     record = find_run(catalog, FLOW, run_id)
     rows = judgements(record.survey(catalog)).to_pylist()
@@ -76,9 +77,10 @@ def distances(survey: Any) -> dict[str, Any]:
 def judgements(survey: Any) -> pa.Table:
     """One row per clip: what was asked, what was found in it whole and in each quarter, and what of it is right."""
     names = [n.name for n in survey.plan.phases[0].steps]
-    judge = survey.plan.of_kind("judgement")[0].name
+    node = survey.plan.of_kind("judgement")[0]
+    judge, columns = node.name, load_class(node.use, node.name).writes.names
     bad = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN '{n}: ' || coalesce("{n}".error, '')""" for n in names)
-    wanted = ", ".join(f'"{judge}".{c}' for c in _judge_columns())
+    wanted = ", ".join(f'"{judge}".{c}' for c in columns)
     state = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN "{n}".status""" for n in names)
     return survey.query(
         f"""SELECT unit_id AS take_id, unit.prompt AS prompt, unit.seed AS seed, unit.path AS path,
@@ -86,9 +88,3 @@ def judgements(survey: Any) -> pa.Table:
         CASE WHEN "ok_{judge}" THEN '' {bad} ELSE '' END AS error
         FROM "p_roots" WHERE "applies_{judge}" ORDER BY unit.position"""
     )
-
-
-def _judge_columns() -> list[str]:
-    from stages.judge import Judge
-
-    return list(Judge.writes.names)

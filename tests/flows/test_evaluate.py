@@ -139,8 +139,9 @@ def test_a_part_of_the_held_out_prompts_has_every_colour():
 
 def test_first_and_last_frames_are_given_and_measured(config_file, tmp_path):
     from stages.core.ledger.storage import Storage
+    from stages.core.measures.world.figures import report
     from stages.core.step import InputRow, Workspace
-    from stages.judge import Judge, report
+    from stages.judge import Judge
 
     words = ["seeds=1", "frames=17", "fps=8"]
     clips = load_evaluation(config_file, {"first_frames": True, "last_frames": True}, words).clips
