@@ -12,6 +12,7 @@ A part is written whole and never changed. Readers de-duplicate by id, so two wr
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
@@ -350,6 +351,7 @@ def _forget_instance() -> None:
     _instances.clear()
 
 
+atexit.register(_instances.clear)  # while its module is whole: DuckDB names what is left at the very end as leaks
 os.register_at_fork(after_in_child=_forget_instance)
 
 
