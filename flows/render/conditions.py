@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.render.entries import Entry
 from flows.words import file_name
-from stages.core.condition_video import seconds_of
+from stages.core.condition_video import SLACK_S, seconds_of
 from stages.core.errors import BadInput
 from stages.core.media import read_picture
 from stages.core.reach.opening import joined, read_named
@@ -20,12 +20,11 @@ PLAIN = ("image", "last_image", "video", "mask")
 """Keys that hold one path."""
 KEYS = (*PLAIN, "keyframes", "references", "control")
 """Keys that name pictures and videos."""
-SLACK_S = 0.05
 
 
 def conditions_of(values: Mapping[str, Any], entry: Entry) -> tuple[list[Row], list[Row]]:
     """The conditions of a take, and where their files lie. Raises BadInput for a file that is no picture or video, and
-    for a video that lasts less than the clip."""
+    for a video that ends before the clip's last frame is shown."""
     conditions: list[Row] = []
     media: dict[str, Row] = {}
 
@@ -118,7 +117,8 @@ def _lasts(values: Mapping[str, Any]) -> Callable[[bytes], None]:
 
     def look(data: bytes) -> None:
         found = seconds_of(data)
-        if frames and fps and found + SLACK_S < frames / fps:
-            raise BadInput(f"lasts {found:.2f} s; {frames} frames at {fps:g} fps are {frames / fps:.2f} s")
+        if frames and fps and found - SLACK_S <= (frames - 1) / fps:
+            last = f"the last of {frames} frames at {fps:g} fps is shown at {(frames - 1) / fps:.2f} s"
+            raise BadInput(f"lasts {found:.2f} s; {last}")
 
     return look

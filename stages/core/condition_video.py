@@ -8,6 +8,7 @@ from stages.core.fitting import fit_picture
 from stages.core.media import BadMedia, Frames, _opened
 
 SLACK_S = 1e-3
+"""A frame is shown until so shortly before the next one: clocks of files are rounded."""
 
 
 def read_clip(

@@ -122,7 +122,7 @@ REFUSED = [
     ("wan", {"prompt": "a", "video": "a.mp4", "level": 1.5}, r"level must be above 0 and below 1"),
     ("wan", {"prompt": "a", "level": 0.5}, r"level is the noise level of a `video`, and there is none"),
     ("wan", {"prompt": "a", "video": "a.mp4", "level": 0.5, "frames": 21},
-     r"video .*a\.mp4: lasts 1\.50 s; 21 frames at 8 fps are 2\.62 s"),
+     r"video .*a\.mp4: lasts 1\.50 s; the last of 21 frames at 8 fps is shown at 2\.50 s"),
     ("wan", {"prompt": "a", "video": "a.png", "level": 0.5}, r"video .*a\.png"),
     ("wan", {"prompt": "a", "video": "nowhere.mp4", "level": 0.5}, r"video .*nowhere\.mp4: No such file"),
     ("vace", {"prompt": "a"},

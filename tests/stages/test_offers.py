@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.base import Base
-from stages.core.condition_video import read_clip
+from stages.core.condition_video import SLACK_S, read_clip, seconds_of
 from stages.core.conditions import KINDS, Condition, prompt_key, read_conditions
 from stages.core.config import make_ref
 from stages.core.errors import BadInput
@@ -163,6 +163,8 @@ def test_a_clip_of_a_video_shows_what_the_video_shows_at_its_moments(count, rate
     shown = (found.astype(float).mean(axis=(1, 2, 3)) - 20) / 10
     assert found.shape == (len(wanted), 16, 16, 3)
     np.testing.assert_allclose(shown, wanted, atol=0.4)
+    # What a campaign checks before any work says the same as the reading does.
+    assert (len(wanted) - 1) / fps < seconds_of(data) - SLACK_S <= len(wanted) / fps
     with pytest.raises(BadMedia, match=rf"is {len(wanted)} frames at {fps:g} fps; the clip has {len(wanted) + 1}"):
         read_clip(data, 16, 16, "crop", len(wanted) + 1, fps)
 
