@@ -18,7 +18,10 @@ from flows.render.campaign import load_campaign
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
+from stages.core.latents.artifacts import get_latent
 from stages.core.media import read_frames, write_video
+from stages.core.step import Workspace
+from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import families, load_family
 
 
@@ -30,6 +33,7 @@ def place(tmp_path_factory):
     make_tiny("wan", str(root / "wan"))
     make_tiny("wan", str(root / "vace"), "vace")
     make_tiny("animatediff", str(root / "net"), "controlnet")
+    make_tiny("animatediff", str(root / "drawn"))
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         Image.fromarray(rng.integers(0, 256, (40, 64, 3), np.uint8)).save(root / f"{name}.png")
@@ -42,7 +46,7 @@ def campaign(place: Path, model: dict, prompts: list, **more: object) -> Path:
     """A campaign file beside the checkpoints and pictures, with paths that count from there."""
     path = place / f"campaign-{len(list(place.glob('*.yaml')))}.yaml"
     steps = {"base": {"sampling": {"steps": 2}}, **more.pop("steps", {})}
-    path.write_text(json.dumps({"cascade": "plain", "model": model, "prompts": prompts, **more, "steps": steps}))
+    path.write_text(json.dumps({"cascade": "plain", "model": model, "prompts": prompts, "steps": steps, **more}))
     return path
 
 
@@ -108,6 +112,64 @@ def test_a_refine_pass_goes_with_every_family_and_is_given_conditions_where_it_n
     assert any(b.port == "condition" for b in plan.node("refine").ports) == after
     with pytest.raises(BadInput, match=r"strength is 1\.5; it must be above 0 and below 1"):
         load_campaign([path], {}, ["refine.strength=1.5"])
+
+
+@pytest.mark.parametrize("name", ["wan", "drawn"])
+def test_a_draft_is_enlarged_in_pixels_and_finished_in_the_full_size(place, name):
+    """The enlarged latent is what the library's own VAE makes of the resized frames of the draft."""
+    import cv2
+    import torch
+
+    model = {"family": "animatediff" if name == "drawn" else name, "checkpoint": name}
+    steps = {"text": {"max_tokens": 16 if name == "wan" else 0}, "refine": {"sampling": {"steps": 8}}}
+    prompts = ["a red cube", {"prompt": "a blue ball", "height": 48}]
+    path = campaign(place, model, prompts, steps=steps, **SMALL, cascade="draft-and-finish")
+    store = str(place / f"finished-{name}")
+    words = ["render", str(path), "--store", store, "--executor", "local"]
+    ran = CliRunner().invoke(main, words)
+    assert ran.exit_code == 0, ran.output
+    workspace = Workspace(existing_catalog(store).storage)
+    rows = read_table(existing_catalog(store), "artifacts").to_pylist()
+    sizes = {s: sorted((r["width"], r["height"], r["n_frames"]) for r in rows if r["stage"] == s) for s in STAGES}
+    small, large = [(32, 32, 5), (32, 48, 5)], [(64, 64, 5), (64, 96, 5)]
+    assert sizes == {"base": small, "enlarge": large, "refine": large, "decode": large}
+    assert len({r["sha256"] for r in rows if r["stage"] in STAGES}) == 8
+    takes = {(r["width"], r["stage"]): r for r in rows if r["height"] in (32, 64) and r["stage"] in STAGES}
+    draft, _ = get_latent(workspace, takes[32, "base"])
+    made, spec = get_latent(workspace, takes[64, "enlarge"])
+    codec = load_family(model["family"]).codec(ModelConfig(**{**model, "checkpoint": str(place / name)}, device="cpu"))
+    frames = codec.decode(draft, spec.decode)
+    big = np.stack([cv2.resize(f, (64, 64), interpolation=cv2.INTER_LANCZOS4) for f in frames])
+    pixels = torch.from_numpy(big).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
+    with torch.no_grad():
+        if name == "wan":
+            wanted = codec.network.encode(pixels).latent_dist.mode()[0]
+        else:
+            wanted = codec.network.encode(pixels[0].transpose(0, 1)).latent_dist.mode().transpose(0, 1)
+    np.testing.assert_allclose(made, wanted.numpy(), atol=1e-5)
+
+
+STAGES = ("base", "enlarge", "refine", "decode")
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "words", "said"),
+    [
+        (
+            "wan",
+            "a",
+            ["enlarge.scale=1.25"],
+            r"enlarge\.scale 1\.25: wan cannot make 40x40",
+        ),
+        ("wan", "a", ["enlarge.scale=1"], r"scale is 1\.0; it must be above 1"),
+        ("svd", {"prompt": "a", "image": "a.png"}, [], "enlarge: svd refines a clip after its pictures"),
+        ("wan", "a", ["enlarge.chunk=2"], r"enlarge\.chunk: the VAE of wan has none"),
+    ],
+)
+def test_what_cannot_be_enlarged_is_said_before_any_work(place, model, prompt, words, said):
+    path = campaign(place, {"family": model, "checkpoint": model}, [prompt], **SMALL, cascade="draft-and-finish")
+    with pytest.raises(BadInput, match=said):
+        load_campaign([path], {}, words)
 
 
 REFUSED = [

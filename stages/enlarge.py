@@ -1,0 +1,118 @@
+"""Latents enlarged by way of their pixels, for families that have no latent upsampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from stages.core.errors import BadInput, require
+from stages.core.latents.artifacts import LATENT, get_latent, put_latent
+from stages.core.step import Inputs, Port, Resources, Row, Step
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import Frames, load_family, offers_of
+
+
+class Enlarge(Step):
+    """Loads the VAE only: decodes, enlarges every frame, and encodes again.
+
+    What comes out is as soft as what went in: a `refine` behind it adds the detail of the larger size.
+    """
+
+    kind = "latent"
+    writes = LATENT
+    resources = Resources(cpus=0.5)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """By how much, and how the small clip is decoded.
+
+        model   the weights
+        scale   [above 1] width and height are multiplied by it; the family must be able to make the larger size
+        tiling  [from 0] pixels of a tile, to save memory; 0 decodes whole frames
+        chunk   [from 0] frames decoded at a time; 0 decodes all
+        """
+
+        model: ModelConfig = field(default_factory=ModelConfig)
+        scale: float = 2.0
+        tiling: int = 0
+        chunk: int = 0
+
+        def __post_init__(self) -> None:
+            require(
+                (self.scale > 1, "scale", self.scale, "above 1"),
+                (self.tiling >= 0, "tiling", self.tiling, "0 or more"),
+                (self.chunk >= 0, "chunk", self.chunk, "0 or more"),
+            )
+
+    @classmethod
+    def inputs(cls, config: Config) -> Inputs:
+        """A latent; the seed too where the VAE denoises while it decodes. The size is looked at before any work."""
+        draws = "decode" in offers_of(config.model).draws
+        return Inputs(
+            ports={"latent": Port(kind="latent")},
+            depends=("seed",) if draws else (),
+            carries=("width", "height", "frames"),
+            draws=draws,
+        )
+
+    @classmethod
+    def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
+        """The VAE, with which the family decodes. Raises BadInput where the family makes whole videos at once."""
+        found = offers_of(config.model).weights("decode")
+        if not found:
+            raise BadInput(f"enlarge: the family {config.model.family} has no latents to enlarge")
+        return found
+
+    @classmethod
+    def check_unit(cls, config: Config, values: Row) -> None:
+        """Raise BadInput for a larger size that the family cannot make, and for a way to save memory that its VAE does
+        not have."""
+        name, offers = config.model.family, offers_of(config.model)
+        for setting in ("tiling", "chunk"):
+            if getattr(config, setting) and setting not in offers.decodes:
+                raise BadInput(f"enlarge.{setting}: the VAE of {name} has none; set it to 0")
+        if offers.refines_after:
+            raise BadInput(
+                f"enlarge: {name} refines a clip after its pictures, which were encoded in the small size; leave "
+                "`enlarge` out and make clips in the full size"
+            )
+        width, height = enlarged(values["width"], config.scale), enlarged(values["height"], config.scale)
+        try:
+            offers.size.check(name, width, height, values["frames"])
+        except BadInput as error:
+            raise BadInput(f"enlarge.scale {config.scale:g}: {error}") from None
+
+    def setup(self) -> None:
+        """Load the VAE."""
+        self.draws = "decode" in offers_of(self.config.model).draws
+        self.codec = load_family(self.config.model.family).codec(self.config.model)
+
+    def process(self, row: Row) -> Row:
+        """The latent of the same clip in the larger size."""
+        parent = row["latent"]
+        video, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
+        seed = self.seed_for(row) if self.draws else 0
+        recipe = replace(spec.decode, seed=seed, tiling=self.config.tiling, chunk=self.config.chunk)
+        larger = replace(
+            spec,
+            width=enlarged(spec.width, self.config.scale),
+            height=enlarged(spec.height, self.config.scale),
+            seed=0,
+            parents=(parent["sha256"],),
+        )
+        frames = resized(self.codec.decode(video, recipe), larger.width, larger.height)
+        return put_latent(self.workspace, self.codec.encode(frames), larger)
+
+
+def enlarged(pixels: int, scale: float) -> int:
+    """A side in the larger size, in pixels."""
+    return round(pixels * scale)
+
+
+def resized(frames: Frames, width: int, height: int) -> Frames:
+    """[F, H, W, 3] in another size, by Lanczos' filter over 8x8 pixels."""
+    import cv2
+
+    return np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_LANCZOS4) for f in frames])
