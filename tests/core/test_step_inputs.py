@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
 from stages.core.ledger.upkeep import verify
-from stages.core.planning.survey import Survey
+from stages.core.planning.survey import Count, Survey
 from stages.core.running.executor import LocalExecutor
 from stages.core.running.run import Run
 from stages.core.running.step_inputs import applies, work_for
@@ -163,3 +163,19 @@ def check_plan(units, steps, few):
         assert Survey(catalog, plan).counts() == run.survey.counts()
         assert not any(c.waiting for c in run.survey.counts().values())
         assert verify(catalog).faults == []
+
+
+def test_takes_share_a_row_whatever_is_read_by_steps_that_do_not_apply_to_them(local):
+    """`extend` applies to the last take alone: what it and its note read does not tell the others apart."""
+    steps = {
+        "source": ref("source", "Source", depends=[]),
+        "note": ref("note", "Note", depends=["style"]),
+        "extend": ref("extend", "Latent", note=True, when=["extra"], depends=["text"]),
+        "refine": ref("refine", "Latent", depends=[]),
+    }
+    units = takes({"text": "a", "style": "x"}, {"text": "b", "style": "y"}, {"text": "a", "style": "x", "extra": "z"})
+    plan = toys.planned(local, units, steps, ROOTS)
+    assert Survey(local, plan).count("refine") == Count(done=0, todo=0, waiting=2, failed=0)
+    run = run_all(local, plan)
+    assert run.look().count("refine") == Count(done=2, todo=0, waiting=0, failed=0)
+    assert len(run.survey.query("SELECT id FROM v_refine")) == 2

@@ -217,20 +217,42 @@ class Standing:
         return applies, ok, f"NOT {ok}"
 
     def _share(self, node: Node, source: str) -> str:
-        """A number on which units agree that share a row of this node, or will: a hash of all that decides it."""
-        parts, names = list[str](), [node.name]
-        for name in names:  # grows: what fills the ports of a node decides its rows too
-            one = self.plan.node(name)
-            if self.plan.phase_of(name).name != self.phase.name:
-                parts.append(self._fill(name, Binding("", (name,), child=self._is_child(node, name))).id)
+        """A number on which units agree that share a row of this node, or will: a hash of all that decides it. What a
+        node depends on decides nothing where it does not apply, or where another node fills the port in its place."""
+        parts, used = list[str](), {node.name: ["true"]}
+        for one in reversed(self.phase.steps[: self.phase.steps.index(node) + 1]):  # what is read stands before
+            if one.name not in used:
                 continue
-            parts += [f'{source}."{depends_key(one.depends)}"'] if one.depends else []
-            parts += [self.applies(one)] if self.applies(one) != "true" else []
-            names += [n for n in one.sources if n not in names]
-        return f"hash({', '.join(dict.fromkeys(parts)) or '0'})"
+            in_use = _any(used[one.name]) if one is node else _all([_any(used[one.name]), self.applies(one)])
+            parts.append(_where(in_use, f'{source}."{depends_key(one.depends)}"' if one.depends else "1"))
+            for binding in one.ports:
+                before = list[str]()
+                for name in binding.nodes:
+                    fill = self._fill(name, binding)
+                    takes = _all([in_use, *(f"NOT {_any([b])}" for b in before)])
+                    if fill.ok:
+                        parts.append(_where(_all([takes, fill.applies]), fill.id))
+                    else:
+                        used.setdefault(name, []).append(takes)
+                    before.append(fill.applies)
+                    if fill.applies == "true":
+                        break
+        return f"hash({', '.join(dict.fromkeys(p for p in parts if p != '1')) or '0'})"
 
-    def _is_child(self, node: Node, name: str) -> bool:
-        return any(b.child for n in self.phase.steps for b in n.ports if name in b.nodes)
+
+def _all(conditions: Sequence[str]) -> str:
+    left = [c for c in dict.fromkeys(conditions) if c != "true"]
+    return " AND ".join(f"({c})" if len(left) > 1 else c for c in left) or "true"
+
+
+def _any(conditions: Sequence[str]) -> str:
+    left = list(dict.fromkeys(conditions))
+    return "true" if "true" in left else " OR ".join(f"({c})" for c in left)
+
+
+def _where(condition: str, value: str) -> str:
+    """A value as SQL, null where the condition does not hold."""
+    return value if condition == "true" else f"CASE WHEN {condition} THEN {value} END"
 
 
 def unit_in(earlier: Phase, phase: Phase, unit: str = "u.id", levels: str = "u") -> str:

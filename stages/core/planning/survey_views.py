@@ -38,6 +38,7 @@ class SurveyViews:
     def __init__(self, catalog: Catalog, plan: Plan, retry: str, jobs: Jobs, run_id: str) -> None:
         self.catalog, self.plan, self.retry, self.run_id = catalog, plan, retry, run_id
         self.sql = connect()
+        self.sql.execute("SET parquet_metadata_cache=true")  # parts never change, and are looked at again and again
         self._recorded = dict(jobs)
         self._jobs: dict[str, str] = {}
         self._digests: dict[str, str] = {}
