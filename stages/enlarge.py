@@ -13,6 +13,8 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, load_family, offers_of
 
+MOST = 8
+
 
 class Enlarge(Step):
     """Loads the VAE only: decodes, enlarges every frame, and encodes again.
@@ -30,7 +32,8 @@ class Enlarge(Step):
 
         model   the weights
         scale   [above 1] width and height are multiplied by it; the family must be able to make the larger size
-        tiling  [from 0] pixels of a tile, to save memory; 0 decodes whole frames
+        tiling  [from 0] pixels of a tile while decoding, to save memory; 0 decodes whole frames. The enlarged clip is
+                encoded whole
         chunk   [from 0] frames decoded at a time; 0 decodes all
         """
 
@@ -41,7 +44,7 @@ class Enlarge(Step):
 
         def __post_init__(self) -> None:
             require(
-                (self.scale > 1, "scale", self.scale, "above 1"),
+                (1 < self.scale <= MOST, "scale", self.scale, f"above 1, at most {MOST}"),
                 (self.tiling >= 0, "tiling", self.tiling, "0 or more"),
                 (self.chunk >= 0, "chunk", self.chunk, "0 or more"),
             )
@@ -53,7 +56,7 @@ class Enlarge(Step):
         return Inputs(
             ports={"latent": Port(kind="latent")},
             depends=("seed",) if draws else (),
-            carries=("width", "height", "frames"),
+            carries=("width", "height", "frames", "conditions"),
             draws=draws,
         )
 
@@ -73,16 +76,13 @@ class Enlarge(Step):
         for setting in ("tiling", "chunk"):
             if getattr(config, setting) and setting not in offers.decodes:
                 raise BadInput(f"enlarge.{setting}: the VAE of {name} has none; set it to 0")
-        if offers.refines_after:
+        if offers.refines_after and values.get("conditions"):
             raise BadInput(
                 f"enlarge: {name} refines a clip after its pictures, which were encoded in the small size; leave "
                 "`enlarge` out and make clips in the full size"
             )
-        width, height = enlarged(values["width"], config.scale), enlarged(values["height"], config.scale)
-        try:
-            offers.size.check(name, width, height, values["frames"])
-        except BadInput as error:
-            raise BadInput(f"enlarge.scale {config.scale:g}: {error}") from None
+        if all(values.get(key) for key in ("width", "height", "frames")):  # else `base` says what is not given
+            check_size(config, values["width"], values["height"], values["frames"])
 
     def setup(self) -> None:
         """Load the VAE."""
@@ -95,6 +95,7 @@ class Enlarge(Step):
         video, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
         seed = self.seed_for(row) if self.draws else 0
         recipe = replace(spec.decode, seed=seed, tiling=self.config.tiling, chunk=self.config.chunk)
+        check_size(self.config, spec.width, spec.height, spec.n_frames)  # the take's, or what steps between made of it
         larger = replace(
             spec,
             width=enlarged(spec.width, self.config.scale),
@@ -104,6 +105,17 @@ class Enlarge(Step):
         )
         frames = resized(self.codec.decode(video, recipe), larger.width, larger.height)
         return put_latent(self.workspace, self.codec.encode(frames), larger)
+
+
+def check_size(config: Enlarge.Config, width: int, height: int, n_frames: int) -> None:
+    """Raise BadInput where the family cannot make the larger size, or it is no larger."""
+    larger, name = (enlarged(width, config.scale), enlarged(height, config.scale)), config.model.family
+    try:
+        offers_of(config.model).size.check(name, *larger, n_frames)
+        if larger == (width, height):
+            raise BadInput(f"{width}x{height} stays as it is: raise it")
+    except BadInput as error:
+        raise BadInput(f"enlarge.scale {config.scale:g}: {error}") from None
 
 
 def enlarged(pixels: int, scale: float) -> int:

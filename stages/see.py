@@ -65,7 +65,7 @@ class See(Step):
         check_fit(values["fit"])
         family, offers = load_family(config.model.family), offers_of(config.model)
         check_knobs("see.knobs", family.name, offers, config.knobs, "see")
-        if "frames" in values:  # else the frames of a clip have no say here, and `base` looks at all of it
+        if values.get("frames"):  # else the frames of a clip have no say here or are not known, and `base` looks at it
             refuse_conditions(family, offers, read_conditions(values["conditions"]), values["frames"])
 
     def setup(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
-from flows.render.campaign import RenderConfig, anchored, on_top, resolve, trust_named
+from flows.render.campaign import RenderConfig, anchored, fill_defaults, on_top, resolve, trust_named
 from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import load_class
@@ -107,6 +107,7 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
         raise BadInput("captions belong to videos: give `videos` (--videos FOLDER) too")
     if not any(load_class(r.use, n).kind == "video" for n, r in steps.items()):
         raise BadInput("the cascade has no step that makes videos, so there are none to judge")
+    fill_defaults(settings, steps)
     settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
     takes = expand(settings, str(path))
     check_takes(takes, whole, run=steps)
@@ -163,7 +164,7 @@ def heldout_prompts(config: EvaluateConfig) -> list[Any]:
     words = (dict(zip(ATTRIBUTES, row, strict=True)) for row in chosen)
     prompts = ["a {colour} {shape} {motion} on a {background} background".format(**w) for w in words]
     moments = {"image": 0.0} if config.first_frames else {}
-    if config.last_frames:
+    if config.last_frames and prompts:
         if not config.frames or not config.fps:
             raise BadInput("last_frames: where a clip ends is not known; give `frames` and `fps`")
         moments["last_image"] = (config.frames - 1) / config.fps

@@ -32,6 +32,7 @@ def _shown(
         if not container.streams.video:
             raise BadMedia("the file has no video stream")
         begin = last_time = step = None
+        lasts = 0.0
         shown: Frames | None = None
         for frame in container.decode(container.streams.video[0]):
             now = frame.time if frame.time is not None else (last_time or 0.0)
@@ -41,11 +42,12 @@ def _shown(
             if len(found) == n_frames:
                 return found, size
             step, last_time = (now - last_time if last_time is not None else step), now
+            lasts = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
             size = (frame.width, frame.height)
             shown = fit_picture(frame.to_ndarray(format="rgb24"), width, height, fit)
     if shown is None or begin is None or last_time is None:
         raise BadMedia("the video has no frames")
-    end = last_time + (step or 1 / fps)  # the last frame is shown as long as the one before it
+    end = last_time + (lasts or step or 1 / fps)  # where the file does not say, as long as the one before it
     while len(found) < n_frames and begin + len(found) / fps < end - SLACK_S:
         found.append(shown)
     if len(found) < n_frames:

@@ -1,6 +1,9 @@
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from stages.core.errors import BadInput
 from stages.core.identity import row_id
+from stages.core.ledger import catalog as catalog_module
 from stages.core.ledger.catalog import LEDGER, NO_ROWS, VOLATILE, connect, ledger_schema, to_table
 from tests import toys
 
@@ -39,6 +43,42 @@ rows = st.lists(
     min_size=1,
     max_size=6,
 )
+
+
+def test_a_fork_reads_by_itself_and_both_end_well():
+    """In a process of its own: what is tried is how it and its child end."""
+    script = """
+import os, sys
+from stages.core.ledger.catalog import connect
+def read():
+    return connect().sql("SELECT sum(x)::INT FROM range(10) r(x)").fetchall()
+before = read()
+child = os.fork()
+if not child:
+    sys.exit(0 if read() == before == [(45,)] else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert read() == before
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_connections_have_tables_and_views_of_their_own():
+    one, other = connect(), connect()
+    for connection, value in ((one, 1), (other, 2)):
+        connection.register("t", pa.table({"x": [value]}))
+        connection.execute("CREATE TEMP VIEW v AS SELECT x + 1 AS y FROM t")
+    assert [c.sql("SELECT y FROM v").fetchall() for c in (one, other)] == [[(2,)], [(3,)]]
+    assert other.sql("SELECT current_setting('TimeZone')").fetchall() == [("UTC",)]
+
+
+def test_after_an_error_that_ends_an_instance_another_is_started(monkeypatch):
+    class Ended:
+        def cursor(self):
+            raise duckdb.FatalException("database has been invalidated")
+
+    monkeypatch.setattr(catalog_module, "_instances", [Ended()])
+    assert connect().sql("SELECT 1").fetchall() == [(1,)]
 
 
 @given(parts=st.lists(rows, min_size=1, max_size=3))

@@ -162,6 +162,8 @@ STAGES = ("base", "enlarge", "refine", "decode")
             r"enlarge\.scale 1\.25: wan cannot make 40x40",
         ),
         ("wan", "a", ["enlarge.scale=1"], r"scale is 1\.0; it must be above 1"),
+        ("wan", "a", ["enlarge.scale=1.001"], r"enlarge\.scale 1\.001: 32x32 stays as it is: raise it"),
+        ("wan", "a", ["enlarge.scale=.inf"], "it must be above 1, at most 8"),
         ("svd", {"prompt": "a", "image": "a.png"}, [], "enlarge: svd refines a clip after its pictures"),
         ("wan", "a", ["enlarge.chunk=2"], r"enlarge\.chunk: the VAE of wan has none"),
     ],

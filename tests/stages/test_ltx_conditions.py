@@ -18,6 +18,7 @@ from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.extend import Extend
 from stages.families.contract import Given, Sampling, Shot, load_family
+from stages.see import See
 
 SIZE = {"width": 64, "height": 64, "n_frames": 17, "fps": 8.0, "seed": 5}
 SAMPLING = Sampling(steps=4, guidance=3.0, condition_noise=0.1)
@@ -141,6 +142,13 @@ def unit(*conditions: Condition, **more: object) -> dict[str, object]:
 def test_what_cannot_be_made_is_refused_before_any_work(conditions, said, model):
     with pytest.raises(BadInput, match=said):
         Base.check_unit(Base.Config(model=model), unit(*conditions))
+
+
+def test_a_length_that_is_not_given_is_said_also_where_there_are_pictures(model):
+    values = unit(FIRST, LAST, frames=None, fit="crop")
+    See.check_unit(See.Config(model=model), values)
+    with pytest.raises(BadInput, match="frames is given neither by the prompt"):
+        Base.check_unit(Base.Config(model=model), values)
 
 
 @pytest.mark.parametrize("motion", ["continue", "spread"])

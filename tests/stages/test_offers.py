@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -167,6 +169,29 @@ def test_a_clip_of_a_video_shows_what_the_video_shows_at_its_moments(count, rate
     assert (len(wanted) - 1) / fps < seconds_of(data) - SLACK_S <= len(wanted) / fps
     with pytest.raises(BadMedia, match=rf"is {len(wanted)} frames at {fps:g} fps; the clip has {len(wanted) + 1}"):
         read_clip(data, 16, 16, "crop", len(wanted) + 1, fps)
+
+
+def test_a_last_frame_that_stays_is_shown_as_long_as_its_file_says():
+    """Four frames, an eighth of a second apart, the last of which stays for 14 eighths."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        packets = []
+        for i in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 60 * i, np.uint8), format="rgb24")
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet in packets:
+            packet.duration = 14 if packet is packets[-1] else 1
+            container.mux(packet)
+    data = buffer.getvalue()
+    count = round(seconds_of(data) * 8)
+    frames, _ = read_clip(data, 16, 16, "crop", count, 8.0)
+    assert count > 4
+    assert np.abs(frames[3:].astype(int) - frames[3]).max() == 0
+    with pytest.raises(BadMedia):
+        read_clip(data, 16, 16, "crop", count + 1, 8.0)
 
 
 def test_a_refine_strength_is_a_share_of_steps_or_a_noise_level(model):

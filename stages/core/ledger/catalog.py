@@ -13,6 +13,7 @@ A part is written whole and never changed. Readers de-duplicate by id, so two wr
 from __future__ import annotations
 
 import atexit
+import ctypes
 import io
 import json
 import os
@@ -340,14 +341,15 @@ def _folders(fs: Any, path: str) -> list[str]:
 
 _instances: list[duckdb.DuckDBPyConnection] = []
 _instances_lock = threading.Lock()
-_instances_of_parents: list[duckdb.DuckDBPyConnection] = []
 
 
 def _forget_instance() -> None:
-    """A forked process has the memory of its parent's DuckDB, not its threads: it starts one, and never ends that."""
+    """A forked process has the memory of its parent's DuckDB, not its threads: it starts one of its own. To end that of
+    its parent would crash, so one reference to it is never let go of."""
     global _instances_lock
     _instances_lock = threading.Lock()
-    _instances_of_parents.extend(_instances)
+    for instance in _instances:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(instance))
     _instances.clear()
 
 
@@ -363,7 +365,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     with _instances_lock:
         try:
             connection = _instances[-1].cursor() if _instances else _start()
-            return connection.execute("SET TimeZone='UTC'; SET parquet_metadata_cache=true")  # parts never change
+            return connection.execute("SET TimeZone='UTC'")
         except duckdb.FatalException:  # an error within DuckDB ends the instance, for what reads later too
             _instances.clear()
     return connect()
