@@ -139,9 +139,11 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
 
 
 def _begins_with_its_condition(store: Path, rows: list[dict], motion: str) -> None:
-    from stages.core.latents.form import unpack
+    from stages.core.latents.form import unpack, unpack_seen
 
-    latents = {r["stage"]: unpack((store / r["uri"]).read_bytes())[0] for r in rows[:4] if r["stage"] != "text"}
+    files = {r["stage"]: (store / r["uri"]).read_bytes() for r in rows[:4]}
+    latents = {stage: unpack(files[stage])[0] for stage in ("base", "extend") if stage in files}
+    latents["see"] = unpack_seen(files["see"])[0]["video"]
     np.testing.assert_allclose(latents["base"][:, :1], latents["see"], atol=1e-4)
     if motion == "continue":
         np.testing.assert_array_equal(latents["extend"][:, : latents["base"].shape[1]], latents["base"])
