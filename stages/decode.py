@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from stages.core.errors import BadInput, require
+from stages.core.errors import require
 from stages.core.latents.artifacts import SIZE, get_latent
 from stages.core.latents.form import DecodeRecipe, LatentSpec
 from stages.core.media import check_encoding, ffmpeg_version, write_jpeg, write_video
 from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import load_family, offers_of
+from stages.families.offers import check_decoding
 
 
 class Decode(Step):
@@ -81,10 +82,7 @@ class Decode(Step):
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a way to save memory that the family's VAE does not have."""
-        decodes = offers_of(config.model).decodes
-        for name in ("tiling", "chunk"):
-            if getattr(config, name) and name not in decodes:
-                raise BadInput(f"decode.{name}: the VAE of {config.model.family} has none; set it to 0")
+        check_decoding("decode", config.model.family, offers_of(config.model), config)
 
     def setup(self) -> None:
         """Load the VAE."""

@@ -12,6 +12,7 @@ from stages.core.latents.artifacts import LATENT, get_latent, put_latent
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, load_family, offers_of
+from stages.families.offers import check_decoding
 
 MOST = 8
 
@@ -73,9 +74,7 @@ class Enlarge(Step):
         """Raise BadInput for a larger size that the family cannot make, and for a way to save memory that its VAE does
         not have."""
         name, offers = config.model.family, offers_of(config.model)
-        for setting in ("tiling", "chunk"):
-            if getattr(config, setting) and setting not in offers.decodes:
-                raise BadInput(f"enlarge.{setting}: the VAE of {name} has none; set it to 0")
+        check_decoding("enlarge", name, offers, config)
         if offers.refines_after and values.get("conditions"):
             raise BadInput(
                 f"enlarge: {name} refines a clip after its pictures, which were encoded in the small size; leave "

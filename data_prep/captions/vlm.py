@@ -21,7 +21,7 @@ from data_prep.captions.questions import (
 from data_prep.captions.text import CAPTIONS
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Resources, Row, Step
-from stages.core.weights.checkpoint import DEVICES, locate
+from stages.core.weights.checkpoint import device_rule, locate
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -67,7 +67,7 @@ class VlmCaption(Step):
                 )
             require(
                 (self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
 
     @classmethod

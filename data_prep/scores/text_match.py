@@ -17,7 +17,7 @@ from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from stages.core.errors import BadInput, require
 from stages.core.identity import digest
 from stages.core.step import Inputs, Job, Port
-from stages.core.weights.checkpoint import DEVICES
+from stages.core.weights.checkpoint import device_rule
 
 BATCH = 64
 
@@ -49,7 +49,7 @@ class TextMatch(Job):
         def __post_init__(self) -> None:
             if not self.clip:
                 raise BadInput(f"clip: {CHECKPOINT_ADVICE}, the same as vectors.clip")
-            require((self.device in DEVICES, "device", self.device, "auto, cpu or cuda"))
+            require(device_rule(self.device))
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

