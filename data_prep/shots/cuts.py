@@ -37,7 +37,7 @@ class Cuts(Step):
     """One row per transition of a source; see `data_prep.shots.shots` for how they are found."""
 
     kind = "cuts"
-    version = 2
+    version = 3
     writes = CUTS
     fan_out = True
 

@@ -23,6 +23,7 @@ from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8, Nove
 
 Cells = npt.NDArray[np.bool_]
 _WIPE_LED = 1.5  # the most that what a wipe leaves unexplained and how well motion leads may come to
+_IDENTICAL = 0.42  # the most of the picture that stayed the same in a labelled transition was 0.39
 _SLOPE = 0.17  # by how much better motion may lead through a dissolve that it explains once worse
 RETURN_S = 0.6
 """Seconds after which what passed in front of the camera is gone."""
@@ -117,8 +118,16 @@ class Stretch:
         return pooled(self.planes[at], np.ones(CHROMA, bool)).reshape(len(at), 3, ROWS // 2, COLUMNS // 2)
 
     def unchanged(self, a: int, b: int) -> float:
-        """The share of the picture that is the same in frames a and b."""
+        """The share of the picture that is the same in frames a and b, exposure evened out."""
         return float((np.abs(self.picture(a) - self.picture(b)) < 5).mean())
+
+    def identical(self, a: int, b: int) -> float:
+        """The share of the picture that is the same in frames a and b as they are.
+
+        Where much of a picture is black, evening out its exposure changes what has not changed.
+        """
+        before, after = pictures(self.planes, self.cells, [a, b])
+        return float((np.abs(before - after) < 5).mean())
 
 
 def pooled(signatures: U8, keep: Cells) -> F32:
@@ -252,6 +261,8 @@ def judge(stretch: Stretch, a: int, b: int, kind: str, fps: float, rules: Gradua
     if novelty < rules.novelty or unlike < rules.unlike or mix.strength < rules.strength:
         return None
     if error > 1 or drift > rules.drift or stretch.unchanged(a, b) > rules.unchanged:
+        return None
+    if stretch.identical(a, b) > _IDENTICAL:
         return None
     if kept_share(*pictures(stretch.planes, stretch.cells, [a, b])) > rules.unchanged or stretch.is_motion(
         a, b, kind, error, rules

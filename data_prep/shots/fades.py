@@ -17,6 +17,7 @@ from stages.core.measures.signature import LUMA, U8, pictures
 Cells = npt.NDArray[np.bool_]
 _BLACK, _WHITE = 16.0, 235.0  # luma of black and white in limited range
 _MOTION = 1.5  # how much worse than a mixture motion must explain a fade; blurred pans reach 1.3, fades begin at 2.5
+_EVEN = 0.15  # by how much less than the rest a fade may have dimmed its strongest part; pans begin at 0.29
 _TRACE = 0.7  # grey levels by which a frame differs from a plain one
 
 
@@ -134,13 +135,17 @@ def ramp_length(luma: F32, floor: F32, shape: tuple[int, ...]) -> tuple[int, int
 def _is_motion(ramp: F32) -> bool:
     """Whether motion explains the middle of a ramp [n, rows, columns] nearly as well as a mixture of its ends.
 
-    A blurred pan over a bright wall looks like a fade to white.
+    A blurred pan over a bright wall looks like a fade to white. What moves out of sight keeps its contrast until it is
+    gone; where a picture fades, its strongest part does so with the rest.
     """
     if len(ramp) < 4:
         return False
-    height = np.abs(ramp - ramp[0]).mean((1, 2))
+    change = np.abs(ramp - ramp[0])
+    height, peak = change.mean((1, 2)), change.max((1, 2))
     middle = int(np.clip(np.argmin(np.abs(height - height[-1] / 2)), 1, len(ramp) - 2))
     share = float(height[middle] / max(float(height[-1]), 1e-3))
+    if peak[middle] < (share + _EVEN) * peak[-1]:
+        return False
     return motion_over_mixture(ramp[0], ramp[middle], ramp[-1], share) < _MOTION
 
 

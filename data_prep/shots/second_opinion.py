@@ -29,7 +29,7 @@ class ConfirmedCuts(Step):
     """As `data_prep.shots.cuts.Cuts`, with doubtful transitions confirmed, dropped or added by TransNetV2."""
 
     kind = "cuts"
-    version = 2
+    version = 3
     writes = CUTS
     fan_out = True
     weights = {"model": ()}  # noqa: RUF012

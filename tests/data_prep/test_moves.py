@@ -10,14 +10,14 @@ import pytest
 from data_prep.shots.shots import Transition, find_shots
 from data_prep.signals.signals import decode_signals
 from stages.core.measures.registration import (
-    best_shift,
+    best_shifts,
     kept_share,
     motion_likeness,
     motion_over_mixture,
     rank_likeness,
 )
 from tests.data_prep.moves import KEPT_BACK, KNOWN, Footage, Tally, edited, footage
-from tests.data_prep.sequences import encode
+from tests.data_prep.sequences import Sequence, encode
 from tests.data_prep.test_shots import DATA, FOOTAGE
 
 CODECS = (
@@ -83,6 +83,25 @@ def test_edits_of_moving_shots(tmp_path: Path, shots: list[Footage], seed: int) 
     assert (tally.cuts_found, tally.gradual_found, tally.false) == (tally.cuts, tally.gradual, 0)
 
 
+def test_what_leaves_a_black_picture_is_no_dissolve(tmp_path: Path) -> None:
+    frames = np.zeros((60, 180, 320, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[:, max(0, 30 - 5 * i) : max(0, 200 - 5 * i)] = 200
+    assert detected(tmp_path, frames, CODECS[0]) == []
+
+
+def test_a_dark_shot_that_moves_fades_on_both_sides(tmp_path: Path, shots: list[Footage]) -> None:
+    rng = np.random.default_rng(3)
+    dark = KNOWN["shaken"](shots[0], 60, rng) // 5
+    made = Sequence()
+    made.cut(dark)
+    made.fade(KNOWN["pan"](shots[1], 60, rng), out=6, hold=2, back=6)
+    found = detected(tmp_path, made.frames, CODECS[0])
+    assert [t.kind for t in found] == ["fade"]
+    assert abs(found[0].first_frame - made.truth[0]["start"]) <= 2
+    assert abs(found[0].last_frame - made.truth[0]["end"] - 1) <= 2
+
+
 def blobs(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     small = rng.uniform(0, 255, (12, 18)).astype(np.float32)
@@ -97,8 +116,12 @@ class TestRegistration:
     @pytest.mark.parametrize(("down", "across"), [(0, 0), (3, 0), (0, -9), (-5, 14)])
     def test_a_shift_is_found_and_motion_leads_along_it(self, down: int, across: int) -> None:
         a, b = view(1, 0, 0), view(1, down, across)
-        assert best_shift(a, b) == (down, across)
+        assert best_shifts(a, b)[0] == (down, across)
         assert motion_likeness(a, b)[0] > 0.95
+
+    def test_of_shifts_as_good_the_one_that_shares_most_is_tried(self) -> None:
+        bars = np.tile(np.kron(np.array([120, 90, 30, 200, 60, 170, 20], np.float32), np.ones(9)), (18, 1))
+        assert (0, 4) in best_shifts(bars[:, :32], bars[:, 4:36])
 
     def test_motion_leads_to_no_other_picture(self) -> None:
         moved, still = motion_likeness(view(1, 0, 0), view(2, 0, 0))

@@ -21,6 +21,7 @@ _FINER = 4
 """How much finer than a signature the grid is on which flow is computed: it moves things by parts of a cell."""
 _OVERLAP = 0.3
 """The least share of the picture that both pictures of a shift must show."""
+_AS_GOOD = 0.01  # correlations this near to each other tell nothing apart
 _NOISE = 4.0
 """Variance of the luma, in grey levels squared, below which a picture counts as flat."""
 _BLACK, _WHITE = 18.0, 233.0
@@ -36,10 +37,12 @@ def likeness(a: F32, b: F32) -> float:
     return float((float((a * b).mean()) + _NOISE) / power**0.5)
 
 
-def best_shift(a: F32, b: F32) -> tuple[int, int]:
-    """The shift (down, across), in whole cells, under which a looks most like b: a[y + down, x + across] is b[y, x].
+def best_shifts(a: F32, b: F32) -> list[tuple[int, int]]:
+    """The shifts (down, across), in whole cells, under which a looks most like b: a[y + down, x + across] is b[y, x].
 
     Every shift counts under which the two overlap by 0.3 of the picture; what they share is held against each other.
+    The first is the best; the second, where it is another, shares most of those within 0.01 of it. Plain surfaces and
+    stripes look alike under many shifts, and then a small overlap wins by chance.
     """
     size = (2 * a.shape[0], 2 * a.shape[1])  # so that nothing wraps round
     one, two = (np.stack([np.ones_like(p), p, p * p]) for p in (q.astype(np.float64) - q.mean() for q in (a, b)))
@@ -55,8 +58,12 @@ def best_shift(a: F32, b: F32) -> tuple[int, int]:
     power = (overlap(2, 0) / count - left**2 + _NOISE) * (overlap(0, 2) / count - right**2 + _NOISE)
     alike = (overlap(1, 1) / count - left * right + _NOISE) / np.sqrt(np.maximum(power, 1.0))
     alike[shared < _OVERLAP * a.size] = -1.0
-    down, across = (int(i) for i in np.unravel_index(int(np.argmax(alike)), alike.shape))
-    return down - size[0] * (down > a.shape[0]), across - size[1] * (across > a.shape[1])
+    widest = np.where(alike >= alike.max() - _AS_GOOD, shared + alike / 2, 0.0)
+    shifts = []
+    for table in (alike, widest):
+        down, across = (int(i) for i in np.unravel_index(int(np.argmax(table)), alike.shape))
+        shifts.append((down - size[0] * (down > a.shape[0]), across - size[1] * (across > a.shape[1])))
+    return list(dict.fromkeys(shifts))
 
 
 def finer(picture: F32) -> F32:
@@ -90,10 +97,9 @@ def motion_likeness(a: F32, b: F32) -> tuple[float, float]:
     changed = np.abs(before - after) >= CHANGED
     if changed.mean() < 0.03:
         return 1.0, 1.0
-    down, across = best_shift(a, b)
     best = -1.0
-    for shift in {(0, 0), (_FINER * down, _FINER * across)}:
-        predicted, inside = moved(before, after, shift)
+    for down, across in {(0, 0), *best_shifts(a, b)}:
+        predicted, inside = moved(before, after, (_FINER * down, _FINER * across))
         telling = inside & changed
         if inside.mean() >= _OVERLAP and telling.mean() >= 0.03:
             best = max(best, likeness(predicted[telling], after[telling]))
