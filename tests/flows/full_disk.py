@@ -80,6 +80,12 @@ def run(folder: Path) -> None:
     mount(store, "remount", "rw")
     tried("room everywhere", *render, "--export", out)
     tried("verify", *verify)
+    closed = folder / "closed"
+    mount(closed, "size=64k")
+    mount(closed / "open", "size=64k")
+    mount(closed, "remount", "ro")
+    tried("a folder within a closed one", *render, "--export", closed / "open")
+    tried("a new folder within a closed one", *render, "seeds=2", "--export", closed / "new")
     tried("videos", "table", "videos", "--store", store)
     tried("exported", "status", "--store", store, next(out.glob("*.mp4")))
 

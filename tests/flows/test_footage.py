@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,25 @@ from flows.views.tables import read_table
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
 from tests.data_prep.little import shot, texture, write
-from tests.data_prep.numbered import H264, KEYS, ONE_KEY, SHOT, SOUND, encoded, frames, heard, make, number_of, shown
+from tests.data_prep.moves import footage, pan, tinted
+from tests.data_prep.numbered import (
+    H264,
+    HEIGHT,
+    KEYS,
+    ONE_KEY,
+    SHOT,
+    SOUND,
+    WIDTH,
+    encoded,
+    ffmpeg,
+    frames,
+    heard,
+    make,
+    number_of,
+    shown,
+)
+from tests.data_prep.sequences import encode
+from tests.data_prep.test_shots import FOOTAGE
 
 EVERYTHING = [
     "copies.hash_bits=-1", "select.motion=null", "select.static_ratio=null", "select.sharpness=null",
@@ -72,6 +91,9 @@ def test_every_clip_of_every_kind_is_there_with_its_own_frames(made):
     for row in rows:
         stored = shown(row["file"])
         assert len(stored) == row["n_frames"] == row["end_frame"] - row["start_frame"]
+        with av.open(str(row["file"])) as container:  # who does not turn pictures reads it upright too
+            first = next(container.decode(video=0))
+        assert (first.width, first.height, first.rotation) == (row["width"], row["height"], 0), row["name"]
         assert (row["width"], row["height"]) == stored.shape[:0:-1]
         if row["name"] != "size_changes.ts":
             source = shown(folder / row["name"])[row["start_frame"] : row["end_frame"]]
@@ -107,14 +129,60 @@ def test_lengths_and_rates_are_those_of_the_frames(made):
     assert cuts == [("cut", SHOT)]
 
 
+def combing(pictures: np.ndarray) -> float:
+    """How much each row differs from the mean of its neighbours, in grey levels, over pictures [n, h, w]."""
+    rows = pictures.astype(np.float32)
+    return float(np.abs(rows[:, 1:-1] - (rows[:, :-2] + rows[:, 2:]) / 2).mean())
+
+
+def test_fields_become_whole_pictures(tmp_path):
+    """A camera that moves, taken in fields: each frame of the file shows two moments, each frame of a clip one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    moving = shot(1, 76, 2.5, WIDTH, HEIGHT)
+    raw = tmp_path / "fields.mkv"
+    encoded(raw, moving, "-c:v", "ffv1")
+    fields = ("-flags", "+ilme+ildct")
+    for name, first, options in (
+        ("top_first.mpg", "interleave_top", ("-c:v", "mpeg2video", "-q:v", "3", *fields)),
+        ("bottom_first.mp4", "interleave_bottom", (*H264, f"{KEYS}:bff=1", *fields)),
+    ):
+        order = "tff" if first.endswith("top") else "bff"
+        ffmpeg(
+            "-r", "50", "-i", raw, "-vf", f"tinterlace={first},setfield={order}", "-r", "25", *options, folder / name
+        )
+    curate(tmp_path / "store", folder)
+    done = publish(tmp_path / "store")
+    assert done.exit_code == 0, done.output
+    rows = index(tmp_path / "store")
+    assert {row["name"] for row in rows} == {"top_first.mpg", "bottom_first.mp4"}
+    whole = combing(shown(raw))
+    for row in rows:
+        assert combing(shown(folder / row["name"])) > 5 * whole
+        assert combing(shown(row["file"])) < 2 * whole, row["name"]
+
+
+def test_a_camera_that_pans_and_light_that_changes_make_one_clip(tmp_path):
+    (tmp_path / "in").mkdir()
+    still, rng = footage(FOOTAGE / "dog.mp4"), np.random.default_rng(4)
+    for name, law in (("pan", pan), ("light", tinted)):
+        encode(list(law(still, 75, rng)), tmp_path / "in" / f"{name}.mp4", codec="libx264", options={"crf": "20"})
+    curate(tmp_path / "store", tmp_path / "in", "--until", "clips")
+    assert [(c["start_frame"], c["end_frame"]) for c in table(tmp_path / "store", "clips")] == [(0, 75), (0, 75)]
+
+
 def test_no_clip_at_all_ends_well_and_is_said(tmp_path):
-    for name in ("short", "text"):
+    for name in ("short", "text", "broken"):
         (tmp_path / name).mkdir()
     write(tmp_path / "short" / "a.mp4", shot(1, 9))
     (tmp_path / "text" / "a.txt").write_text("no video")
-    for name, why in (("short", "no shot of any source is as long"), ("text", "no source can be read")):
+    (tmp_path / "broken" / "a.mp4").write_bytes(bytes(range(256)) * 40)
+    unread = "no source can be read"
+    for name, why in (("short", "no shot of any source is as long"), ("text", unread), ("broken", unread)):
         for _ in range(2):  # also when there is nothing left to do
-            assert f"there are no clips: {why}" in curate(tmp_path / f"{name}.store", tmp_path / name).output
+            done = rushes("curate", tmp_path / name, "--store", tmp_path / f"{name}.store", *EVERYTHING)
+            assert done.exit_code == (1 if name == "broken" else 0), done.output  # a file that cannot be read failed
+            assert f"there are no clips: {why}" in done.output
         done = publish(tmp_path / f"{name}.store")
         assert done.exit_code == 2
         assert "keeps no clip" in done.output
@@ -140,20 +208,24 @@ def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path):
         assert [number_of(f) for f in shown(row["file"])] == list(range(row["start_frame"], row["end_frame"]))
 
 
-def test_a_source_that_was_replaced_is_not_published_under_the_old_scores(tmp_path):
+@pytest.mark.parametrize("times_kept", [False, True])
+def test_a_source_that_was_replaced_is_not_published_under_the_old_scores(tmp_path, times_kept):
     folder, store = tmp_path / "in", tmp_path / "store"
     folder.mkdir()
     for i, name in enumerate(("a.mp4", "b.mp4")):
         encoded(folder / name, frames((2 * i + 1,)), *H264, KEYS)
     curate(store, folder)
     data = encoded(tmp_path / "other.mp4", frames((9,)), *H264, KEYS).read_bytes()
-    size = (folder / "a.mp4").stat().st_size
-    (folder / "a.mp4").write_bytes((data + bytes(size))[:size])
+    before = (folder / "a.mp4").stat()
+    (folder / "a.mp4").write_bytes((data + bytes(before.st_size))[: before.st_size])
+    if times_kept:  # as `cp --preserve` does
+        os.utime(folder / "a.mp4", ns=(before.st_atime_ns, before.st_mtime_ns))
     os.utime(folder / "b.mp4", (1, 1))  # touched, the same content
     done = publish(store)
     assert done.exit_code == 0
     assert "1 clip was not cut:" in done.output
-    assert "a.mp4 0.00-1.20 s: the source is not the file that was curated" in done.output
+    told = "frame 0 of the written clip differs" if times_kept else "the source is not the file that was curated"
+    assert f"a.mp4 0.00-1.20 s: {told}" in done.output
     assert [r["name"] for r in index(store)] == ["b.mp4"]
     assert [(Path(r["uri"]).name, r["status"]) for r in table(store, "uncut")] == [("a.mp4", "error")]
 

@@ -42,5 +42,10 @@ def test_full_disks_are_one_sentence_and_a_rerun_completes(tmp_path):
     assert f"cannot write to {tmp_path / 'store'}: Read-only file system" in shown["read-only store"][1]
     assert [status for what, status, _ in found if what == "verify"] == [0, 0, 0]
     assert shown["room everywhere"][0] == 0, shown
-    assert "2 rows" in shown["videos"][1]
+    assert shown["a folder within a closed one"][0] == 0, shown
+    status, output = shown["a new folder within a closed one"]
+    assert status == 2
+    assert f"{tmp_path / 'closed' / 'new'}" in output
+    assert "Read-only file system" in output
+    assert "2 rows" in shown["videos"][1]  # the run for the new folder has not begun
     assert shown["exported"][0] == 0, shown

@@ -16,6 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -401,6 +402,68 @@ def test_the_cases_that_were_found(name, right):
         assert right in str(caught.value)
     else:
         assert check_all(read_prompts(str(path))) == right
+
+
+def asked_for(tmp_path: Path, *words: str) -> list[dict]:
+    """The takes in the store once the command has run through a step without a model."""
+    (tmp_path / "toys.yaml").write_text(yaml.safe_dump({"steps": {"text": {"use": "tests.flows.toys:Letters"}}}))
+    store, out = str(tmp_path / "store"), tmp_path / "takes.parquet"
+    more = [f"cascade={tmp_path / 'toys.yaml'}", "--store", store, "--executor", "local"]
+    run = CliRunner().invoke(main, ["render", *words, *more])
+    assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(main, ["table", "takes", "--store", store, "--out", str(out)])
+    assert run.exit_code == 0, run.output
+    return pq.read_table(out).to_pylist()
+
+
+ODD = "a red\u2028circle, ${oc.env:HOME} ??? {{x}}"
+FORMS = {
+    "a.txt": f"\ufeff{ODD}\r\nblue\r\n",
+    "b.CSV": f'\ufeffPrompt,tags,seed\r\n"{ODD}",hero,7\r\nblue,,8\r\n',
+    "c.tsv": f"prompt\ttags\tseed\n{ODD}\thero\t7\nblue\t\t8\n",
+    "d.JSONL": f'\ufeff{{"prompt": "{ODD}", "tags": "hero", "seed": 7}}\n{{"prompt": "blue", "tags": null, "seed": 8}}',
+    "e.ndjson": f'{{"prompt": "{ODD}", "tags": ["hero"], "seed": 7}}\r\n{{"prompt": "blue", "seed": 8}}\r\n',
+    "f.json": f'[{{"prompt": "{ODD}", "tags": "hero", "seed": 7}}, {{"prompt": "blue", "seed": "8"}}]',
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_prompts_reach_the_store_as_they_were_written(name, tmp_path):
+    (tmp_path / name).write_text(FORMS[name], encoding="utf-8", newline="")
+    takes = asked_for(tmp_path, str(tmp_path / name))
+    assert [take["prompt"] for take in takes] == [ODD, "blue"]
+    if name != "a.txt":
+        assert [(take["tags"], take["seed"]) for take in takes] == [(["hero"], 7), ([], 8)]
+
+
+@pytest.mark.parametrize("where", ["campaign", "command line"])
+def test_what_a_campaign_says_reaches_the_store_as_it_was_written(where, tmp_path):
+    campaign = {"name": "odd", "prompts": [ODD], "seeds": [2**63 - 1], "negative_prompt": ODD}
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(campaign, allow_unicode=True), encoding="utf-8")
+    words = {
+        "campaign": [str(tmp_path / "odd.yaml")],
+        "command line": ["--prompt", ODD, f"negative_prompt={json.dumps(ODD)}", f"seeds=[{2**63 - 1}]"],
+    }
+    (take,) = asked_for(tmp_path, *words[where])
+    assert (take["prompt"], take["negative_prompt"], take["seed"]) == (ODD, ODD, 2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a red\x0ccircle", "control character U+000C"),
+        ("a red\x85circle", "control character U+0085"),
+        ("a red\0circle", "control character U+0000"),
+        ("x" * (LONGEST_PROMPT + 1), "131073 bytes"),
+    ],
+)
+def test_a_text_that_cannot_be_a_prompt_is_refused_before_work(text, says, tmp_path):
+    (tmp_path / "a.txt").write_text(f"fine\n{text}\n", encoding="utf-8", newline="")
+    run = CliRunner().invoke(main, ["render", str(tmp_path / "a.txt"), "--store", str(tmp_path / "store")])
+    assert run.exit_code == 2, run.output
+    assert "a.txt, line 2" in run.output
+    assert says in run.output
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_file_of_prompts_is_rendered_without_a_campaign(tmp_path):

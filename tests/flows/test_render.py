@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.numpy import load_file
 
 from flows.cli.main import main
 from flows.render.campaign import load_campaign
@@ -83,6 +88,36 @@ def test_a_second_run_does_nothing_and_exports_the_same(rendered, campaign_file,
     first = {p.name: p.read_bytes() for p in out.glob("*.mp4")}
     assert len(first) == 4
     assert {p.name: p.read_bytes() for p in (tmp_path / "again").glob("*.mp4")} == first
+
+
+def test_an_exported_video_says_its_colours_in_full(rendered):
+    """Browsers decode as BT.601 where primaries and transfer are unknown."""
+    for path in rendered[1].glob("*.mp4"):
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range) == (1, 1, 1, 1)
+        place = (data := path.read_bytes()).find(b"colrnclx")  # matrix, primaries, transfer: ISO/IEC 14496-12
+        assert data[place + 8 : place + 14] == b"\0\1\0\1\0\1"
+
+
+def test_a_picture_of_any_depth_is_seen_alike(campaign_file, tmp_path):
+    """16 bits of grey and floating point from 0 to 1 are the picture that their twin of 8 bits is."""
+    grey = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8) * 2
+    Image.fromarray(grey).save(tmp_path / "bits8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "bits16.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "floats.tiff")
+    prompts = [
+        {"prompt": f"a {name}", "image": str(tmp_path / name)} for name in ("bits8.png", "bits16.png", "floats.tiff")
+    ]
+    campaign = {**yaml.safe_load(campaign_file.read_text()), "prompts": prompts, "seeds": 1}
+    (tmp_path / "depths.yaml").write_text(yaml.safe_dump(campaign))
+    store = tmp_path / "store"
+    done = rushes("render", tmp_path / "depths.yaml", "--store", store, "--executor", "local", "--until", "see")
+    assert done.exit_code == 0, done.output
+    seen = [load_file(store / row["uri"]) for row in table(store, "artifacts", tmp_path) if row["stage"] == "see"]
+    assert len(seen) == 3
+    for other in seen[1:]:
+        assert {k: v.tolist() for k, v in other.items()} == {k: v.tolist() for k, v in seen[0].items()}
 
 
 def test_a_run_that_ends_before_the_videos_shows_none(rendered, campaign_file, tmp_path):
@@ -173,6 +208,20 @@ BAD = {
     "unknown cascade": ({"cascade": "tyni"}, "did you mean 'tiny'"),
     "no checkpoint": ({"model": {"checkpoint": "/nowhere/at/all"}}, "/nowhere/at/all"),
     "foreign code": ({"steps": {"base": {"use": "os:system"}}}, "inside"),
+    "no number of frames a second": ({"fps": math.nan}, "fps must be a number, not nan"),
+    "endless frames a second": ({"fps": math.inf}, "fps must be a number, not inf"),
+    "too many frames a second": ({"fps": 1e9}, "fps must be over 0 and at most 1000"),
+    "no guidance": ({"guidance": math.nan}, "guidance must be a number, not nan"),
+    "endless guidance of one prompt": (
+        {"prompts": [{"prompt": "b", "guidance": math.inf}]},
+        "guidance must be a number",
+    ),
+    "unknown preset": ({"decode": {"preset": "fsat"}}, "decode.preset is 'fsat'; give one of"),
+    "negative seed": ({"prompts": [{"prompt": "b", "seed": -5}]}, "seed must be a whole number from 0 to 2**63 - 1"),
+    "seed beyond 63 bits": ({"seeds": [2**63]}, "seeds must be a whole number from 0 to 2**63 - 1"),
+    "a zero byte": ({"prompts": ["a\0b"]}, "control character U+0000"),
+    "a prompt beyond all measure": ({"prompts": ["x" * (2**17 + 1)]}, "131073 bytes"),
+    "tags that are a number": ({"prompts": [{"prompt": "b", "tags": 5}]}, "tags must be a text or a list of texts"),
     "unknown prompt key": ({"prompts": [{"promt": "x"}]}, "did you mean 'prompt'"),
 }
 

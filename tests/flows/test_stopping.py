@@ -26,7 +26,8 @@ TOYS = {
     "gate": {"use": "tests.flows.toys:Slow"},
     "finish": {"use": "tests.flows.toys:Finish"},
 }
-ROW = "rushes: stopping; waiting for a row of draw (at most 5 s); send SIGTERM again to end at once"
+ROW = "rushes: stopping; waiting for a row of draw (at most 5 s); {} to end at once"
+AGAIN = {signal.SIGTERM: "send SIGTERM again", signal.SIGINT: "press Ctrl-C again"}
 JOB = "rushes: stopping; waiting for gate to keep what it has done; press Ctrl-C again to end at once"
 ON_RAY = "rushes: stopping; waiting for Ray to end its workers; press Ctrl-C again to end at once"
 
@@ -99,24 +100,25 @@ def check_and_run_again(campaign: Path, store: Path) -> None:
     assert rushes("catalog", "verify", "--store", store).exit_code == 0
 
 
-def test_one_signal_leaves_the_row_at_work(campaign, tmp_path):
+@pytest.mark.parametrize("number", AGAIN)
+def test_one_signal_leaves_the_row_at_work(number, campaign, tmp_path):
     """The row would hang for ever. What was done before it is stored, and nothing is exported."""
     store, out = tmp_path / "store", tmp_path / "out"
     stuck = Stuck("row", campaign, "--store", str(store), "--export", str(out))
     try:
         stuck.wait()
-        stuck.send(signal.SIGTERM)
+        stuck.send(number)
         status, errors = stuck.end()
     finally:
         stuck.kill()
     assert status == 3, errors
-    assert [line for line in errors.splitlines() if "stopping" in line] == [ROW]
+    assert [line for line in errors.splitlines() if "stopping" in line] == [ROW.format(AGAIN[number])]
     assert "Traceback" not in errors
-    assert "stopped (cancelled by SIGTERM)" in errors
+    assert f"stopped (cancelled by {number.name})" in errors
     assert not out.exists()
     stuck.hanging.unlink()
     shown = rushes("status", "--store", store).output
-    assert "cancelled by SIGTERM" in shown
+    assert f"cancelled by {number.name}" in shown
     check_and_run_again(campaign, store)
 
 
