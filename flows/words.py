@@ -23,6 +23,11 @@ def listed(words: Sequence[str], most: int = 5) -> str:
     return ", ".join(words[:most]) + more
 
 
+def look(command: str, store: str) -> str:
+    """Where to look further: the command, whole, so that it can be copied."""
+    return f"see `rushes {command} --store {store}`"
+
+
 def file_name(uri: str) -> str:
     """The last part of a path or URL."""
     return uri.rstrip("/").rsplit("/", 1)[-1]

@@ -77,7 +77,9 @@ class Version(Job):
         for name in ("cut", "sheet", "pack"):
             _refuse_unfinished(name, tables.get(name))
         if not tables["index"].num_rows:
-            raise BadInput("none of the kept clips could be cut; see `rushes status`")
+            raise BadInput(
+                f"none of the kept clips could be cut; see `rushes status --store {self.workspace.storage.url}`"
+            )
         made = Frozen(self.config, tables)
         there = [v for v in versions(self.workspace.storage, self.config.name) if v["fingerprint"] == made.fingerprint]
         manifest = there[-1] if there else made.write(new_folder(self.workspace.storage, self.config.name))
@@ -174,8 +176,8 @@ def empty_splits(index: pa.Table, share: float, salt: str) -> list[str]:
     if share > 0 and "val" not in splits:
         least = share_for(sources, salt)
         found.append(
-            f"There are no clips in `val`: a share of {share:g} gives it none of {count}. With publish.val_share="
-            f"{least:g} it gets at least one source; another publish.salt draws other sources."
+            f"There are no clips in the validation split `val`: a share of {share:g} gives it none of {count}. Set "
+            f"publish.val_share={least:g} for at least one source; another publish.salt draws other sources."
         )
     if share < 1 and "train" not in splits:
         found.append(

@@ -81,7 +81,7 @@ def list_sources(
                 break
         if empty:
             raise BadInput(
-                f"{bare(word)!r} names no files; give files, folders, globs or manifests ({', '.join(MANIFESTS)})"
+                f"{bare(word)!r} has no files in it; give files, folders, globs or manifests ({', '.join(MANIFESTS)})"
             )
     rows = list(found.values())[: limit or None]
     if shot_lists:
@@ -151,7 +151,7 @@ def _expand(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
     elif path.is_symlink():
         yield {"uri": local_uri(path.absolute()), "size": 0, "problem": "the link leads nowhere"}
     else:
-        raise BadInput(f"there is no source {word!r}: no file, folder, glob or URL that can be listed")
+        raise BadInput(f"there is no file or folder {word!r}, and it is no glob or URL that can be listed")
 
 
 def _named(name: str) -> Row:

@@ -57,12 +57,13 @@ def print_results(catalog: Catalog) -> None:
 
 def _curated(catalog: Catalog) -> Table:
     table = Table(title="curate", title_justify="left", box=None)
-    for heading in ("table", "rows", "of them"):
+    for heading in ("table", "rows", "by kind or status"):
         table.add_column(heading, justify="right" if heading == "rows" else "left")
     tables = read_tables(catalog, [name for name, _ in CURATED])
     for name, column in CURATED:
         rows = tables[name].to_pylist()
-        table.add_row(name, str(len(rows)), _tally([r[column] for r in rows]) if column else "")
+        states = ["copy" if r.get("duplicate_of") else r[column] for r in rows] if column else []
+        table.add_row(name, str(len(rows)), _tally(states))
     return table
 
 
@@ -72,7 +73,7 @@ def _tally(values: Sequence[str]) -> str:
 
 def _rendered(catalog: Catalog, costs: Sequence[Row]) -> Table:
     table = Table(title=f"render, in {catalog.storage.url}/media", title_justify="left", box=None)
-    for heading in ("stage", "made", "workers", "s each", "core-s", "GPU-s"):
+    for heading in ("stage", "rows made", "workers", "seconds per row", "core-seconds", "GPU-seconds"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for c in costs:
         seconds = (f"{c[k]:.{d}f}" for k, d in (("seconds", 2), ("core_seconds", 1), ("gpu_seconds", 1)))

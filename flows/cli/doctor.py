@@ -77,7 +77,11 @@ def packages() -> Iterator[Finding]:
     yield Finding(OK, "Python", f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPU cores")
     pinned = read_constraints()
     wrong = [text for r in requirements() if (text := mismatch(r))]
-    other = [f"{n} is {have}, pinned {pin}" for n, pin in pinned.items() if (have := installed(n)) not in ("", pin)]
+    other = [
+        f"{n} is {have}, pinned {pin}"
+        for n, pin in pinned.items()
+        if (have := installed(n)) and have.partition("+")[0] != pin.partition("+")[0]
+    ]
     if wrong:
         yield Finding(MISSING, "packages", "; ".join(wrong), INSTALL)
     if other:

@@ -239,7 +239,7 @@ def page(store: str, run_id: str, out: str | None) -> int:
 
 
 @main.command()
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", default="")
 @STORE
 @RUN
 @click.option("--all", "everything", is_flag=True, help="Show the rows of every run, not only the latest.")

@@ -109,7 +109,7 @@ def print_plan(prepared: Prepared, what: str) -> int:
     out.print(f"{plan.flow}: what would run", markup=False)
     out.print(counts_table(survey.counts(), {n.name: n.fingerprint for n in plan.nodes}, unknown))
     if unknown:
-        out.print("?: not known before the steps above have run", soft_wrap=True)
+        out.print("?: known only after the steps above have run", soft_wrap=True)
     return 0
 
 

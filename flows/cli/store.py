@@ -85,7 +85,9 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
 
 def _run_line(record: RunRecord) -> str:
     row = record.row
-    spent = f"{row['core_seconds']:.1f} core-s" + (f", {row['gpu_seconds']:.1f} GPU-s" if row["gpu_seconds"] else "")
+    spent = f"{row['core_seconds']:.1f} core-seconds" + (
+        f", {row['gpu_seconds']:.1f} GPU-seconds" if row["gpu_seconds"] else ""
+    )
     return f"{row['run_id']} {row['status']} ({spent})" + (f": {row['error']}" if row["error"] else "")
 
 
@@ -145,7 +147,10 @@ def _id_of_file(catalog: Catalog, path: Path) -> str:
 
     found = identify(path, catalog.storage)
     if found is None:
-        raise BadInput(f"{path}: neither its tags, nor its hash, nor its name lead to a video of {catalog.storage.url}")
+        raise BadInput(
+            f"{path}: no video of {catalog.storage.url} has its tags, its content or its name; "
+            "give the store that it was exported from"
+        )
     if found.artifact_id or found.take_id:
         return found.artifact_id or found.take_id
     videos = read_table(catalog, "videos", everything=True).to_pylist()

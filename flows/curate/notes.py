@@ -6,7 +6,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from flows.curate.tables import clips, is_known, sources, verdicts
-from flows.words import cause_text, counted, file_name, listed
+from flows.words import cause_text, counted, file_name, listed, look
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.survey import Survey
@@ -28,7 +28,7 @@ def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
 
 
 def _source_lines(survey: Survey) -> list[str]:
-    rows = sources(survey).to_pylist()
+    rows, more = sources(survey).to_pylist(), look("table sources", survey.catalog.storage.url)
     copies = [r for r in rows if any(reason["metric"] == "duplicate_of" for reason in r["reasons"])]
     bad = [r for r in rows if r["status"] not in ("ok", "pending") and r not in copies]
     counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
@@ -37,10 +37,10 @@ def _source_lines(survey: Survey) -> list[str]:
     counts += [f"{waiting:,} not looked at yet"] if waiting else []
     lines = [", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])]
     lines += [f"  not read: {file_name(r['uri'])}: {cause_text(r)}" for r in bad[:MOST]]
-    lines += [f"  and {len(bad) - MOST} more; see `rushes table sources`"] if len(bad) > MOST else []
+    lines += [f"  and {len(bad) - MOST} more; {more}"] if len(bad) > MOST else []
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
     lines += [f"  {file_name(r['uri'])}: {r['note']}" for r in odd[:MOST]]
-    return lines + ([f"  and {len(odd) - MOST} more; see `rushes table sources`"] if len(odd) > MOST else [])
+    return lines + ([f"  and {len(odd) - MOST} more; {more}"] if len(odd) > MOST else [])
 
 
 def _shot_lists(survey: Survey) -> list[str]:
@@ -61,7 +61,9 @@ def _no_clips(survey: Survey) -> list[str]:
         return []
     readable = sum(r["status"] == "ok" for r in sources(survey).to_pylist())
     if not readable:
-        return ["there are no clips: no source can be read as video; see `rushes table sources`"]
+        return [
+            f"there are no clips: no source can be read as video; {look('table sources', survey.catalog.storage.url)}"
+        ]
     return ["there are no clips: no shot of any source is as long as clips.min_s"]
 
 
@@ -89,10 +91,11 @@ def _clip_lines(survey: Survey) -> list[str]:
         GROUP BY ALL ORDER BY n DESC, metric""",
         judged=judged,
     )
-    failed = ", ".join(f"{r['n']:,} by {r['metric']}" for r in metrics)
+    failed = ", ".join(f"{r['metric']} {r['n']:,}" for r in metrics)
     rejected = count["n"] - count["kept"] - count["copies"]
+    failed += "; some for several reasons" if sum(r["n"] for r in metrics) > rejected else ""
     counts = [f"{rejected:,} rejected ({failed})" if failed else f"{rejected:,} rejected"] if rejected else []
-    counts += [counted(count["copies"], "copy", "copies")] if count["copies"] else []
+    counts += [f"{counted(count['copies'], 'copy', 'copies')} of better clips"] if count["copies"] else []
     return [*lines, ", ".join([f"{counted(count['n'], 'clip')}: {count['kept']:,} kept", *counts])]
 
 

@@ -60,7 +60,7 @@ def throughput_table(survey: Survey, run_id: str) -> Table | None:
     if not rows:
         return None
     table = Table(title="throughput", title_justify="left", box=None, pad_edge=False)
-    for name in ("step", "rows", "core-s", "footage hours/hour", "frames/s per core"):
+    for name in ("step", "rows", "core-seconds", "hours of footage per hour", "frames per core-second"):
         table.add_column(name, justify="left" if name == "step" else "right")
     for r in rows:
         rates = (f"{r['core_seconds']:.1f}", f"{r['hours_per_hour']:,.1f}", f"{r['frames_per_core_second']:,.0f}")

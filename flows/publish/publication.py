@@ -23,7 +23,7 @@ from data_prep.publish.index import CLIP_ROOTS
 from data_prep.publish.roots import index_columns, kept_clips, kept_phase, yields_of
 from data_prep.sources.listing import trust_sources
 from flows.run.settings import FlowConfig, ResolvedConfig, fill_in
-from flows.words import counted
+from flows.words import counted, look
 from stages.core.config import load_class, merge
 from stages.core.config_files import find_config, nearest, parse_overrides, read_yaml
 from stages.core.errors import BadInput
@@ -106,7 +106,7 @@ class Publication(ResolvedConfig):
         if self.config.limit:
             clips = clips.slice(0, self.config.limit)
         if not clips.num_rows:
-            raise BadInput(f"the curation {record.row['run_id']} keeps no clip; see `rushes report` for the reasons")
+            raise BadInput(f"the curation {record.row['run_id']} keeps no clip; {look('report', catalog.storage.url)}")
         found = {"further": index_columns(survey, clips), "yields": yields_of(survey), "settings": self._for_card()}
         plan = make_plan(FLOW, "", fill_in(self.steps, found), clips.column_names)
         mark = digest("publish", clips_digest(clips))

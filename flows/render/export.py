@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.render.provenance import INDEX, check_metadata, ids_of, read_index, record_uri, tags_of
+from flows.words import look
 from stages.core.errors import BadInput
 from stages.core.full_disk import CannotWrite, as_cannot_write
 from stages.core.identity import digest
@@ -177,10 +178,12 @@ class _Delivery:
         try:
             data = self.storage.read(video["uri"])
             if hashlib.sha256(data).hexdigest() != video["sha256"]:
-                raise ValueError("the file in the store is damaged; see `rushes catalog verify`")
+                raise ValueError(f"the file in the store is damaged; {look('catalog verify', self.storage.url)}")
             data = with_tags(data, tags)
         except FileNotFoundError:
-            self.faults.append(f"{name}: its file is no longer in the store; see `rushes catalog verify`")
+            self.faults.append(
+                f"{name}: its file is no longer in the store; {look('catalog verify', self.storage.url)}"
+            )
             return None
         except (OSError, ValueError, RuntimeError) as error:
             if found := as_cannot_write(error):

@@ -102,7 +102,7 @@ def _curate_part(catalog: Catalog, record: RunRecord) -> dict[str, Any]:
         captions.setdefault(caption["clip_id"], []).append(caption)
     pictures = thumbnails(record.survey(catalog))
     clips = [_clip(catalog, {**c, "thumb": pictures.get(c["clip_id"], "")}, scores, verdicts, captions) for c in spans]
-    return {"run": record.row, "clips": clips, "sources": sources}
+    return {"run": record.row, "clips": clips, "sources": [row for row in sources if row["status"] == "ok"]}
 
 
 def _rows(catalog: Catalog, names: Sequence[str], run_id: str) -> list[list[Row]]:

@@ -171,7 +171,8 @@ def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: boo
 
         return datasets(catalog)
     if name not in TABLES:
-        raise BadInput(f"there is no table {name!r}; {nearest(name, ['runs', 'checkpoints', 'datasets', *TABLES])}")
+        wrong = f"there is no table {name!r}" if name else "no table was named"
+        raise BadInput(f"{wrong}; {nearest(name, ['runs', 'checkpoints', 'datasets', *TABLES])}")
     flow, view = TABLES[name]
     if not everything:
         return view(_run(catalog, flow, run_id).survey(catalog))

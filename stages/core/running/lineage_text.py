@@ -9,12 +9,12 @@ from stages.core.running.lineage import Lineage, Link
 
 
 def as_text(found: Lineage) -> list[str]:
-    """Lines for a terminal: the chain from the root down to the thing, then what was made of it."""
+    """Lines for a terminal: the chain from the root down to the thing, then what was made from it."""
     lines = [f"run {found.run['run_id']} ({found.run['flow']}, {found.run['status']})"]
     for link in found.above:
         lines += ["", *_link_lines(link)]
     if found.below:
-        lines += ["", "made of it:"]
+        lines += ["", "made from it:"]
         lines += [f"  {link.name:<12} {link.id}  {_standing(link)}" for link in found.below]
     return lines
 
@@ -40,6 +40,6 @@ def _link_lines(link: Link) -> list[str]:
     if link.node is not None and link.kind in ("row", "job"):
         settings = ", ".join(f"{k}={v}" for k, v in json.loads(link.node.config).items())
         lines.append(f"  step: {link.node.use} {link.node.fingerprint}" + (f" ({settings})" if settings else ""))
-        lines += [f"  weights {name}: {mark}" for name, mark in link.node.weights]
+        lines += [f"  weights {name}: {mark}" for name, mark in link.node.weights if mark]
         lines += [f"  made by {link.row['worker']} in run {link.row['run_id']}"] if link.row.get("run_id") else []
     return lines
