@@ -1,4 +1,4 @@
-"""Latents enlarged by way of their pixels, for families that have no latent upsampler."""
+"""Enlarge latents by decoding to pixels, scaling and encoding again, for families without a latent upsampler."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Extend(Step):
                           and each window then adds less
         guidance          [from 0] guidance of windows; 0 is that of `sampling` or of the take. More holds windows to
                           the prompt, less to what they are given
-        back_projections  [from 0] rounds that bring what is decoded and encoded again closer to its pixels
+        back_projections  [from 0] how often encoded latents are corrected so that they decode closer to their pixels
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)

@@ -57,8 +57,8 @@ class EndpointCaption(Step):
         retries      [from 0] repeats of a request after a time-out, a lost connection, 408, 409, 429 or 5xx, with
                      growing waits
         temperature  sampling temperature of the first answer
-        token_key    [max_tokens, max_completion_tokens] name of the endpoint's parameter for the most tokens of an
-                     answer
+        token_key    [max_tokens, max_completion_tokens] name of the endpoint's parameter for the maximum number of
+                     tokens of an answer
         """
 
         model: str = ""

@@ -53,7 +53,7 @@ class AskConfig:
     side        [from 32] longer side of a shown frame, in pixels
     prompt      the question; `{gap}` in it becomes the seconds between two frames
     label       tell the model the class label of the footage
-    again       [from 0] repeats of a question whose answer is empty, refused or repeats itself
+    again       [from 0] how often a question is asked again when the answer is empty, a refusal or repetitive
     max_tokens  [from 1] tokens of one answer, at most
     """
 

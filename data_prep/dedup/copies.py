@@ -46,8 +46,8 @@ class Copies(Job):
         hash_bits     bits of 63 that the hashes of two frames may differ by, on average over a clip; below 0 turns this
                       off
         agreement     least correlation of the changes within two clips, where there are changes
-        still         change within a clip, in grey levels of a cell, below which it counts as still and hashes decide;
-                      a small thing that moves before a still camera changes few cells, but those by much
+        still         largest change of a cell within a clip, in grey levels; two clips below it count as still, and
+                      their changes are not compared. A small thing that moves changes few cells, but strongly
         tint          largest difference of the mean chroma of two clips, 0 to 255; title cards differ by colour alone
         length_ratio  least ratio of the shorter clip's length to the longer one's
         cosine        least cosine of two embeddings that makes two clips copies; 0 turns this off

@@ -65,8 +65,8 @@ class CutClip(Step):
         audio       keep the sound
         crf         quality of x264, 0 to 51; lower is better
         preset      speed preset of x264
-        difference  largest difference between a written frame and what was seen of it, in grey levels (root mean square
-                    of 18 x 32 cells)
+        difference  largest allowed difference between a frame of the written file and the source's frame, in grey
+                    levels (root mean square of 18 x 32 cells)
         """
 
         video: VideoForm = field(default_factory=VideoForm)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class GradualRules:
-    """Thresholds of dissolves, wipes and fades. Each says what raising it does: more of them are found, false ones too,
-    or fewer, and some are missed.
+    """Thresholds of dissolves, wipes and fades. Each entry says what a higher value does: "more" means that more are
+    found, false ones included; "fewer" means that some are missed.
 
     A dissolve is compared with a mixture of the last frame before it and the first one after it; in a wipe, every part
     of the picture switches from one to the other. What the comparison leaves unexplained is a share of the difference
@@ -31,11 +31,12 @@ class GradualRules:
                   higher: fewer dissolves and wipes
     drift         how far a transition may deviate from changing at a constant rate, as a root mean square; higher: more
                   dissolves and wipes
-    moved         how well the frames may follow from one another by motion, as a correlation, before a dissolve is
-                  taken for motion; it holds where motion explains the frames twice as well as a mixture does, and is
-                  0.17 more where it explains them one and a half times as badly, and so on; higher: more dissolves, and
-                  more camera moves that pass for one
-    wipe_moved    the same for a wipe; higher: more wipes, and more pans that pass for one
+    moved         how well motion may explain the frames of a dissolve, as a correlation, before they count as motion.
+                  The limit is `moved + 0.17 * (r - 0.5)`, where r is the error that motion leaves, divided by the error
+                  that a mixture of frames leaves: 0.5 if motion explains them twice as well; higher: more dissolves,
+                  and more camera moves that pass for one
+    wipe_moved    likewise for a wipe, whose limit is this value itself; higher: more wipes, and more pans that pass for
+                  one
     flat          spread of brightness, in grey levels, below which a frame counts as plain black or white; higher: more
                   fades
     max_s         longest transition that is looked for, in seconds; higher: longer ones are found, and the search is

@@ -1,4 +1,4 @@
-"""The shots of a source as a list says that came with it, in place of what the detector finds."""
+"""Use the shots in a list that came with the source, instead of those that the detector finds."""
 
 from __future__ import annotations
 

@@ -54,10 +54,11 @@ class Analyse(Step):
         flow_hz       [above 0] how often optical flow is measured, per second of the source
         detail_hz     [above 0] how often sharpness, blockiness and bars are measured, per second
         pictures_hz   [above 0] how often a small picture is kept, per second
-        pictures      [from 2] pictures kept of one source, at most; beyond it their spacing doubles
+        pictures      [from 2] pictures kept of one source, at most; above that number every second one is dropped
         max_errors    broken packets after which the rest of a source is not decoded
-        time_limit_s  seconds that one source may take, at most; 0 sets no limit. Does not change results. Past
-                      `resources.time_limit_s` a hanging worker is ended, so raise both
+        time_limit_s  seconds that one source may take, at most; 0 sets no limit. Does not change results. On Ray,
+                      `resources.time_limit_s` ends a worker that hangs, so raise that too and keep it the larger of the
+                      two
         """
 
         flow_hz: float = 10.0

@@ -110,8 +110,9 @@ class Ingest(Step):
     class Config:
         """How long a source may take.
 
-        time_limit_s  seconds that one source may take, at most; 0 sets no limit. Does not change what is found. Past
-                      `resources.time_limit_s` a hanging worker is ended, so raise both
+        time_limit_s  seconds that one source may take, at most; 0 sets no limit. Does not change what is found. On Ray,
+                      `resources.time_limit_s` ends a worker that hangs, so raise that too and keep it the larger of the
+                      two
         """
 
         time_limit_s: float = field(default=300.0, metadata={"identity": False})

@@ -15,10 +15,12 @@ from flows.cli.telemetry import be_quiet
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
 DRY_RUN = click.option("--dry-run", "dry_run", flag_value="plan", help="Show what would run, and run nothing.")
 SETTINGS = click.option("--settings", "dry_run", flag_value="settings", help="Print all settings, and run nothing.")
-LIMIT = click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Process at most N sources, takes or clips."
-)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def limit_option(text: str) -> Callable[[Any], Any]:
+    """`--limit` of a command, with what it limits."""
+    return click.option("--limit", type=click.IntRange(min=1), metavar="N", help=text)
 
 
 def executor_option(default: str) -> Callable[[Any], Any]:
@@ -45,7 +47,9 @@ UNTIL = click.option(
 )
 ONLY = click.option("--only", metavar="STEP[,STEP]", default="", help="Run only these steps.")
 RETRY_ERRORS = click.option(
-    "--retry-errors", is_flag=True, help="Also retry what failed for good, or as often as its step allows."
+    "--retry-errors",
+    is_flag=True,
+    help="Also retry permanent failures, and transient ones that have used up their attempts.",
 )
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this run, not the latest.")
 
@@ -99,7 +103,7 @@ def main() -> None:
     guard_output()
 
 
-@main.command(epilog=keys("base.sampling.steps=8", f"Names of CAMPAIGNs: {configs_in('campaigns')}."))
+@main.command(epilog=keys("base.sampling.steps=8", f"Campaigns included: {configs_in('campaigns')}."))
 @click.argument("words", nargs=-1, metavar="[CAMPAIGN|PROMPTS] [KEY=VALUE]...")
 @click.option("--prompt", multiple=True, metavar="TEXT", help="A prompt; repeat the option for more.")
 @click.option(
@@ -109,11 +113,14 @@ def main() -> None:
 @UNTIL
 @ONLY
 @click.option(
-    "--export", "export_to", metavar="FOLDER", help="Write one mp4 per finished take there; other files stay."
+    "--export",
+    "export_to",
+    metavar="FOLDER",
+    help="Write one mp4 per finished take into FOLDER; other files in it are left alone.",
 )
 @DRY_RUN
 @SETTINGS
-@LIMIT
+@limit_option("Render at most N takes.")
 @executor_option("ray")
 @RETRY_ERRORS
 @friendly
@@ -132,13 +139,14 @@ def render(words: tuple[str, ...], **options: Any) -> int:
     "--config",
     default="curate",
     metavar="FILE",
-    help=f"Settings, merged over those of configs/curate.yaml: a YAML file, or {configs_in('curate', 'curate/')}.",
+    help="A YAML file of settings that override configs/curate.yaml, or the name of an included one: "
+    f"{configs_in('curate', 'curate/')} (adds scores by models).",
 )
 @UNTIL
 @ONLY
 @DRY_RUN
 @SETTINGS
-@LIMIT
+@limit_option("Curate at most N sources.")
 @executor_option("local")
 @RETRY_ERRORS
 @friendly
@@ -151,30 +159,39 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 
 
 @main.command(
-    epilog=keys("model.checkpoint=promoted:NAME@STORE", f"Names of CONFIGs: {configs_in('evaluate', 'evaluate/')}.")
+    epilog=keys(
+        "model.checkpoint=FOLDER, or model.checkpoint=promoted:NAME@STORE for one that `rushes train CONFIG "
+        "promote=NAME` kept",
+        f"Configs included: {configs_in('evaluate', 'evaluate/')}.",
+    )
 )
 @click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @STORE
 @click.option("--out", required=True, metavar="FILE.json", help="Write the figures to this file.")
 @click.option("--prompts", default="", metavar="FILE.txt", help="Render and judge these prompts, one per line.")
 @click.option("--videos", default="", metavar="FOLDER", help="Judge the videos in this folder; render none.")
-@click.option("--captions", default="", metavar="FILE.csv", help="Columns `file` and `caption` for the --videos.")
+@click.option(
+    "--captions",
+    default="",
+    metavar="FILE.csv",
+    help="CSV file with the columns `file` and `caption`, for the files in --videos.",
+)
 @click.option("--reference", default="", metavar="FOLDER", help="Compare with the videos in this folder: FVD and FID.")
 @DRY_RUN
 @SETTINGS
-@LIMIT
+@limit_option("Judge at most N videos.")
 @executor_option("ray")
 @RETRY_ERRORS
 @friendly
 def evaluate(words: tuple[str, ...], **options: Any) -> int:
     """Measure how often videos show what prompts say. CONFIG is a name from the list below, or a YAML file;
-    without it, the held-out prompts are rendered with two seeds each."""
+    without it, 200 prompts that were held out from training are rendered with two seeds each."""
     from flows.cli.evaluate import evaluate_command
 
     return evaluate_command(words, **options)
 
 
-@main.command(epilog=keys("max_steps=500", f"Names of CONFIGs: {configs_in('train')}."))
+@main.command(epilog=keys("max_steps=500", f"Configs included: {configs_in('train')}."))
 @click.argument("words", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
 @STORE
 @DRY_RUN
@@ -195,18 +212,18 @@ def train(words: tuple[str, ...], **options: Any) -> int:
     "--config",
     default="publish",
     metavar="FILE",
-    help="Settings, merged over those of configs/publish.yaml: a YAML file.",
+    help="A YAML file of settings that override configs/publish.yaml.",
 )
 @click.option("--run", "run_id", default="", metavar="ID", help="The curation to publish from; default: the latest.")
 @DRY_RUN
 @SETTINGS
-@LIMIT
+@limit_option("Publish at most N clips.")
 @executor_option("local")
 @RETRY_ERRORS
 @friendly
 def publish(words: tuple[str, ...], **options: Any) -> int:
-    """Freeze the kept clips as a version of a dataset. The dataset NAME gets the cut files, an index, captions, splits
-    and a card."""
+    """Freeze the kept clips as a version of a dataset. Dataset NAME gets one video file per clip, an index, captions,
+    splits and a dataset card."""
     from flows.cli.publish import publish_command
 
     return publish_command(words, **options)
@@ -246,8 +263,8 @@ def page(store: str, run_id: str, out: str | None) -> int:
 @click.option(
     "--out",
     metavar="FILE",
-    help="Write to FILE.{parquet,csv,jsonl} instead of the terminal; cuts and clips also to FILE.{edl,otio}. "
-    "With {source} in the name, one file for each source.",
+    help="Write to FILE instead of the terminal. Its suffix sets the format: .parquet, .csv or .jsonl, and for cuts "
+    "and clips also .edl or .otio. With the text {source} in its name, write one file for each source.",
 )
 @friendly
 def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
@@ -263,8 +280,8 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
-    """Show how far runs are, or where a result came from. Without an argument: the progress of the latest runs. With an
-    ID or an exported video: what it was made from."""
+    """Show how far along runs are, or where a result came from. Without an argument: the progress of the latest runs.
+    With an ID or an exported video: what it was made from."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)
@@ -290,7 +307,7 @@ def verify(store: str, repair: bool) -> int:
 @STORE
 @friendly
 def compact(store: str) -> int:
-    """Merge small Parquet files. Safe while flows are running."""
+    """Merge small Parquet files. Safe while runs are in progress."""
     from flows.cli.store import compact_store
 
     return compact_store(store)
@@ -312,7 +329,8 @@ def demo(store: str, executor: str | None) -> int:
 @click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
 @friendly
 def serve(port: int) -> int:
-    """Start a Prefect server with the deployments. If PREFECT_API_URL names a server, they are added to that one."""
+    """Start a Prefect server for runs of Rushes. On it you can start and schedule curate, report, publish, render,
+    evaluate and train. If PREFECT_API_URL names a server, that one is used instead."""
     from flows.prefect.serve import serve_deployments
 
     return serve_deployments(port)
@@ -327,7 +345,8 @@ def serve(port: int) -> int:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the weights.")
 @friendly
 def tiny(family: str, folder: str, variant: str, seed: int) -> int:
-    """Write a tiny untrained checkpoint of a model family into FOLDER, for tests of campaigns.
+    """Write a tiny untrained checkpoint of a model family into FOLDER, to try a campaign without the real
+    weights.
 
     \b
     FAMILY       --variant
@@ -335,6 +354,8 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
     wan          t2v, i2v, flf2v, ti2v, ti2v-pictures, vace, two-experts
     animatediff  text-to-video, controlnet, sparsectrl
     whole        hunyuan-video, skyreels-v2
+
+    The family whole stands for any other video pipeline of diffusers.
     """
     from flows.cli.tiny import make_tiny
 

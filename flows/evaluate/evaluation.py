@@ -40,8 +40,10 @@ class EvaluateConfig(RenderConfig):
 
     heldout       how many of the combinations that the world holds out from training become prompts, spread over its
                   list
-    first_frames  give the model the first frame of a true clip of each of these prompts
-    last_frames   give it the last frame of one
+    first_frames  start each video of a `heldout` prompt from the first frame of a clip that is drawn to show what the
+                  prompt says
+    last_frames   end each video of a `heldout` prompt with the last frame of a clip that is drawn to show what the
+                  prompt says
     world         the file that says what the words of prompts mean and look like
     videos        a folder of videos to judge instead of rendering any
     captions      CSV file that says what each file in `videos` shows

@@ -25,6 +25,8 @@ from stages.core.config_files import ROOT
 LINE = re.compile(r"(?P<name>\w+) {2,}(?:\[(?P<allowed>.+?)\] )?(?P<meaning>\S.*)")
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "any"}
 LONGEST_DEFAULT = 60
+LONG_TEXT = "a long text"
+"""Stands for a longer default."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def as_text(value: Any) -> str:
     if plain == "":
         return '""'
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
-    return text if len(text) <= LONGEST_DEFAULT else "a long text"
+    return text if len(text) <= LONGEST_DEFAULT else LONG_TEXT
 
 
 def _sentence(text: str) -> str:

@@ -20,7 +20,7 @@ from data_prep.select import CLIP_METRICS, SOURCE_METRICS
 from data_prep.sources.ingest import EVERY_CORE
 from flows.curate.curation import LIMITS
 from flows.reference import shipped
-from flows.reference.fields import Setting, arguments_of, as_text, fields_of, sentences, summary
+from flows.reference.fields import LONG_TEXT, Setting, arguments_of, as_text, fields_of, sentences, summary
 from flows.render.entries import CHECKS, check_entry
 from flows.run.settings import FlowConfig
 from flows.train.training import FLOW_KEYS
@@ -37,12 +37,12 @@ HEAD = f"""\
 *Written by `{COMMAND}`, from the docstrings of the classes that check the settings.*
 
 A setting is a key in a YAML file (a campaign, or a file given with `--config`) or a `KEY=VALUE` on the command line,
-which wins. A dot leads into a mapping: `budget.wall_seconds=600` means `budget: {{wall_seconds: 600}}`. A setting of a
+which wins. A dot separates nested keys: `budget.wall_seconds=600` means `budget: {{wall_seconds: 600}}`. A setting of a
 step is `STEP.KEY`, such as `clips.max_s=10`. Lists and mappings are written as in YAML: `only='[decode]'`.
 
-*Default* is the default of the code, and then what files in `configs/` set instead. *Allowed* says what is accepted;
-where it is empty, any value of the type is. `null` means no value. Settings that a command fills in by itself are left
-out.
+*Default* is the default in the code. If a file in `configs/` sets another value, the name of that file and its value
+follow. *Allowed* says what is accepted; where it is empty, any value of the type is. `null` means no value. Settings
+that a command fills in by itself are left out.
 """
 REFERENCE = re.compile(rf"`((?:{'|'.join(map(re.escape, shipped.PACKAGES))})[\w.]+)`")
 FILLED_IN = "Set by the flow"
@@ -70,7 +70,7 @@ def page() -> str:
         lines += [line for use in uses for line in step_section(use, name, shared)]
         left = [use for use in left if use not in uses]
     if left:
-        lines += ["\n## Further steps\n", "No file in `configs/` has them."]
+        lines += ["\n## Further steps\n", "No file in `configs/` uses these steps."]
         lines += [line for use in left for line in step_section(use, "", shared)]
     lines += ["\n## Groups of settings\n", "Several settings hold such a group."]
     for part, name in shared.items():
@@ -95,10 +95,10 @@ def table(rows: Rows, files: Mapping[str, Any] | None = None) -> list[str]:
     """A Markdown table. files: label -> what a file in configs/ sets, as nested mappings."""
     lines = ["| Key | Type | Default | Allowed | Meaning |", "|---|---|---|---|---|"]
     for key, s in rows:
-        default = [f"`{s.default}`"] if s.default else []
+        default = [_quoted(s.default)] if s.default else []
         for label, values in (files or {}).items():
             if (own := _value_at(values, key)) not in (None, s.default):
-                default.append(f"{label}: `{own}`")
+                default.append(f"{label}: {_quoted(own)}")
         lines.append(_cells(f"`{key}`", s.kind, "; ".join(default), s.allowed, s.meaning))
     return lines
 
@@ -207,6 +207,10 @@ def _value_at(values: Any, key: str) -> str | None:
             return None
         values = values[part]
     return None if isinstance(values, str) and "${" in values else as_text(values)
+
+
+def _quoted(default: str) -> str:
+    return f"({default})" if default == LONG_TEXT else f"`{default}`"
 
 
 def _cells(*cells: str) -> str:

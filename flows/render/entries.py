@@ -96,8 +96,8 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     last_image       [path] a picture that the clip ends with
     keyframes        [frame to path] pictures that the clip shows at single frames
     references       [path, or a list of paths] pictures of what is to be seen somewhere in the clip
-    video            [path] a video that is made anew, at the noise level `level`, or inside `mask`
-    level            [above 0, below 1] noise that `video` is brought to: a higher level keeps less of it
+    video            [path] a video to start from, with noise of the level `level`, or to change inside `mask`
+    level            [above 0, below 1] how much noise is added to `video` first; a higher level keeps less of it
     mask             [path] a video that is white where `video` may change
     control          [SIGNAL:path, or a mapping with signal, video, scale, start, end] a video that the clip follows
     fit              [crop, pad or stretch] how a picture of another shape fills the frame: with its sides cut off, with
@@ -106,7 +106,7 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     height           [1 to 16384] pixels of what `base` makes
     frames           [1 to 1000000] frames of what `base` makes
     fps              [above 0 to 1000] frames a second at playback
-    guidance         [0 to 10000] scale of classifier-free guidance in `base`; up to 1 there is none
+    guidance         [0 to 10000] scale of classifier-free guidance in `base`; values up to 1 switch it off
     longer           [1 to 1000] length of the video in multiples of what `base` makes at once
     priority         [-1000000 to 1000000] takes with a higher number are rendered first
 

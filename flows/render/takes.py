@@ -71,8 +71,8 @@ class TakesConfig(FlowConfig):
     last_image       picture that each clip ends with
     keyframes        pictures that a clip shows at single frames, `{16: picture.png}`
     references       picture, or list of pictures, of what is to be seen somewhere in the clip
-    video            video that is made anew, at the noise level `level`, or inside `mask`
-    level            [above 0, below 1] noise that `video` is brought to: a higher level keeps less of it
+    video            video to start from, with noise of the level `level`, or to change inside `mask`
+    level            [above 0, below 1] how much noise is added to `video` first; a higher level keeps less of it
     mask             video that is white where `video` may change
     control          video of a signal that the clip follows, `edges:FILE`, or `{signal: edges, video: FILE, scale: 1,
                      start: 0, end: 1}`; signals are depth, pose, edges and flow
@@ -82,7 +82,8 @@ class TakesConfig(FlowConfig):
     height           pixels of what `base` makes; null takes the cascade's
     frames           frames of what `base` makes; null takes the cascade's
     fps              frames a second at playback; null takes the cascade's
-    guidance         scale of classifier-free guidance in `base`; up to 1 there is none, and a pass costs half
+    guidance         scale of classifier-free guidance in `base`; values up to 1 switch it off, which halves the cost of
+                     a pass
     longer           length of the video in multiples of what `base` makes at once
     priority         takes with a higher number are rendered first
     """

@@ -37,11 +37,11 @@ class BudgetConfig:
 class FlowConfig:
     """Settings that all commands share.
 
-    shard_rows    [from 0] units in one task; 0 chooses some tens, or fewer where steps could not overlap otherwise
+    shard_rows    [from 0] units in one task; 0: up to 32, or fewer so that steps can overlap
     limit         [from 0] process at most this many sources, takes or clips; 0 means all
     until         the last step to run; empty runs all
     only          the only steps to run; the rows that they read must be there already
-    retry_errors  also retry permanent failures
+    retry_errors  also retry permanent failures, and transient ones that have used up their attempts
     infra         where the work runs
     budget        what the run may spend
     steps         the steps by name, in their order

@@ -42,8 +42,8 @@ class Sampling:
     """How to denoise.
 
     steps            [from 1] passes from pure noise to a clean latent; a refine pass does only the last of them
-    guidance         [from 0] scale of classifier-free guidance; up to 1 there is none, and a pass costs half; null is
-                     that of the take
+    guidance         [from 0] scale of classifier-free guidance; values up to 1 switch it off, which halves the cost of
+                     a pass; null is that of the take
     rescale          [0 to 1] rescaling against over-exposure by guidance (section 3.4 of arXiv 2305.08891)
     schedule         [linear_quadratic, linear] noise levels: `linear_quadratic` is LTX-Video's own, `linear` uses
                      `shift`

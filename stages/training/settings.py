@@ -197,7 +197,7 @@ class Objective:
     condition_last   share of batches with a clean last frame as well
     condition_noise  noise on clean frames, 0 to 1
     shift            [above 0] how far the schedule of samples, evaluation and distillation leans towards noise (1:
-                     even), to be repeated as the cascade's `sampling.shift`
+                     even); set the cascade's `sampling.shift` to the same value
     max_tokens       length that text embeddings are padded to
     """
 
