@@ -96,7 +96,10 @@ def check_written(written: Written, seen: Seen, form: VideoForm, most: float) ->
     gaps = _at_rate(written, seen, form) if form.fps else _one_to_one(written, seen)
     worst = int(np.argmax(gaps))
     if gaps[worst] > most:
-        raise BadMedia(f"frame {worst} of the written clip differs from the source's by {gaps[worst]:.1f} levels")
+        raise BadMedia(
+            f"frame {worst} of the written clip differs from the source's by {gaps[worst]:.1f} grey levels; "
+            f"cut.difference allows {most:g}"
+        )
     return {
         "first_difference": float(gaps[0]),
         "last_difference": float(gaps[-1]),

@@ -38,7 +38,7 @@ class CutClip(Step):
     """One mp4 per kept clip."""
 
     kind = "cut"
-    version = 3
+    version = 4
     writes = pa.schema(
         [
             ("clip_id", pa.string()),

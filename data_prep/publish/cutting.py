@@ -5,14 +5,14 @@ Which frames are a clip's is not decided here: they come by number (see `data_pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from data_prep.sources.counting import FrameIndex
-from data_prep.sources.display import deinterlaced, orientation_of, pixel_aspect
+from data_prep.sources.display import deinterlaced, graph_of, orientation_of, pixel_aspect
 from data_prep.sources.reading import open_media
 from stages.core.errors import require
 from stages.core.media import BadMedia
@@ -227,23 +227,6 @@ def _geometry(frame: Any, turn: Any, size: tuple[int, int], base: Fraction) -> A
         scale += ":out_color_matrix=bt601"
     filters = [*turn.filters(), ("scale", scale), ("format", "pix_fmts=yuv420p"), ("setsar", "sar=1")]
     return graph_of(frame, base, filters)
-
-
-def graph_of(frame: Any, base: Fraction, filters: Sequence[tuple[str, str]]) -> Any:
-    """A filter graph for frames like this one."""
-    import av.filter
-
-    graph = av.filter.Graph()
-    graph.threads = 1
-    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
-    for name, words in filters:
-        made = graph.add(name, words) if words else graph.add(name)
-        last.link_to(made)
-        last = made
-    sink = graph.add("buffersink")
-    last.link_to(sink)
-    graph.configure()
-    return graph
 
 
 def _picked(pictures: Iterator[Any], base: Fraction, form: VideoForm) -> Iterator[Any]:

@@ -1,15 +1,20 @@
-"""Whether a file is whole: what its header promises against what is there."""
+"""Whether a file is whole: what its header promises against what is there, and whether its frames have a hole."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 COUNTING = frozenset({"mov", "mp4"})
 """Formats whose index counts frames, each of which has its place in the file."""
 TIMING = frozenset({"matroska", "webm", "asf", "flv", "ogg"})
 """Formats whose header, or last page, says how long they are."""
 SHARE, SECONDS = 0.02, 0.5
+STEPS, FEW = 8, 0.01
+"""A hole lasts so many usual steps, and SECONDS at least; where more than this share of steps do, frames come so."""
 
 
 def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path, time_limit_s: float) -> str:
@@ -34,6 +39,24 @@ def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path
     if promised - there <= max(SECONDS, SHARE * promised):
         return ""
     return f"the file is not whole: its header says {promised:.1f} s, but it has {there:.1f} s"
+
+
+def holes(times: npt.NDArray[np.int64], tick: float) -> str:
+    """A sentence about stretches without frames in footage whose frames come regularly otherwise, "" for none.
+
+    times: when each frame is shown [n], rising, in ticks; tick: seconds of one.
+    """
+    steps = np.diff(times) * tick
+    if len(steps) < 2 or np.quantile(steps, 0.9) > 2 * np.median(steps):
+        return ""
+    wide = np.flatnonzero(steps > max(SECONDS, STEPS * float(np.median(steps))))
+    if not len(wide) or len(wide) > max(1, FEW * len(steps)):
+        return ""
+    begin, end = ((times[wide[0] + i] - times[0]) * tick for i in (0, 1))
+    more = (
+        f" and at {len(wide) - 1} more places" if len(wide) > 2 else " and at one more place" if len(wide) == 2 else ""
+    )
+    return f"there are no frames between {begin:.2f} and {end:.2f} s{more}"
 
 
 def _cut_in_a_box(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -110,7 +110,10 @@ class Deinterlacer:
             self._take(frame, about)
             return
         if self._graph is None:
-            self._graph, self._shape = _bwdif(frame), shape
+            self._graph = graph_of(
+                frame, Fraction(1, 1000), [("bwdif", "mode=send_frame:parity=auto:deint=interlaced")]
+            )
+            self._shape = shape
         self._waiting.append((frame, about))
         own = frame.pts, frame.time_base
         frame.pts, frame.time_base = len(self._waiting), Fraction(1, 1000)
@@ -151,15 +154,27 @@ def deinterlaced(frames: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]
     yield from ready
 
 
-def _bwdif(frame: Any) -> Any:
+def graph_of(frame: Any, base: Fraction, filters: Sequence[tuple[str, str]]) -> Any:
+    """A filter graph for frames like this one."""
     import av.filter
 
     graph = av.filter.Graph()
     graph.threads = 1
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
-    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+    # With its matrix and range, which `add_buffer` leaves out: without them `scale` makes BT.601 of everything.
+    last = graph.add(
+        "buffer",
+        video_size=f"{frame.width}x{frame.height}",
+        pix_fmt=frame.format.name,
+        time_base=str(base),
+        pixel_aspect="1/1",
+        colorspace=str(int(frame.colorspace)),
+        range=str(int(frame.color_range)),
+    )
+    for name, words in filters:
+        made = graph.add(name, words) if words else graph.add(name)
+        last.link_to(made)
+        last = made
     sink = graph.add("buffersink")
-    source.link_to(bwdif)
-    bwdif.link_to(sink)
+    last.link_to(sink)
     graph.configure()
     return graph

@@ -36,6 +36,11 @@ BREAK_S, BACK_S, REORDERED = 10.0, 0.5, 16
 """Times that jump forward by more than BREAK_S, in formats that know breaks, or back by more than BACK_S and so many
 frames, begin a new part."""
 FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+HIGH_DYNAMIC_RANGE = {
+    curve: f"its pictures have a high dynamic range ({name}), and nothing maps them to a standard one"
+    for curve, name in ((16, "PQ"), (18, "HLG"))
+}
+"""By the transfer characteristics of ITU-T H.273."""
 COLOR_RANGES = {1: "limited", 2: "full"}
 SIDECARS = frozenset(
     [
@@ -67,7 +72,7 @@ class Ingest(Step):
     """One row per file: its digest, container, streams, integer time, key frames; `note` says what is odd about it."""
 
     kind = "probe"
-    version = 3
+    version = 4
     writes = pa.schema(
         [
             ("sha256", pa.string()),
@@ -165,7 +170,7 @@ def probe(path: Path, check: Callable[[], None], time_limit_s: float = 0.0) -> R
     """All columns but the digest. Reads every packet, decodes the first two frames."""
     from av import FFmpegError
 
-    from data_prep.sources.completeness import what_is_missing
+    from data_prep.sources.completeness import holes, what_is_missing
 
     with open_media(path, time_limit_s) as container:
         stream, count = pick_video(container)
@@ -178,6 +183,11 @@ def probe(path: Path, check: Callable[[], None], time_limit_s: float = 0.0) -> R
             raise PermanentError("no frame of it can be decoded")
         if len(packets.frames) < 2:
             raise Skipped("frames", len(packets.frames), ">=", 2)
+        odd = (
+            what_is_missing(container, stream, packets.read, packets.end, path, time_limit_s),
+            holes(packets.times, float(stream.time_base)),
+            HIGH_DYNAMIC_RANGE.get(int(packets.frames[0].color_trc), ""),
+        )
         return {
             "container": container.format.name,
             **picture(stream, packets.frames[0]),
@@ -186,7 +196,7 @@ def probe(path: Path, check: Callable[[], None], time_limit_s: float = 0.0) -> R
             "n_video_streams": count,
             "has_audio": audio is not None,
             "audio_codec": audio.codec_context.name if audio is not None and audio.codec_context else "",
-            "note": what_is_missing(container, stream, packets.read, packets.end, path, time_limit_s),
+            "note": "; ".join(filter(None, odd)),
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import av
@@ -19,6 +20,7 @@ from flows.cli.main import main
 from flows.views.tables import read_table
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.storage import Storage
+from stages.core.media import ffmpeg_binary
 from tests.data_prep.little import shot, texture, write
 from tests.data_prep.moves import footage, pan, tinted
 from tests.data_prep.numbered import (
@@ -29,6 +31,7 @@ from tests.data_prep.numbered import (
     SHOT,
     SOUND,
     WIDTH,
+    at_times,
     encoded,
     ffmpeg,
     frames,
@@ -160,6 +163,69 @@ def test_fields_become_whole_pictures(tmp_path):
     for row in rows:
         assert combing(shown(folder / row["name"])) > 5 * whole
         assert combing(shown(row["file"])) < 2 * whole, row["name"]
+
+
+MATRICES = {"bt709": ("bt709", 1), "smpte170m": ("bt601", 6), "bt2020nc": ("bt2020", 9), "": ("bt601", 2)}
+"""Tag of a stream: what ffmpeg calls the matrix with which its pixels were made, and the number of the tag."""
+
+
+def bars(seed: int) -> np.ndarray:
+    """Saturated colours side by side over a texture."""
+    colours = np.repeat(np.eye(3)[[0, 1, 2]], WIDTH // 3, axis=0) * 200 + 30
+    return np.uint8(np.clip(colours[None] * 0.7 + 0.3 * texture(seed, WIDTH, HEIGHT), 0, 255))
+
+
+def coloured(path: Path) -> np.ndarray:
+    """The middle of a file's frames in RGB as ffmpeg shows them: float [3 colours, 3]."""
+    words = [
+        "-i",
+        str(path),
+        "-frames:v",
+        "1",
+        "-vf",
+        f"scale={WIDTH}:{HEIGHT}",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
+    done = subprocess.run([ffmpeg_binary(), "-v", "error", *words], check=True, capture_output=True)
+    picture = np.frombuffer(done.stdout, np.uint8).reshape(HEIGHT, 3, WIDTH // 3, 3)
+    return picture[:, :, 12:-12].astype(float).mean(axis=(0, 2))
+
+
+def test_clips_that_are_encoded_keep_their_colours_and_say_how(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, (tag, (matrix, _)) in enumerate(MATRICES.items()):
+        tagged = f",setparams=colorspace={tag or 'unknown'}"
+        words = ("-vf", f"scale=out_color_matrix={matrix}{tagged}", *H264, KEYS)
+        encoded(folder / f"{tag or 'none'}.mp4", [bars(seed)] * 40, *words)
+    curate(tmp_path / "store", folder, "dedup.enabled=false")
+    done = publish(tmp_path / "store", "publish.video.fps=20")
+    assert done.exit_code == 0, done.output
+    assert "not cut" not in done.output
+    rows = index(tmp_path / "store")
+    assert len(rows) == len(MATRICES)
+    for row in rows:
+        assert np.abs(coloured(row["file"]) - coloured(folder / row["name"])).max() < 3, row["name"]
+        with av.open(str(row["file"])) as container:
+            found = int(next(container.decode(video=0)).colorspace)
+        assert found == MATRICES["" if row["name"] == "none.mp4" else Path(row["name"]).stem][1], row["name"]
+
+
+def test_holes_and_high_dynamic_range_are_said(tmp_path):
+    (tmp_path / "in").mkdir()
+    times = [40 * i + (2000 if i >= 30 else 0) for i in range(60)]
+    at_times(tmp_path / "in" / "hole.mkv", frames((1, 2)), times)
+    at_times(tmp_path / "in" / "slow.mkv", frames((3, 4)), [1000 * i for i in range(60)])
+    hdr = ("-vf", "setparams=color_trc=smpte2084:color_primaries=bt2020:colorspace=bt2020nc", *H264, KEYS)
+    encoded(tmp_path / "in" / "hdr.mp4", frames((5, 6)), *hdr)
+    said = curate(tmp_path / "store", tmp_path / "in", "--until", "ingest").output
+    assert "hole.mkv: there are no frames between 1.16 and 3.20 s" in said
+    assert "hdr.mp4: its pictures have a high dynamic range (PQ), and nothing maps them to a standard one" in said
+    assert "slow.mkv" not in said
 
 
 def test_a_camera_that_pans_and_light_that_changes_make_one_clip(tmp_path):
