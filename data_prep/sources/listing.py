@@ -175,7 +175,8 @@ def local_row(path: Path, root: Path | None = None) -> Row:
     row: Row = {"uri": local_uri(path), "size": 0, "version": "", "problem": ""}
     try:
         if root is not None and path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-            return {**row, "problem": "the link leads out of the folder that was named"}
+            cure = "name the file itself, or a glob such as FOLDER/*, to take it all the same"
+            return {**row, "problem": f"the link leads out of the folder that was named; {cure}"}
         found = path.stat()
     except (OSError, RuntimeError) as error:
         return {**row, "problem": f"cannot be read: {getattr(error, 'strerror', None) or error}"}
