@@ -1,0 +1,67 @@
+"""What manifests and shot lists hold that is not used, or cannot be: told by the command, and not passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from flows.cli.main import main
+
+
+def rushes(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+def curate(tmp_path: Path, *words: object) -> Result:
+    """The command up to the probes of the files."""
+    return rushes("curate", *words, "--store", tmp_path / "store", "--until", "sources", "infra.executor=local")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("m.csv", "uri,caption\na.mp4,a dog, running\n", "m.csv, line 2: there are 3 cells for 2 columns; put quotes"),
+        ("m.csv", 'uri,caption\nb.mp4,"a\ncat"\n\na.mp4,a, b\n', "m.csv, line 5: there are 3 cells for 2 columns"),
+        ("m.csv", "uri,caption,\na.mp4,a dog, running\n", "m.csv, line 2: there are 3 cells for 2 columns"),
+        ("m.tsv", "uri\tcaption\na.mp4\ta dog\trunning\n", "m.tsv, line 2: there are 3 cells for 2 columns"),
+        ("m.csv", 'uri,caption\na.mp4,"a dog\nb.mp4,a cat\n', "m.csv, line 2: this is not a row of a table"),
+        ("m.csv", "uri,caption,caption\na.mp4,a dog,a cat\n", "m.csv, line 1: the column 'caption' occurs twice"),
+        ("m.tsv", "uri\tx\tx \na.mp4\t1\t2\n", "m.tsv, line 1: the column 'x' occurs twice"),
+        ("m.jsonl", '{"uri": "a.mp4", "uri": "b.mp4"}\n', "m.jsonl, line 1 is not JSON: a key occurs twice"),
+        ("m.jsonl", '\n{"uri": "a.mp4", "caption": ["a", "b"]}\n', "m.jsonl, line 2: 'caption' is a list or a mapping"),
+        ("m.jsonl", '{"uri": "a.mp4", "label": {"id": 3}}\n', "m.jsonl, line 1: 'label' is a list or a mapping"),
+    ],
+)
+def test_a_row_that_would_lose_something_is_refused_with_its_line(tmp_path, name, text, says):
+    for video in ("a.mp4", "b.mp4"):
+        (tmp_path / video).write_bytes(video.encode())
+    (tmp_path / name).write_text(text)
+    made = curate(tmp_path, tmp_path / name)
+    assert (made.exit_code, says in " ".join(made.output.split())) == (2, True), made.output
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_lists_of_a_table_are_refused_where_one_text_is_needed_and_kept_elsewhere(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    rows = [{"uri": "a.mp4", "captions": ["a", "b"], "first": "a"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    (tmp_path / "m.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    for name, place in (("m.parquet", "row 1"), ("m.jsonl", "line 1")):
+        for column in ("captions", "it shows {captions}"):
+            made = curate(tmp_path, tmp_path / name, f"manifest.caption={column}")
+            assert (made.exit_code, f"{name}, {place}: 'captions' is a list" in made.output) == (2, True), made.output
+        assert curate(tmp_path, tmp_path / name, "manifest.caption=first", "--dry-run").exit_code == 0
+
+
+def test_cells_that_say_nothing_are_no_fault(tmp_path):
+    """A separator at the end of every line, a column without a name as pandas writes its index, a short row."""
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    (tmp_path / "b.mp4").write_bytes(b"b")
+    (tmp_path / "m.csv").write_text(",uri,caption,\n0,a.mp4,a dog,\n1,b.mp4\n,,,\n")
+    made = curate(tmp_path, tmp_path / "m.csv", "--dry-run")
+    assert made.exit_code == 0, made.output
