@@ -46,7 +46,8 @@ FORMS = (
 
 
 def read_manifest(name: str, data: bytes, columns: Mapping[str, str]) -> list[Row]:
-    """The rows of a manifest: dictionaries with `uri`, and label, caption, licence where it has them.
+    """The rows of a manifest: dictionaries with `uri`, `place` (the manifest, and where in it the row stands), and
+    label, caption, licence where it has them.
 
     columns maps each of those to the manifest's own column, or to a pattern such as `{id}.mp4` or `{start:06}`, which
     is filled from the row. A row may also have `extra`, its other columns as a JSON object, and `nearby`, places where
@@ -77,6 +78,7 @@ def _picked(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]], columns: M
         places = [filled for p in (form.nearby if form else ()) if (filled := _filled(p, row))]
         yield {
             "uri": uri,
+            "place": (name, place),
             **{k: rest.get(k, "") for k in WANTED if k != "uri"},
             **({"extra": json.dumps(extra, ensure_ascii=False, sort_keys=True)} if extra else {}),
             **({"nearby": places} if places else {}),

@@ -11,6 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flows.cli.main import main
+from flows.curate.curation import load_curation
+from flows.prefect.endings import ending_of
+from flows.run.session import execute, prepare
+from tests.data_prep.little import video
 
 
 def rushes(*words: object) -> Result:
@@ -38,8 +42,8 @@ def curate(tmp_path: Path, *words: object) -> Result:
     ],
 )
 def test_a_row_that_would_lose_something_is_refused_with_its_line(tmp_path, name, text, says):
-    for video in ("a.mp4", "b.mp4"):
-        (tmp_path / video).write_bytes(video.encode())
+    for file in ("a.mp4", "b.mp4"):
+        (tmp_path / file).write_bytes(file.encode())
     (tmp_path / name).write_text(text)
     made = curate(tmp_path, tmp_path / name)
     assert (made.exit_code, says in " ".join(made.output.split())) == (2, True), made.output
@@ -65,3 +69,53 @@ def test_cells_that_say_nothing_are_no_fault(tmp_path):
     (tmp_path / "m.csv").write_text(",uri,caption,\n0,a.mp4,a dog,\n1,b.mp4\n,,,\n")
     made = curate(tmp_path, tmp_path / "m.csv", "--dry-run")
     assert made.exit_code == 0, made.output
+
+
+def named_twice(tmp_path: Path) -> Path:
+    """A manifest with 8 rows of two files: one is said twice alike, 6 times otherwise."""
+    for file in ("a.mp4", "dog.mp4"):
+        (tmp_path / file).write_bytes(file.encode())
+    rows = ["dog.mp4,a dog,", "dog.mp4,a dog,", "a.mp4,,c1"] + [f"./dog.mp4,dog {i}," for i in range(5)] + ["a.mp4,,c2"]
+    (tmp_path / "m.csv").write_text("\n".join(["uri,caption,camera", *rows]) + "\n")
+    return tmp_path / "m.csv"
+
+
+def test_rows_that_name_a_file_again_are_told(tmp_path):
+    manifest = named_twice(tmp_path)
+    says = (
+        f"{manifest}: 6 rows name a file that was named before and are not used: line 5 (dog.mp4), line 6 (dog.mp4), "
+        "line 7 (dog.mp4), line 8 (dog.mp4), line 9 (dog.mp4) and 1 more"
+    )
+    for words in (("--dry-run",), (), ()):
+        made = curate(tmp_path, manifest, *words)
+        assert made.output.splitlines().count(says) == 1, made.output
+    assert "0 sources, 2 files not read" in made.output
+
+
+def test_rows_that_say_the_same_again_are_one(tmp_path):
+    for file in ("a.mp4", "dog.mp4"):
+        (tmp_path / file).write_bytes(file.encode())
+    (tmp_path / "m.csv").write_text("uri,caption\ndog.mp4,a dog\ndog.mp4,a dog \na.mp4,\n")
+    made = curate(tmp_path, tmp_path / "m.csv", tmp_path / "a.mp4", tmp_path / "m.csv")
+    assert "0 sources, 2 files not read" in made.output
+    assert "named before" not in made.output
+
+
+def test_a_manifest_after_the_folder_of_its_files_says_that_it_is_not_used(tmp_path):
+    """The order of sources decides whose word counts."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"a")
+    (tmp_path / "m.jsonl").write_text('{"uri": "in/a.mp4", "label": "dog"}\n')
+    late = curate(tmp_path, tmp_path / "in", tmp_path / "m.jsonl", "--dry-run")
+    assert "m.jsonl: 1 row names a file that was named before and is not used: line 1 (a.mp4)" in late.output
+    early = curate(tmp_path, tmp_path / "m.jsonl", tmp_path / "in", "--dry-run")
+    assert "named before" not in early.output
+
+
+def test_the_ending_that_prefect_shows_has_the_same_remarks(tmp_path):
+    video(tmp_path / "a.mp4", (1,))
+    (tmp_path / "m.csv").write_text("uri,label\na.mp4,dog\na.mp4,cat\n")
+    curation = load_curation([str(tmp_path / "m.csv")], "curate", {}, ["infra.executor=local"])
+    prepared = prepare(curation, str(tmp_path / "store"))
+    lines = ending_of(prepared, execute(prepared), curation, page=False).lines
+    assert f"{tmp_path}/m.csv: 1 row names a file that was named before and is not used: line 3 (a.mp4)" in lines

@@ -1,0 +1,21 @@
+"""What was listed and is not used, in sentences for the ending of a curation."""
+
+from __future__ import annotations
+
+from data_prep.sources.unused import Unused
+from flows.words import counted, file_name, listed
+
+
+def unused_lines(unused: Unused) -> list[str]:
+    """A line for each manifest with rows that are not used."""
+    return [_rows(manifest, rows) for manifest, rows in unused.rows.items()]
+
+
+def _rows(manifest: str, rows: list[tuple[str, str]]) -> str:
+    one = len(rows) == 1
+    says = "names a file that was named before and is" if one else "name a file that was named before and are"
+    return f"{manifest}: {counted(len(rows), 'row')} {says} not used: {listed([_named(*row) for row in rows])}"
+
+
+def _named(place: str, uri: str) -> str:
+    return f"{place} ({file_name(uri)})"
