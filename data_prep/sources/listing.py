@@ -89,7 +89,7 @@ def list_sources(
             )
     rows = list(found.values())[: limit or None]
     if shot_lists:
-        rows = _with_lists(rows, shot_lists)
+        rows = _with_lists(rows, shot_lists, unused)
     return [_finished(row, i, label_from_folder) for i, row in enumerate(_with_versions(rows))]
 
 
@@ -285,11 +285,11 @@ def _remote_files(word: str) -> Iterator[Row]:
             yield {"uri": fs.unstrip_protocol(info["name"]), **facts_of(info)}
 
 
-def _with_lists(rows: list[Row], folder: str) -> list[Row]:
+def _with_lists(rows: list[Row], folder: str, unused: Unused) -> list[Row]:
     """The rows, those that have a shot list in a folder with it. Raises BadInput."""
     import fsspec
 
-    from data_prep.sources.shot_lists import SUFFIXES, by_source
+    from data_prep.sources.shot_lists import SUFFIXES, by_source, strangers
 
     try:
         fs, path = fsspec.core.url_to_fs(folder)
@@ -298,6 +298,7 @@ def _with_lists(rows: list[Row], folder: str) -> list[Row]:
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(cleared(f"shot_lists={bare(folder)} cannot be listed: {error}")) from None
     found = by_source(lists, [_name(row) for row in rows])
+    unused.lists += strangers(names, [_name(row) for row in rows])
     return [{**row, "shots": found.get(_name(row), "")} for row in rows]
 
 

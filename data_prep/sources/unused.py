@@ -16,11 +16,11 @@ class Unused:
     """Collects while sources are listed.
 
     rows   manifest -> (place in it, uri) of each row that says something else of a file that was named before
-    lists  names of the shot lists that fit no source
+    lists  shot lists that fit no source: (name, the source that fits but for upper and lower case, or "")
     """
 
     rows: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    lists: list[str] = field(default_factory=list)
+    lists: list[tuple[str, str]] = field(default_factory=list)
 
     def see(self, row: Row, first: Row) -> None:
         """A row, and the row that counts for its file: itself, or one before it."""

@@ -7,8 +7,9 @@ from flows.words import counted, file_name, listed
 
 
 def unused_lines(unused: Unused) -> list[str]:
-    """A line for each manifest with rows that are not used."""
-    return [_rows(manifest, rows) for manifest, rows in unused.rows.items()]
+    """A line for each manifest with rows that are not used, and one for the shot lists that fit no source."""
+    lines = [_rows(manifest, rows) for manifest, rows in unused.rows.items()]
+    return lines + ([_lists(unused.lists)] if unused.lists else [])
 
 
 def _rows(manifest: str, rows: list[tuple[str, str]]) -> str:
@@ -19,3 +20,9 @@ def _rows(manifest: str, rows: list[tuple[str, str]]) -> str:
 
 def _named(place: str, uri: str) -> str:
     return f"{place} ({file_name(uri)})"
+
+
+def _lists(lists: list[tuple[str, str]]) -> str:
+    named = [f"{name} (fits {other} but for upper and lower case)" if other else name for name, other in lists]
+    fit = "fits" if len(lists) == 1 else "fit"
+    return f"shot lists: {len(lists):,} {fit} no source of this run: {listed(named)}"

@@ -119,3 +119,25 @@ def test_the_ending_that_prefect_shows_has_the_same_remarks(tmp_path):
     prepared = prepare(curation, str(tmp_path / "store"))
     lines = ending_of(prepared, execute(prepared), curation, page=False).lines
     assert f"{tmp_path}/m.csv: 1 row names a file that was named before and is not used: line 3 (a.mp4)" in lines
+
+
+def test_shot_lists_that_fit_no_source_are_told(tmp_path):
+    scenes = "Start Frame,End Frame,Start Time (seconds),End Time (seconds)\n1,30,0,2\n"
+    for name in ("in/tape.mp4", "in/film.mp4", "lists/nosuch.csv", "lists/FILM.EDL", "lists/read me.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    only_others = curate(tmp_path, tmp_path / "in", f"shot_lists={tmp_path / 'lists'}")
+    assert (only_others.exit_code, "and upper and lower case count" in only_others.output) == (2, True)
+    (tmp_path / "lists" / "tape.csv").write_text(scenes)
+    says = "shot lists: 2 fit no source of this run: FILM.EDL (fits film.mp4 but for upper and lower case), nosuch.csv"
+    for words in (("--dry-run",), ()):
+        made = curate(tmp_path, tmp_path / "in", f"shot_lists={tmp_path / 'lists'}", *words)
+        assert made.output.splitlines().count(says) == 1, made.output
+    (tmp_path / "lists" / "FILM.EDL").rename(tmp_path / "lists" / "tape.CSV")
+    made = curate(tmp_path, tmp_path / "in", f"shot_lists={tmp_path / 'lists'}", "--dry-run")
+    assert "2 fit no source of this run: nosuch.csv, tape.CSV (fits tape.mp4 but" in made.output
+    for number in range(8):
+        (tmp_path / "lists" / f"other{number}-Scenes.csv").write_text(scenes)
+    made = curate(tmp_path, tmp_path / "in", f"shot_lists={tmp_path / 'lists'}", "--dry-run")
+    assert "shot lists: 10 fit no source of this run: nosuch.csv, other0-Scenes.csv" in made.output
+    assert "other3-Scenes.csv and 5 more" in made.output
