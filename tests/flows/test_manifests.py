@@ -141,3 +141,21 @@ def test_shot_lists_that_fit_no_source_are_told(tmp_path):
     made = curate(tmp_path, tmp_path / "in", f"shot_lists={tmp_path / 'lists'}", "--dry-run")
     assert "shot lists: 10 fit no source of this run: nosuch.csv, other0-Scenes.csv" in made.output
     assert "other3-Scenes.csv and 5 more" in made.output
+
+
+def test_files_with_the_content_of_another_are_named(tmp_path):
+    """With their folders where their names are the same, as in a set with a folder for each label."""
+    first = video(tmp_path / "in" / "bunny" / "x.mp4", (1,)).read_bytes()
+    for name in ("bunny/y.mp4", "dog/x.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(first)
+    made = curate(tmp_path, tmp_path / "in")
+    assert "1 source, 2 with the content of another\n" in made.output
+    named = "y.mp4 (same content as x.mp4), dog/x.mp4 (same content as bunny/x.mp4)"
+    assert f"\n  not used: {named}\n" in made.output
+    for number in range(4):
+        (tmp_path / "in" / f"z{number}.mp4").write_bytes(first)
+    made = curate(tmp_path, tmp_path / "in")
+    assert "1 source, 6 with the content of another\n" in made.output
+    assert made.output.count("(same content as ") == 5
+    assert ") and 1 more\n" in made.output
