@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from data_prep.sources.manifests import MANIFESTS, read_manifest
 from data_prep.sources.reading import facts_of, remote_facts
+from data_prep.sources.unused import Unused
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.reach.opening import is_web, joined, read_bytes
@@ -58,6 +59,7 @@ def list_sources(
     label_from_folder: bool = False,
     limit: int = 0,
     shot_lists: str = "",
+    unused: Unused | None = None,
 ) -> list[Row]:
     """The sources that these words mean, in order, each uri once: rows of `ROOTS`.
 
@@ -66,17 +68,19 @@ def list_sources(
     label_from_folder  take the name of a file's folder as its class label, as UCF-101 is laid out
     limit              only the first so many
     shot_lists         a folder with shot lists, each called as its source is
+    unused             collects what is found and not used
 
     Raises BadInput for a word that names nothing, and for a manifest that cannot be read.
     """
     found: dict[tuple[str, str], Row] = {}
+    unused = unused if unused is not None else Unused()
     several: Counter[str] = Counter()
     trust_sources([*sources, *filter(None, [columns.get("root")])])
     for word in sources:
         empty = True
         for row in (_kept(row, several) for row in _expand(str(word), columns)):
             empty = False
-            found.setdefault((row["uri"], row.get("problem") or ""), row)
+            unused.see(row, found.setdefault((row["uri"], row.get("problem") or ""), row))
             if limit and len(found) >= limit:
                 break
         if empty:
@@ -85,7 +89,7 @@ def list_sources(
             )
     rows = list(found.values())[: limit or None]
     if shot_lists:
-        rows = _with_lists(rows, shot_lists)
+        rows = _with_lists(rows, shot_lists, unused)
     return [_finished(row, i, label_from_folder) for i, row in enumerate(_with_versions(rows))]
 
 
@@ -282,11 +286,11 @@ def _remote_files(word: str) -> Iterator[Row]:
             yield {"uri": fs.unstrip_protocol(info["name"]), **facts_of(info)}
 
 
-def _with_lists(rows: list[Row], folder: str) -> list[Row]:
+def _with_lists(rows: list[Row], folder: str, unused: Unused) -> list[Row]:
     """The rows, those that have a shot list in a folder with it. Raises BadInput."""
     import fsspec
 
-    from data_prep.sources.shot_lists import SUFFIXES, by_source
+    from data_prep.sources.shot_lists import SUFFIXES, by_source, strangers
 
     try:
         fs, path = fsspec.core.url_to_fs(folder)
@@ -295,6 +299,7 @@ def _with_lists(rows: list[Row], folder: str) -> list[Row]:
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(cleared(f"shot_lists={bare(folder)} cannot be listed: {error}")) from None
     found = by_source(lists, [_name(row) for row in rows])
+    unused.lists += strangers(names, [_name(row) for row in rows])
     return [{**row, "shots": found.get(_name(row), "")} for row in rows]
 
 

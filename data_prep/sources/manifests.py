@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -16,6 +15,7 @@ from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.reach.harmless import from_cell
 from stages.core.step import Row
+from stages.core.text_tables import parsed_json, records, surplus
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 WANTED = ("uri", "label", "caption", "licence")
@@ -46,7 +46,8 @@ FORMS = (
 
 
 def read_manifest(name: str, data: bytes, columns: Mapping[str, str]) -> list[Row]:
-    """The rows of a manifest: dictionaries with `uri`, and label, caption, licence where it has them.
+    """The rows of a manifest: dictionaries with `uri`, `place` (the manifest, and where in it the row stands), and
+    label, caption, licence where it has them.
 
     columns maps each of those to the manifest's own column, or to a pattern such as `{id}.mp4` or `{start:06}`, which
     is filled from the row. A row may also have `extra`, its other columns as a JSON object, and `nearby`, places where
@@ -63,20 +64,21 @@ def read_manifest(name: str, data: bytes, columns: Mapping[str, str]) -> list[Ro
     return list(_picked(name, rows, names))
 
 
-def _picked(name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str]) -> Iterator[Row]:
-    for number, row in rows:
+def _picked(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]) -> Iterator[Row]:
+    for place, row in rows:
         form = _form(row, columns["uri"])
         names = {**columns, **{k: v for k, v in form.names.items() if columns[k] == k}} if form else columns
-        uri = _value(name, number, row, names["uri"], "uri")
+        uri = _value(name, place, row, names["uri"], "uri")
         if not uri.strip() or "\0" in uri:
-            raise BadInput(f"{name}, row {number}: the uri is empty or holds a NUL character")
+            raise BadInput(f"{name}, {place}: the uri is empty or holds a NUL character")
         # a missing label is no fault, one that a pattern makes is written out on purpose
         optional = (k for k in WANTED if k != "uri" and (names[k] in row or "{" in names[k]))
-        rest = {k: _value(name, number, row, names[k], k).strip() for k in optional}
+        rest = {k: _value(name, place, row, names[k], k).strip() for k in optional}
         extra = _extra(row, set(names.values()))
         places = [filled for p in (form.nearby if form else ()) if (filled := _filled(p, row))]
         yield {
             "uri": uri,
+            "place": (name, place),
             **{k: rest.get(k, "") for k in WANTED if k != "uri"},
             **({"extra": json.dumps(extra, ensure_ascii=False, sort_keys=True)} if extra else {}),
             **({"nearby": places} if places else {}),
@@ -90,11 +92,13 @@ def _form(row: Mapping[str, Any], uri: str) -> Form | None:
     return next((f for f in FORMS if f.columns <= set(row)), None)
 
 
-def _value(name: str, number: int, row: Mapping[str, Any], column: str, key: str) -> str:
-    if "{" in column and column not in row:
+def _value(name: str, place: str, row: Mapping[str, Any], column: str, key: str) -> str:
+    pattern = "{" in column and column not in row
+    _one_text(f"{name}, {place}", row, [m[1] for m in _FIELD.finditer(column)] if pattern else [column], key)
+    if pattern:
         if (filled := _filled(column, row)) is None:
             raise BadInput(
-                f"{name}, row {number}: manifest.{key}={column} needs other columns; it has {', '.join(map(str, row))}"
+                f"{name}, {place}: manifest.{key}={column} needs other columns; it has {', '.join(map(str, row))}"
             )
         return filled
     if column not in row:
@@ -104,6 +108,16 @@ def _value(name: str, number: int, row: Mapping[str, Any], column: str, key: str
             f"manifest.{key}='{{COLUMN}}.mp4'"
         )
     return as_text(row[column])
+
+
+def _one_text(place: str, row: Mapping[str, Any], columns: Iterable[str], key: str) -> None:
+    """Raises BadInput where a column that holds one text has several values in a row."""
+    for column in columns:
+        if isinstance(row.get(column), list | dict):
+            raise BadInput(
+                f"{place}: {column!r} is a list or a mapping, and manifest.{key} takes one text; write one there, or "
+                f"name another column with manifest.{key}=COLUMN"
+            )
 
 
 def _filled(pattern: str, row: Mapping[str, Any]) -> str | None:
@@ -147,24 +161,32 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _text(name: str, suffix: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _text(name: str, suffix: str, data: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{name} is not UTF-8 text: {error}") from None
-    if suffix in (".jsonl", ".txt"):
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield number, _json(name, number, line) if suffix == ".jsonl" else _listed(name, line.strip())
+    if suffix in (".csv", ".tsv"):
+        yield from _table(name, text, "\t" if suffix == ".tsv" else ",")
         return
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
-    try:
-        yield from (
-            (n, {k: from_cell(v) if isinstance(v, str) else v for k, v in row.items()})
-            for n, row in enumerate(reader, 2)
-        )
-    except csv.Error as error:
-        raise BadInput(f"{name}, line {reader.line_num}: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"line {number}", _json(name, number, line) if suffix == ".jsonl" else _listed(name, line.strip())
+
+
+def _table(name: str, text: str, separator: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows under a header, which may be shorter than it."""
+    found = records(name, text, separator)
+    line, columns = next(found, (1, []))
+    while columns and not columns[-1].strip():  # a separator at the end of every line
+        columns.pop()
+    named = [column.strip() for column in columns if column.strip()]
+    if twice := next((column for column in named if named.count(column) > 1), ""):
+        raise BadInput(f"{name}, line {line}: the column {twice!r} occurs twice")
+    for line, cells in found:
+        if many := surplus(cells, columns):
+            raise BadInput(f"{name}, line {line}: {many}")
+        yield f"line {line}", dict.fromkeys(columns) | dict(zip(columns, map(from_cell, cells), strict=False))
 
 
 def _listed(name: str, line: str) -> Row:
@@ -177,7 +199,7 @@ def _listed(name: str, line: str) -> Row:
 
 def _json(name: str, number: int, line: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
+        row = parsed_json(line)
     except ValueError as error:
         raise BadInput(f"{name}, line {number} is not JSON: {error}") from None
     if not isinstance(row, dict):
@@ -185,7 +207,7 @@ def _json(name: str, number: int, line: str) -> Mapping[str, Any]:
     return row
 
 
-def _parquet(name: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _parquet(name: str, data: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
@@ -193,5 +215,5 @@ def _parquet(name: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
         table = pq.read_table(io.BytesIO(data))
     except (ArrowException, OSError) as error:
         raise BadInput(f"{name} is not Parquet: {error}") from None
-    for batch in table.to_batches():
-        yield from enumerate(batch.to_pylist(), 1)
+    rows = (row for batch in table.to_batches() for row in batch.to_pylist())
+    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
@@ -150,8 +151,7 @@ def by_source(lists: dict[str, bytes], names: list[str]) -> dict[str, str]:
         stems.setdefault(PurePosixPath(name).stem, set()).add(name)
         stems.setdefault(PurePosixPath(name).name, set()).add(name)
     for path in sorted(lists):
-        base = PurePosixPath(path).name
-        stem = next((base.removesuffix(s) for s in sorted(SUFFIXES, key=len, reverse=True) if base.endswith(s)), base)
+        stem = _stem(PurePosixPath(path).name)
         for name in stems.get(stem, ()):
             if name in paths or len(stems[stem]) > 1:
                 raise BadInput(f"{path}: {stem!r} has more than one shot list, or is the name of more than one source")
@@ -159,9 +159,27 @@ def by_source(lists: dict[str, bytes], names: list[str]) -> dict[str, str]:
     if not paths:
         raise BadInput(
             "shot_lists: none of the lists there is called as a source is; the list of tape.mp4 is tape.csv, "
-            "tape-Scenes.csv or tape.edl"
+            "tape-Scenes.csv or tape.edl, and upper and lower case count"
         )
     return {name: read_list(path, lists[path]) for name, path in paths.items()}
+
+
+def strangers(paths: Iterable[str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """The lists that fit no source: (name, the source that fits but for upper and lower case, or "")."""
+    called = {part: name for name in names for part in (PurePosixPath(name).stem, PurePosixPath(name).name)}
+    loosely = {part.lower(): name for part, name in called.items()}
+    found = []
+    for base in sorted(PurePosixPath(path).name for path in paths):
+        loose = _stem(base.lower(), [suffix.lower() for suffix in SUFFIXES])
+        if loose != base.lower() and _stem(base) not in called:
+            found.append((base, loosely.get(loose, "")))
+    return found
+
+
+def _stem(base: str, suffixes: Sequence[str] = SUFFIXES) -> str:
+    """What a list is called without its suffix; the whole name of what is no list."""
+    longest_first = sorted(suffixes, key=len, reverse=True)
+    return next((base.removesuffix(s) for s in longest_first if base.endswith(s)), base)
 
 
 def shots_rows(shots: list[tuple[int, int, int]]) -> list[Row]:

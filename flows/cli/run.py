@@ -86,19 +86,20 @@ def curate_command(words: Sequence[str], store: str, config: str, dry_run: str |
     from flows.curate.throughput import throughput_table
 
     sources, overrides = split_words(words)
-    prepared = prepare(load_curation(sources, config, common_settings(**options), overrides), store)
+    curation = load_curation(sources, config, common_settings(**options), overrides)
+    prepared = prepare(curation, store)
     if dry_run:
-        return print_plan(prepared, dry_run)
+        return print_plan(prepared, dry_run, curation.remarks)
     outcome = run_and_report(prepared)
     if not outcome.did_nothing and (table := throughput_table(prepared.survey, outcome.run_id)) is not None:
         console.print(table)
-    for line in notes(prepared.catalog, prepared.survey, outcome.run_id):
+    for line in [*curation.remarks, *notes(prepared.catalog, prepared.survey, outcome.run_id)]:
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     return outcome.exit_status
 
 
-def print_plan(prepared: Prepared, what: str) -> int:
-    """`--dry-run`: how every step stands; `--settings`: the resolved config as YAML."""
+def print_plan(prepared: Prepared, what: str, remarks: Sequence[str] = ()) -> int:
+    """`--dry-run`: how every step stands, and remarks on it; `--settings`: the resolved config as YAML."""
     if what == "settings":
         from omegaconf import OmegaConf
 
@@ -110,6 +111,8 @@ def print_plan(prepared: Prepared, what: str) -> int:
     out.print(counts_table(survey.counts(), {n.name: n.fingerprint for n in plan.nodes}, unknown))
     if unknown:
         out.print("?: known only after the steps above have run", soft_wrap=True)
+    for line in remarks:
+        out.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     return 0
 
 

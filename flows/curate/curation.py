@@ -13,6 +13,8 @@ from typing import Any
 
 from data_prep.select import check_thresholds
 from data_prep.sources.listing import ROOTS, list_sources
+from data_prep.sources.unused import Unused
+from flows.curate.unused import unused_lines
 from flows.run.settings import FlowConfig, ResolvedConfig
 from stages.core.config import ENTRY_KEYS, load_class, merge
 from stages.core.config_files import find_config, parse_overrides, read_yaml
@@ -68,11 +70,13 @@ class CurateConfig(FlowConfig):
 
 @dataclass(frozen=True)
 class Curation(ResolvedConfig):
-    """A checked curation: its settings, its steps in order, and their plan, which has no sources yet."""
+    """A checked curation: its settings, its steps in order, and their plan, which has no sources yet; `remarks` is what
+    a person should know of the sources once they are listed."""
 
     config: CurateConfig
     steps: dict[str, StepRef]
     draft: Plan
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def scope(self) -> str:
@@ -81,8 +85,10 @@ class Curation(ResolvedConfig):
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan over the sources as they lie there now; keeps the listing as roots. Raises BadInput."""
-        c = self.config
-        rows = list_sources(c.sources, dataclasses.asdict(c.manifest), c.label_from_folder, c.limit, c.shot_lists)
+        c, unused = self.config, Unused()
+        columns = dataclasses.asdict(c.manifest)
+        rows = list_sources(c.sources, columns, c.label_from_folder, c.limit, c.shot_lists, unused)
+        self.remarks[:] = unused_lines(unused)
         mark = digest("roots", [r["id"] for r in rows])
         roots = catalog.put_roots(rows, ROOTS, mark, self.draft.phases[0].depends)
         return dataclasses.replace(self.draft, roots=roots)

@@ -29,7 +29,7 @@ def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
 
 def _source_lines(survey: Survey) -> list[str]:
     rows, more = sources(survey).to_pylist(), look("table sources", survey.catalog.storage.url)
-    copies = [r for r in rows if any(reason["metric"] == "duplicate_of" for reason in r["reasons"])]
+    copies = [r for r in rows if _original(r)]
     bad = [r for r in rows if r["status"] not in ("ok", "pending") and r not in copies]
     counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
     counts += [f"{len(copies):,} with the content of another"] if copies else []
@@ -38,9 +38,22 @@ def _source_lines(survey: Survey) -> list[str]:
     lines = [", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])]
     lines += [f"  not read: {file_name(r['uri'])}: {cause_text(r)}" for r in bad[:MOST]]
     lines += [f"  and {len(bad) - MOST} more; {more}"] if len(bad) > MOST else []
+    lines += [f"  not used: {listed([_copy(r) for r in copies], MOST)}"] if copies else []
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
     lines += [f"  {file_name(r['uri'])}: {r['note']}" for r in odd[:MOST]]
     return lines + ([f"  and {len(odd) - MOST} more; {more}"] if len(odd) > MOST else [])
+
+
+def _original(source: Row) -> str:
+    """The uri of the file whose content a file has, too; "" where there is none."""
+    return next((str(r["value"]) for r in source["reasons"] if r["metric"] == "duplicate_of"), "")
+
+
+def _copy(source: Row) -> str:
+    """A file and the one that is used in its place, with as many of their folders as tell them apart."""
+    own, original = source["uri"].split("/"), _original(source).split("/")
+    depth = next((n for n in range(1, len(own)) if own[-n:] != original[-n:]), len(own))
+    return f"{'/'.join(own[-depth:])} (same content as {'/'.join(original[-depth:])})"
 
 
 def _shot_lists(survey: Survey) -> list[str]:

@@ -68,16 +68,16 @@ def curate(sources: list[str], store: str, config: str = "curate", overrides: li
         overrides: Settings to change, each like limit=10 or select.motion.min=0.002.
     """  # noqa: E501
 
+    form = Form()
+
     def prepared() -> Prepared:
         from flows.curate.curation import load_curation
 
         places = [check_place("sources", source) for source in sources]
-        return prepare(
-            load_curation(places, find_file("config", config), {}, check_overrides(overrides)),
-            check_place("store", store),
-        )
+        form.checked = load_curation(places, find_file("config", config), {}, check_overrides(overrides))
+        return prepare(form.checked, check_place("store", store))
 
-    return run_form(prepared)
+    return run_form(prepared, form)
 
 
 @flow(name="publish", **FLOW)

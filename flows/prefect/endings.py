@@ -104,6 +104,7 @@ def _curate(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) 
     files = sources(survey).to_pylist()
     bad = [f for f in files if f["status"] not in ("ok", "pending")]
     ending = Ending([f"{counted(len(files) - len(bad), 'source')}, {counted(len(bad), 'file')} not read"])
+    ending.lines += checked.remarks if checked else []
     ending.reasons = [(1, f"{file_name(f['uri'])}: {cause_text(f)}") for f in bad[:MOST_REASONS]]
     found, judged = clips(survey).to_pylist(), verdicts(survey).to_pylist()
     kept = {v["clip_id"] for v in judged if v["status"] == "kept"}

@@ -15,6 +15,7 @@ from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.fitting import FITS
 from stages.core.media import HIGHEST_FPS
+from stages.core.text_tables import PADDING
 
 LONGEST_PROMPT = 128 * 1024
 """Bytes of UTF-8."""
@@ -23,7 +24,6 @@ LARGEST_SEED = 2**63 - 1
 SHOWN_FAULTS = 20
 NUMBER = re.compile(r"\s*[+-]?([0-9]+|(?=\.[0-9]))(?P<part>(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*")
 LONGEST_NUMBER = 100
-PADDING = " \t\r\n\v\f\ufeff"
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
-from flows.render.entries import CHECKS, PADDING, Entry, as_entry, check_all, check_entry, plain_name
+from flows.render.entries import CHECKS, Entry, as_entry, check_all, check_entry, plain_name
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.reach.harmless import from_cell
 from stages.core.reach.opening import read_bytes
 from stages.core.reach.secrets import cleared
+from stages.core.text_tables import PADDING, parsed_json, records, surplus
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 """What ends a line of text. A separator of Unicode or a form feed inside a line belongs to its prompt."""
@@ -126,7 +125,7 @@ def _read_json_lines(shown: str, data: bytes, folder: str, known: Collection[str
     for number, line in _lines(_decoded(shown, data)):
         place = f"{shown}, line {number}"
         try:
-            value = _parsed(line)
+            value = parsed_json(line)
         except ValueError as error:
             yield Entry(place, {}, folder, f"this is not JSON: {error}")
         else:
@@ -136,7 +135,7 @@ def _read_json_lines(shown: str, data: bytes, folder: str, known: Collection[str
 def _read_json(shown: str, data: bytes, folder: str, known: Collection[str]) -> Iterator[Entry]:
     text = _decoded(shown, data)
     try:
-        values = _parsed(text)
+        values = parsed_json(text)
     except json.JSONDecodeError as error:
         hint = "; a file with one JSON text a line is .jsonl" if error.msg == "Extra data" else ""
         raise BadInput(f"{shown}, line {error.lineno}: this is not JSON: {error.msg}{hint}") from None
@@ -146,21 +145,6 @@ def _read_json(shown: str, data: bytes, folder: str, known: Collection[str]) -> 
         raise BadInput(f"{shown} must hold a list of texts, or of mappings with the key `prompt`")
     for number, value in enumerate(values, 1):
         yield as_entry(f"{shown}, entry {number}", value, folder)
-
-
-def _parsed(text: str) -> Any:
-    """JSON without a key that occurs twice. Raises ValueError."""
-    try:
-        return json.loads(text, object_pairs_hook=_without_doubles)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -178,34 +162,16 @@ def _read_table_text(shown: str, text: str, folder: str, known: Collection[str],
     """Rows under a header; of several separators, the first that gives a column `prompt` (spreadsheets differ)."""
     first = next((line for _, line in _lines(text)), "")
     fits = [s for s in separators if "prompt" in map(plain_name, next(csv.reader([first], delimiter=s), []))]
-    records = _records(shown, text, (fits or separators)[0])
-    if (head := next(records, None)) is None:
+    found = records(shown, text, (fits or separators)[0])
+    if (head := next(found, None)) is None:
         return
     names = _columns(f"{shown}, line {head[0]}", head[1], known)
-    for line, cells in records:
+    for line, cells in found:
         place = f"{shown}, line {line}"
-        if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
-            many = (
-                f"there are {len(cells)} cells for {len(names)} columns; put quotes around text that holds a separator"
-            )
+        if many := surplus(cells, names):
             yield Entry(place, {}, folder, many)
         elif any(cell.strip(PADDING) for cell in cells):
             yield as_entry(place, dict(zip(names, map(from_cell, cells), strict=False)), folder)
-
-
-def _records(shown: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, cells) of every record that is not empty. Raises BadInput."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise BadInput(f"{shown}, line {line}: this is not a row of a table: {error}") from None
-        if cells is None:
-            return
-        if any(cell.strip(PADDING) for cell in cells):
-            yield line, cells
 
 
 def _columns(place: str, header: Sequence[str], known: Collection[str]) -> list[str]:

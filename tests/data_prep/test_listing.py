@@ -155,7 +155,7 @@ def test_other_manifests_are_one_mapping_away_and_extra_columns_are_kept(folder)
     (row,) = list_sources([str(folder / "k.csv")], {"uri": "{youtube_id}_{time_start:06d}_{time_end:06}.mp4"})
     assert (names([row]), row["label"]) == (["zz_000003_000013.mp4"], "waving")
     for columns, says in (
-        ({"uri": "{video}.mp4"}, r"row 2: manifest\.uri=\{video\}\.mp4 needs other columns; it has label, youtube_id"),
+        ({"uri": "{video}.mp4"}, r"line 2: manifest\.uri=\{video\}\.mp4 needs other columns; it has label, youtube_id"),
         ({"uri": "youtube_id", "caption": "tittle"}, "no column 'tittle', which manifest.caption names"),
         ({}, r"no column 'uri'; set manifest\.uri=COLUMN .*or a pattern"),
     ):
@@ -176,7 +176,7 @@ def test_a_manifest_cannot_name_what_lies_above_it(folder, tmp_path):
     [
         ('{"uri": "a.mp4"}\n{"uri": \n', "line 2 is not JSON"),
         ('{"url": "a.mp4"}\n', "no column 'uri'"),
-        ('{"uri": ""}\n', "row 1: the uri is empty"),
+        ('{"uri": ""}\n', "line 1: the uri is empty"),
         ("[1]\n", "line 1 must be an object"),
     ],
 )

@@ -165,6 +165,7 @@ def test_the_same_bytes_count_once(footage, store, more):
     record = find_run(run.catalog, "curate")
     said = notes(run.catalog, record.survey(run.catalog), record.row["run_id"])
     assert said[0].endswith("1 with the content of another")
+    assert said[1] == "  not used: copy.mp4 (same content as a.mp4)"
     assert not [line for line in said if "not read" in line]
 
 

@@ -1,0 +1,28 @@
+"""What was listed and is not used, in sentences for the ending of a curation."""
+
+from __future__ import annotations
+
+from data_prep.sources.unused import Unused
+from flows.words import counted, file_name, listed
+
+
+def unused_lines(unused: Unused) -> list[str]:
+    """A line for each manifest with rows that are not used, and one for the shot lists that fit no source."""
+    lines = [_rows(manifest, rows) for manifest, rows in unused.rows.items()]
+    return lines + ([_lists(unused.lists)] if unused.lists else [])
+
+
+def _rows(manifest: str, rows: list[tuple[str, str]]) -> str:
+    one = len(rows) == 1
+    says = "names a file that was named before and is" if one else "name a file that was named before and are"
+    return f"{manifest}: {counted(len(rows), 'row')} {says} not used: {listed([_named(*row) for row in rows])}"
+
+
+def _named(place: str, uri: str) -> str:
+    return f"{place} ({file_name(uri)})"
+
+
+def _lists(lists: list[tuple[str, str]]) -> str:
+    named = [f"{name} (fits {other} but for upper and lower case)" if other else name for name, other in lists]
+    fit = "fits" if len(lists) == 1 else "fit"
+    return f"shot lists: {len(lists):,} {fit} no source of this run: {listed(named)}"
