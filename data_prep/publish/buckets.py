@@ -110,3 +110,11 @@ def split_of(share: float, salt: str) -> str:
     linked = f"len(list_filter(copy_sources, lambda s: {is_validation('s', share, salt)})) > 0"
     own = is_validation("source_id", share, salt)
     return f"CASE WHEN {own} THEN 'val' WHEN {linked} THEN 'excluded' ELSE 'train' END"
+
+
+def excluded_note(clips: int) -> str:
+    """A sentence on so many clips that are in neither split; "" for none."""
+    if not clips:
+        return ""
+    are, each = ("1 clip is", "it") if clips == 1 else (f"{clips:,} clips are", "each")
+    return f"{are} in neither split: a source in `val` has a copy of {each}, and training must not see that."

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_prep.publish.buckets import SPLITS
+from data_prep.publish.buckets import SPLITS, excluded_note
 from data_prep.publish.metadata import card_configs
 from stages.core.step import Row
 
@@ -67,18 +67,13 @@ def _head(manifest: Row, index: pa.Table) -> str:
     for split, duration in zip(index["split"].to_pylist(), index["duration_s"].to_pylist(), strict=True):
         seconds[split] += duration
     rows = [(s, manifest[s], f"{seconds[s] / 60:.1f}") for s in SPLITS]
-    excluded = (
-        "\n\nExcluded clips have a copy in `val`; they are in no split, so that training never sees a clip of `val`."
-        if manifest["excluded"]
-        else ""
-    )
-    notes = "".join(f"\n\n**{note}**" for note in manifest["notes"])
+    notes = "".join(f"\n\n**{note}**" for note in [excluded_note(manifest["excluded"]), *manifest["notes"]] if note)
     return (
         f"# {manifest['name']}, version {manifest['version']}\n\n"
         f"{manifest['clips']} clips, {manifest['hours'] * 60:.1f} minutes, from {sources} sources; {size:.1f} MB. "
         f"Content `{manifest['fingerprint']}`.\n\n{table(('split', 'clips', 'minutes'), rows)}\n\n"
         "All clips of a source are in one split, by a hash of its bytes; adding sources never moves a clip to another "
-        f"split.{excluded}{notes}"
+        f"split.{notes}"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.publish.buckets import BucketConfig, split_of
+from data_prep.publish.buckets import BucketConfig, excluded_note, split_of
 from data_prep.publish.cutting import VideoForm
 from data_prep.publish.folder import MANIFEST, check_name, versions
 from data_prep.publish.index import CLIP_ROOTS
@@ -197,8 +197,8 @@ def expected_notes(catalog: Catalog, plan: Plan, settings: PublishSettings) -> l
 
 def notes_of(catalog: Catalog, folder: str) -> list[str]:
     """What a person should know of a version: sentences, none where nothing is odd."""
-    found: list[str] = json.loads(catalog.storage.read(f"{folder}/{MANIFEST}")).get("notes", [])
-    return found
+    manifest = json.loads(catalog.storage.read(f"{folder}/{MANIFEST}"))
+    return [note for note in (excluded_note(manifest["excluded"]), *manifest.get("notes", ())) if note]
 
 
 def datasets(catalog: Catalog) -> pa.Table:

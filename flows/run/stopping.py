@@ -34,14 +34,18 @@ class StopOnSignal:
     """Within it, SIGINT and SIGTERM call `ask`, which returns the sentence to say; a second signal ends the process.
 
     Without `ask` the first signal raises Interrupted in the main thread, and the process ends after GRACE_S in any
-    case. May be nested; a signal that the inner one has heard counts for the outer one, too. Only the main thread may
-    listen: elsewhere this does nothing, and whoever owns the signals stops the work.
+    case. A library that was at work there may raise an error of its own in its place ("Query interrupted"): what leaves
+    this is Interrupted all the same.
+
+    May be nested; a signal that the inner one has heard counts for the outer one, too. Only the main thread may listen:
+    elsewhere this does nothing, and whoever owns the signals stops the work.
     """
 
     _active: StopOnSignal | None = None
 
     def __init__(self, ask: Callable[[int], str] | None = None) -> None:
         self._ask = ask
+        self._interrupted: Interrupted | None = None
         self.heard = 0
 
     def __enter__(self) -> StopOnSignal:
@@ -57,9 +61,14 @@ class StopOnSignal:
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self._listens:
             return
+        self._stop_listening()
+        if error is not None and self._interrupted not in (None, error):
+            raise self._interrupted from error
+
+    def _stop_listening(self) -> None:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -73,7 +82,8 @@ class StopOnSignal:
 
     def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
         if self._ask is None:
-            raise Interrupted(number)
+            self._interrupted = Interrupted(number)
+            raise self._interrupted
 
     def _listen(self) -> None:
         """Read the numbers of signals until a 0 comes."""

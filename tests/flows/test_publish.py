@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from data_prep.publish import folder as publish_folder
 from data_prep.publish.buckets import BucketConfig, bucket_columns, split_of
 from data_prep.publish.card import cell
 from data_prep.publish.folder import new_folder, versions
+from flows.cli.main import main
 from flows.cli.store import verify_store
 from flows.publish.publication import load_publication
 from flows.views.tables import read_table
@@ -301,6 +303,25 @@ def test_a_linked_clip_in_a_store_is_excluded(catalog):
     apart = next(s for s in salts if splits(alone, 0.5, s) == {kept: "train", other: "val"})
     made, _ = publish(catalog, "publish.val_share=0.5", f"publish.salt={apart}")
     assert [r["split"] for r in index_of(catalog, made) if r["source_id"] == kept] == ["excluded"]
+
+
+def test_the_ending_and_the_card_say_which_clips_are_in_neither_split(base, tmp_path):
+    """Both copies are kept here, so that one in `val` keeps the other from `train`."""
+    store = tmp_path / "store"
+    catalog, _ = curate(store, base[0], "steps.dedup.use=tests.flows.toys:MarkCopies")
+    rows = {Path(r["uri"]).name: r["source_id"] for r in read_table(catalog, "sources").to_pylist()}
+    pair = {name: (rows[name], []) for name in ("s1.mp4", "copy.mkv")}
+    salts = (f"salt{i}" for i in count())
+    apart = next(s for s in salts if splits(pair, 0.5, s) == {"s1.mp4": "train", "copy.mkv": "val"})
+    words = ["publish", "set", "--store", str(store), "publish.val_share=0.5", f"publish.salt={apart}"]
+    sentence = "1 clip is in neither split: a source in `val` has a copy of it"
+    for _ in range(2):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+        assert done.output.count(sentence) == 1
+    assert f"**{sentence}" in (store / "datasets" / "set" / "v1" / "README.md").read_text()
+    (found,) = read_table(catalog, "datasets").to_pylist()
+    assert (found["clips"], found["excluded"]) == (7, 1)
 
 
 def test_buckets_say_what_a_clip_is():

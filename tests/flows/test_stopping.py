@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from flows.cli.main import main
 from flows.run.stopping import Interrupted, StopOnSignal
 from stages.core.config_files import ROOT
+from stages.core.ledger.catalog import connect
 
 WAIT_S = 600
 SITE = str(Path(__file__).parent / "site")
@@ -168,6 +170,29 @@ def test_where_no_run_goes_on_the_command_is_left(number, capsys):
     assert caught.value.exit_status == 128 + number
     assert capsys.readouterr().err.startswith("rushes: stopping; ")
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_query_that_is_interrupted_is_no_error_of_its_own(number, tmp_path, monkeypatch):
+    """DuckDB looks for signals while it works, and puts an error of its own in the place of what a handler raises."""
+    monkeypatch.setattr("flows.run.stopping.GRACE_S", WAIT_S)
+    sent = threading.Timer(0.1, os.kill, (os.getpid(), number))
+
+    def reads(store: str) -> int:
+        sent.start()
+        return len(connect().execute("SELECT sum(range % 7) FROM range(100000000)").fetchall())
+
+    monkeypatch.setattr("flows.cli.store.show_status", reads)
+    result = rushes("status", "--store", tmp_path)
+    assert sent.finished.is_set()
+    assert result.exit_code == 128 + number, result.exception
+    assert "Query interrupted" not in result.output
+
+
+def test_ctrl_c_before_the_command_has_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.cli.main.be_quiet", lambda: signal.raise_signal(signal.SIGINT))
+    result = rushes("status", "--store", tmp_path)
+    assert (result.exit_code, result.output) == (130, "")
 
 
 def test_what_an_inner_one_has_heard_counts_outside(capsys):

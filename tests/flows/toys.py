@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_prep.dedup.dedup import Dedup
 from stages.core.media import write_video
 from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Row, Step
 
@@ -152,3 +153,12 @@ class Finish(Step):
         frames = np.resize(np.frombuffer(drawn, np.uint8), (8, 16, 16, 3))
         kept = self.workspace.put(write_video(frames, 8, preset="ultrafast"), ".mp4")
         return {"width": 16, "height": 16, "n_frames": 8, "fps": 8.0, **kept}
+
+
+class MarkCopies(Dedup):
+    """Says what is a copy of what, and keeps all of them."""
+
+    def run(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        rows = super().run(tables).to_pylist()
+        kept = [{**row, "status": "ok", "reasons": [], "duplicate_of": ""} for row in rows]
+        return pa.Table.from_pylist(kept, self.writes)
