@@ -150,10 +150,10 @@ def _at_rate(written: Written, seen: Seen, form: VideoForm) -> F64:
     """Each frame against what shows at its time in the source: which of the neighbours a change of rate picks is
     rounding."""
     last, slack = float(seen.seconds[-1]), 1.5 / form.fps + _slack(seen.seconds)
-    if not form.frames and abs(written.seconds[-1] - written.seconds[0] - last) > slack:
-        raise BadMedia(
-            f"the written clip's last frame comes after {written.seconds[-1]:.3f} s, its span's after {last:.3f} s"
-        )
+    end = written.seconds[-1] - written.seconds[0]
+    # The last frame is shown until the span ends, so it may come once more; what comes too early was cut off.
+    if not form.frames and not last - slack <= end <= max(last + slack, seen.length_s + 1 / form.fps):
+        raise BadMedia(f"the written clip's last frame comes after {end:.3f} s, its span's after {last:.3f} s")
     times = written.seconds - written.seconds[0]
     at = np.clip(np.searchsorted(seen.seconds, times + 1e-6, "right") - 1, 0, len(seen.seconds) - 1)
     near = [np.clip(at + k, 0, len(seen.seconds) - 1) for k in (-1, 0, 1)]

@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
-from data_prep.publish.check import read_written
+from data_prep.publish.check import Seen, Written, check_written, read_written
 from data_prep.publish.cut_clip import CutClip
+from data_prep.publish.cutting import VideoForm
 from data_prep.publish.origin import pack_spans
 from data_prep.signals.signals import decode_signals
 from data_prep.signals.store import write_signals
@@ -95,3 +97,16 @@ def test_where_a_file_lies_and_what_else_is_cut_from_it_is_no_part_of_what_a_cli
     declared = CutClip.inputs(CutClip.Config())
     assert not set(declared.depends) & {"uri", "source_version", "siblings"}
     assert {"source_id", "start_frame", "end_frame"} <= set(declared.depends)
+
+
+@pytest.mark.parametrize(("end", "passes"), [(1.0, True), (17 / 12, True), (1.7, False), (0.3, False)])
+def test_the_last_frame_of_a_slow_source_lasts_to_the_end_of_its_span(end, passes):
+    """Three frames, half a second each, at 12 a second: the third is shown up to 1.5 s, and no longer."""
+    same = np.zeros((3, 864), np.uint8)
+    seen = Seen(same, np.array([0.0, 0.5, 1.0]), 1.5)
+    written = Written(same[:2], np.array([0.0, end]))
+    if passes:
+        check_written(written, seen, VideoForm(fps=12), 6.0)
+    else:
+        with pytest.raises(BadMedia, match="last frame comes after"):
+            check_written(written, seen, VideoForm(fps=12), 6.0)
