@@ -53,10 +53,9 @@ def holes(times: npt.NDArray[np.int64], tick: float) -> str:
     if not len(wide) or len(wide) > max(1, FEW * len(steps)):
         return ""
     begin, end = ((times[wide[0] + i] - times[0]) * tick for i in (0, 1))
-    more = (
-        f" and at {len(wide) - 1} more places" if len(wide) > 2 else " and at one more place" if len(wide) == 2 else ""
-    )
-    return f"there are no frames between {begin:.2f} and {end:.2f} s{more}"
+    more = len(wide) - 1
+    places = "one more place" if more == 1 else f"{more} more places"
+    return f"there are no frames between {begin:.2f} and {end:.2f} s" + (f" and at {places}" if more else "")
 
 
 def _cut_in_a_box(path: Path) -> str:

@@ -13,7 +13,7 @@ from flows.display.terminal import say
 from flows.prefect.server import require_server
 from flows.run.progress import Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
-from flows.words import counted
+from flows.words import counted, look
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.reach.harmless import for_terminal
@@ -156,7 +156,7 @@ def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
     rows = f"; {counted(failed, 'row')} failed" if failed else ""
     console.print(f"run {outcome.run_id}: {done}{reason}{rows}", markup=False)
     if failed or outcome.reason:
-        console.print(f"see `rushes status --store {catalog.storage.url}`", soft_wrap=True, markup=False)
+        console.print(look("status", catalog.storage.url), soft_wrap=True, markup=False)
 
 
 __all__ = ["curate_command", "existing_catalog", "print_plan", "render_command", "run_and_report", "split_words"]
