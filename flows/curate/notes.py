@@ -108,7 +108,7 @@ def _clip_lines(survey: Survey) -> list[str]:
     rejected = count["n"] - count["kept"] - count["copies"]
     failed += "; some for several reasons" if sum(r["n"] for r in metrics) > rejected else ""
     counts = [f"{rejected:,} rejected ({failed})" if failed else f"{rejected:,} rejected"] if rejected else []
-    counts += [f"{counted(count['copies'], 'copy', 'copies')} of better clips"] if count["copies"] else []
+    counts += [counted(count["copies"], "copy of a better clip", "copies of better clips")] if count["copies"] else []
     return [*lines, ", ".join([f"{counted(count['n'], 'clip')}: {count['kept']:,} kept", *counts])]
 
 
