@@ -17,7 +17,7 @@ from data_prep.publish.sound import Sound, SoundReader, pieces_of
 from data_prep.sources.counting import INDEX_COLUMNS, FrameIndex, FrameReader, presented
 from data_prep.sources.reading import CHANGED, open_media, unchanged_file
 from stages.core.reach.policy import local_path
-from stages.core.step import PermanentError, Row, Workspace
+from stages.core.step import AbsentError, PermanentError, Row, Workspace
 
 COPYABLE = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
 """Codecs that an mp4 may hold."""
@@ -25,9 +25,9 @@ COLUMNS = (*INDEX_COLUMNS, "time_s", "signature")
 
 
 def stamp(uri: str) -> tuple[int, int] | None:
-    """Length and time of a local file, which tell whether it was touched; None for what lies elsewhere."""
+    """Length and time of a local file, which tell whether it was touched; None for what lies elsewhere or is gone."""
     path = local_path(uri)
-    if path is None:
+    if path is None or not path.exists():
         return None
     found = path.stat()
     return found.st_size, found.st_mtime_ns
@@ -67,9 +67,9 @@ class Origin:
             self._stack.close()
 
     def check_unchanged(self) -> None:
-        """Raises PermanentError where the file was touched since it was opened."""
+        """Raises AbsentError where the file was touched since it was opened."""
         if stamp(self.uri) != self._stamp:
-            raise PermanentError(CHANGED)
+            raise AbsentError(CHANGED)
 
     def _seeking_costs(self) -> int:
         """How many frames would be decoded to cut every clip by seeking."""

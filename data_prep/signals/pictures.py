@@ -87,7 +87,7 @@ def moments_of(table: pa.Table, frames: Sequence[int]) -> list[Moment]:
 def source_pictures(row: Row, wanted: Sequence[Sequence[Moment]], fit: Fit) -> Iterator[list[Picture]]:
     """The pictures of each list of moments of a source's row: `uri`, `bytes`, `sha256`, `version`, `stream_index`.
 
-    Raises PermanentError where the source is another file now.
+    Raises AbsentError where the source is another file now.
     """
     if any(wanted):
         with unchanged_file(row["uri"], row["bytes"], row["sha256"], row["version"]) as path:

@@ -13,7 +13,7 @@ from typing import Any
 from stages.core.reach import containers, opening
 from stages.core.reach.policy import local_path
 from stages.core.reach.secrets import cleared
-from stages.core.step import PermanentError, Row
+from stages.core.step import AbsentError, PermanentError, Row
 
 COPY_BYTES = 1 << 20
 TS_DISCONT = 0x0200
@@ -31,18 +31,21 @@ def unchanged_file(
     """`local_file` of footage that was probed before: its length, SHA-256, and version (mtime or etag).
 
     Where length and version are as they were the content counts as the same, and is not hashed; where only the version
-    differs it is hashed once. Raises PermanentError where it is another file now, or becomes one while it is read.
+    differs it is hashed once. Raises AbsentError where it is gone or another file now, or becomes one while it is read.
     """
     with local_file(uri, check) as path:
-        before = path.stat()
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            raise AbsentError("the file is not there any more; put it back, or curate it where it is now") from None
         if before.st_size != size:
-            raise PermanentError(CHANGED)
+            raise AbsentError(CHANGED)
         if _version_of(uri, before) != version:
             _check_hash(uri, path, before, sha256, check)
         yield path
         after = path.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise PermanentError(CHANGED)
+            raise AbsentError(CHANGED)
 
 
 CHANGED = "the source is not the file that was curated; curate again"
@@ -81,7 +84,7 @@ def _hash_of(uri: str, size: int, modified: int, path: Path) -> str:
 def _check_hash(uri: str, path: Path, found: os.stat_result, sha256: str, check: Callable[[], None]) -> None:
     check()
     if _hash_of(uri, found.st_size, found.st_mtime_ns, path) != sha256:
-        raise PermanentError(CHANGED)
+        raise AbsentError(CHANGED)
     check()
 
 

@@ -168,6 +168,10 @@ class PermanentError(Exception):
     """Raised for bad input or bad media: running it again gives the same, so a rerun leaves it alone."""
 
 
+class AbsentError(PermanentError):
+    """Raised where a file holds something else than what the row was planned for: every run looks again."""
+
+
 C = TypeVar("C", default=Any)
 """A step's own `Config`."""
 

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from stages.core.config import make_ref
-from stages.core.errors import PERMANENT, TRANSIENT, BadInput, Stopped, is_out_of_memory, kind_of
+from stages.core.errors import ABSENT, PERMANENT, TRANSIENT, BadInput, Stopped, is_out_of_memory, kind_of
 from stages.core.identity import child_id, row_id
 from stages.core.ledger.records import RUN_SCHEMA, RUNS, RUNS_FINGERPRINT
 from stages.core.planning.survey import Count, Survey
@@ -99,7 +99,8 @@ def test_set_up_once_for_a_fingerprint(local, monkeypatch):
         (TimeoutError(), TRANSIENT),
         (MemoryError(), TRANSIENT),
         (RuntimeError("CUDA out of memory"), TRANSIENT),
-        (FileNotFoundError(2, "gone"), PERMANENT),
+        (FileNotFoundError(2, "gone"), ABSENT),
+        (IsADirectoryError(21, "a folder"), PERMANENT),
         (ValueError("bad"), PERMANENT),
         (BadInput("bad"), PERMANENT),
         (OSError(28, "no space"), TRANSIENT),

@@ -296,6 +296,28 @@ def test_a_source_that_was_replaced_is_not_published_under_the_old_scores(tmp_pa
     assert [(Path(r["uri"]).name, r["status"]) for r in table(store, "uncut")] == [("a.mp4", "error")]
 
 
+def test_a_file_that_was_away_is_published_once_it_is_found_again(tmp_path):
+    """Without --retry-errors, and where an error has had all its attempts."""
+    folder, store = tmp_path / "in", tmp_path / "store"
+    folder.mkdir()
+    for i, name in enumerate(("gone.mp4", "other.mp4", "here.mp4")):
+        encoded(folder / name, frames((i + 1,)), *H264, KEYS)
+    curate(store, folder)
+    away = [(folder / name).rename(tmp_path / name) for name in ("gone.mp4", "other.mp4")]
+    encoded(folder / "other.mp4", frames((9,)), *H264, KEYS)
+    done = publish(store, "cut.resources.attempts=1")
+    assert done.exit_code == 0, done.output
+    assert "2 clips were not cut:" in done.output
+    assert "gone.mp4 0.00-1.20 s: the file is not there any more" in done.output
+    assert [r["name"] for r in index(store)] == ["here.mp4"]
+    for i, path in enumerate(away):
+        path.rename(folder / f"found {i}.mp4")
+    curate(store, folder)
+    done = publish(store, "cut.resources.attempts=1")
+    assert "not cut" not in done.output
+    assert sorted(r["name"] for r in index(store)) == ["found 0.mp4", "found 1.mp4", "here.mp4", "other.mp4"]
+
+
 @pytest.mark.parametrize("options", [ONE_KEY, pytest.param(KEYS, marks=pytest.mark.soak)])
 def test_all_clips_of_a_source_cost_one_decode_of_it_and_no_hash(tmp_path, monkeypatch, options):
     folder, store = tmp_path / "in", tmp_path / "store"

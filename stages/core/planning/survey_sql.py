@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stages.core.errors import ABSENT, TRANSIENT
 from stages.core.identity import depends_key
 from stages.core.ledger.catalog import BOOKKEEPING
 from stages.core.planning.plan import Binding, Node, Phase, Plan
@@ -16,11 +17,11 @@ ONE_GROUP = "''"
 
 _CODE = (
     "(CASE status WHEN 'ok' THEN 0 WHEN 'rejected' THEN 1 WHEN 'skipped' THEN 2 "
-    "ELSE CASE error_kind WHEN 'transient' THEN 3 ELSE 4 END END)::UTINYINT"
+    "ELSE CASE error_kind WHEN 'permanent' THEN 4 ELSE 3 END END)::UTINYINT"
 )
 RETRY = ("none", "transient", "all")
 """Which errors are to be tried again: none, as for a job that takes things as they are; transient ones, as many times
-as their step allows; or all."""
+as their step allows, and files that were absent, in every run; or all."""
 
 _BEST = "(status = 'ok') DESC, attempt DESC, started"
 
@@ -28,7 +29,8 @@ _BEST = "(status = 'ok') DESC, attempt DESC, started"
 def again(node: Node, retry: str, run_id: str = "") -> str:
     """Whether a ledger row is to be tried again, where `retry` is one of RETRY: what failed in the run `run_id` is not,
     while that run goes on."""
-    tries = {"none": "false", "transient": f"(error_kind = 'transient' AND attempt < {node.attempts})", "all": "true"}
+    transient = f"(error_kind = '{TRANSIENT}' AND attempt < {node.attempts} OR error_kind = '{ABSENT}')"
+    tries = {"none": "false", "transient": transient, "all": "true"}
     other = f" AND run_id <> '{run_id}'" if run_id else ""
     return f"(status = 'error' AND {tries[retry]}{other})"
 
