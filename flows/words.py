@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 COMPARED = {">=": "must be at least", "<=": "must be at most", ">": "must be above", "<": "must be below",
@@ -23,9 +25,14 @@ def listed(words: Sequence[str], most: int = 5) -> str:
     return ", ".join(words[:most]) + more
 
 
-def look(command: str, store: str) -> str:
-    """Where to look further: the command, whole, so that it can be copied."""
-    return f"see `rushes {command} --store {store}`"
+def command(words: str, store: str) -> str:
+    """A command, whole, so that it can be copied into a shell."""
+    return f"`rushes {words} --store {shlex.quote(store)}`"
+
+
+def look(words: str, store: str) -> str:
+    """Where to look further: the command, whole."""
+    return f"see {command(words, store)}"
 
 
 def file_name(uri: str) -> str:
@@ -33,15 +40,39 @@ def file_name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def reason_text(reason: Mapping[str, Any]) -> str:
-    """A typed reason as a sentence: the metric, its value, and what it must be."""
+def told_apart(uris: Iterable[str]) -> dict[str, str]:
+    """Each path or URL -> its last part, with as many of its folders before it as tell it from the others."""
+    left, depth, names = list(dict.fromkeys(uris)), 1, dict[str, str]()
+    while left:
+        tails = {uri: "/".join(uri.rstrip("/").split("/")[-depth:]) for uri in left}
+        shared = Counter(tails.values())
+        names |= tails
+        left = [uri for uri in left if shared[tails[uri]] > 1 and tails[uri] != uri.rstrip("/")]
+        depth += 1
+    return names
+
+
+def span_text(start_s: float, end_s: float) -> str:
+    """From when to when, in seconds."""
+    return f"{start_s:.2f}-{end_s:.2f} s"
+
+
+def copy_text(of: str) -> str:
+    """What is said of a clip that has a better copy; of: that clip."""
+    return f"copy of {of}, which is better and was kept"
+
+
+def reason_text(reason: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A typed reason as a sentence: the metric, its value, and what it must be. names: what clips (by id) and files (by
+    path or URL) are called, where it is not the beginning of their id and the last part of their path."""
     metric, value, op, threshold = (reason[k] for k in ("metric", "value", "op", "threshold"))
+    named = (names or {}).get(str(value), "")
     if metric == "duplicate":
-        return f"copy of clip {str(value)[:12]}; a better one was kept"
+        return copy_text(named or f"clip {str(value)[:12]}")
     if metric == "suffix":
         return f"{value} is not a suffix of a video file" if value else "a file without suffix is no video"
     if metric == "duplicate_of":
-        return f"same content as {file_name(str(value))}"
+        return f"same content as {named or file_name(str(value))}"
     return f"{metric} is {_rounded(value)}, {COMPARED.get(op, op)} {threshold}"
 
 

@@ -86,15 +86,21 @@ def _yields(yields: Mapping[str, Any], manifest: Row) -> str:
         ("readable sources", yields["sound"], _share(yields["sound"], yields["sources"])),
         ("clips between transitions", yields["clips"], ""),
         ("clips that pass every threshold", yields["passed"], _share(yields["passed"], yields["clips"])),
-        ("clips kept, copies left out", kept, _share(kept, yields["clips"])),
+        ("clips kept (without copies)", kept, _share(kept, yields["clips"])),
         ("clips cut and published", manifest["clips"], _share(manifest["clips"], yields["clips"])),
     ]
     text = f"## Yield\n\n{table(('', 'count', 'share'), stages)}"
     if yields["reasons"]:
-        rows = [(f"{r['metric']} {r['op']} {r['threshold']}", r["clips"], r["alone"]) for r in yields["reasons"][:MOST]]
+        rows = [(_failed(r), r["clips"], r["alone"]) for r in yields["reasons"][:MOST]]
         head = ("threshold", "clips that fail it", "clips that fail only this")
         text += f"\n\nWhat clips were rejected for:\n\n{table(head, rows)}"
     return text
+
+
+def _failed(reason: Mapping[str, Any]) -> str:
+    if reason["metric"] == "duplicate":
+        return "copy of a better clip"
+    return f"{reason['metric']} {reason['op']} {reason['threshold']}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -176,8 +182,13 @@ def _buckets(index: pa.Table, sheets: Sequence[Row]) -> str:
 
 def _how(manifest: Row) -> str:
     rows = sorted((k, _plain(v)) for k, v in manifest["settings"].items())
-    lost = f"\n\n{manifest['not_cut']} kept clips could not be cut and are not here." if manifest["not_cut"] else ""
+    lost = f"\n\n{_not_cut(manifest['not_cut'])}" if manifest["not_cut"] else ""
     return f"## How it was made\n\n{table(('key', 'value'), rows)}{lost}"
+
+
+def _not_cut(count: int) -> str:
+    one = count == 1
+    return f"{count} kept clip{'' if one else 's'} could not be cut and {'is' if one else 'are'} not here."
 
 
 def _plain(value: Any) -> str:
@@ -197,7 +208,7 @@ span `[start_pts, end_pts)` of its source, licence, every score, and the other c
 came with. `captions.parquet` has every caption by `clip_id`. `clips/SPLIT/metadata.parquet` has the rows of the index
 by `file_name`, with a column for each kind of caption.
 
-The number of frames and the first and last frame of every file were compared with its source when it was written.
+Every file was decoded when it was written, and each of its frames compared with the source.
 
 ```python
 import pyarrow.parquet as pq

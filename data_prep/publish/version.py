@@ -77,9 +77,7 @@ class Version(Job):
         for name in ("cut", "sheet", "pack"):
             _refuse_unfinished(name, tables.get(name))
         if not tables["index"].num_rows:
-            raise BadInput(
-                f"none of the kept clips could be cut; see `rushes status --store {self.workspace.storage.url}`"
-            )
+            raise BadInput("none of the kept clips could be cut; there is nothing to make a version of")
         made = Frozen(self.config, tables)
         there = [v for v in versions(self.workspace.storage, self.config.name) if v["fingerprint"] == made.fingerprint]
         manifest = there[-1] if there else made.write(new_folder(self.workspace.storage, self.config.name))

@@ -95,10 +95,7 @@ def write_timeline(strips: Sequence[Strip], out: Path) -> list[str]:
     otio = check_library()
     strips = [s for s in strips if s.spans]
     if not strips:
-        raise BadInput(
-            f"there is nothing to write to {out.name}: no source has a shot;"
-            " `rushes table sources` says what became of each"
-        )
+        raise BadInput(f"there is nothing to write to {out.name}: no source has a shot")
     if out.suffix == ".otio":
         text = otio.adapters.write_to_string(timeline(strips, out.stem), "otio_json")
     else:
@@ -119,7 +116,8 @@ def _edl(otio: Any, strips: Sequence[Strip], out: Path) -> str:
         if strip.rate not in RATES:
             known = ", ".join(f"{float(r):.5g}" for r in RATES)
             raise BadInput(
-                f"{strip.name} has {strip.fps:.5g} frames a second, and timecodes count {known}; write {out.stem}.otio"
+                f"an EDL cannot hold {strip.name} with its {strip.fps:.5g} frames a second, only {known}; "
+                f"give --out {out.stem}.otio"
             )
     rates = sorted({s.rate for s in strips})
     several = "name one file for each source: --out '{source}.edl'"

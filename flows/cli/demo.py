@@ -68,7 +68,7 @@ def _curated(catalog: Catalog) -> Table:
 
 
 def _tally(values: Sequence[str]) -> str:
-    return ", ".join(f"{values.count(v)} {v}" for v in sorted(set(values)))
+    return ", ".join(f"{v} {values.count(v)}" for v in sorted(set(values)))
 
 
 def _rendered(catalog: Catalog, costs: Sequence[Row]) -> Table:

@@ -164,7 +164,9 @@ def gpu() -> Iterator[Finding]:
 def ray() -> Iterator[Finding]:
     """Ray, and the shared memory that its object store lies in."""
     if have := installed("ray"):
-        yield Finding(OK, "Ray", f"{have}; starts with the first work, on this machine unless infra.ray.address is set")
+        yield Finding(
+            OK, "Ray", f"{have}; started by a run that needs it, on this machine unless infra.ray.address is set"
+        )
 
 
 def prefect() -> Iterator[Finding]:
@@ -177,10 +179,12 @@ def prefect() -> Iterator[Finding]:
     except BadInput as bad:
         url, reason = os.environ[VARIABLE], str(bad)
     if reason:
-        advice = f"start it (`rushes serve`), or unset {VARIABLE}: flows run without one"
+        advice = f"start it (`rushes serve`), or unset {VARIABLE}: runs work without one"
         yield Finding(MISSING, "Prefect", f"{have}; {VARIABLE} names {url}, which does not answer: {reason}", advice)
     else:
-        where = f"the server {ui_address(url)} answers" if url else "no server is named: flows run without one"
+        where = (
+            f"the server {ui_address(url)} answers" if url else f"no server is set ({VARIABLE}): runs work without one"
+        )
         yield Finding(OK, "Prefect", f"{have}; {where}", "" if url else "`rushes serve` starts one")
 
 
@@ -193,7 +197,11 @@ def weights() -> Iterator[Finding]:
             needed = Path(model.checkpoint).is_relative_to(ROOT)
             yield Finding(OK, name, weights_on_disk(model))
         except BadInput as bad:
-            advice = "it is part of the project: get that again" if needed else "only its own campaigns need it"
+            advice = (
+                "it is part of the project: get that again"
+                if needed
+                else f"needed only by campaigns with model={path.stem}"
+            )
             yield Finding(MISSING if needed else NOTE, name, str(bad), advice)
 
 
@@ -241,7 +249,7 @@ def nearest_folder(path: Path) -> Path:
 def writable(store: str | None) -> Iterator[Finding]:
     """Whether a file can be put into the store and read back."""
     if not store:
-        yield Finding(NOTE, "store", "none given", "`rushes doctor --store URL` checks that it can be written to")
+        yield Finding(NOTE, "store", "none given", "`rushes doctor --store URL` checks that a store can be written to")
         return
     storage = Storage(store)
     root = storage.local_root

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from data_prep.shots.timeline import FORMATS as TIMELINES
 from data_prep.shots.timeline import check_library, write_timeline
-from flows.words import counted
+from flows.words import counted, look
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -22,6 +22,12 @@ from stages.core.running.runs import find_run
 FORMATS = (".parquet", ".csv", ".jsonl", *TIMELINES)
 EACH = "{source}"
 """Stands in a file's name for that of the source."""
+
+
+def formats_of(name: str) -> str:
+    """The suffixes that the file of a table may have, for a sentence; of shots and clips there are timelines, too."""
+    *first, last = FORMATS if name in ("cuts", "clips") else FORMATS[: -len(TIMELINES)]
+    return f"{', '.join(first)} or {last}"
 
 
 def write_table(table: pa.Table, out: Path) -> None:
@@ -78,6 +84,9 @@ def _timelines(survey: Survey, name: str, out: Path) -> list[str]:
     from flows.curate.timelines import strips
 
     found = [(source, strip, varies) for source, strip, varies in strips(survey, name) if strip.spans]
+    if not found:
+        where = look("table sources", survey.catalog.storage.url)
+        raise BadInput(f"there is nothing to write to {out.name}: no source has a shot; {where}")
     said = []
     if varying := [strip.name for _, strip, varies in found if varies]:
         which = varying[0] + (f" and {len(varying) - 1} more have" if len(varying) > 1 else " has")
@@ -86,8 +95,6 @@ def _timelines(survey: Survey, name: str, out: Path) -> list[str]:
         said += write_timeline([strip for _, strip, _ in found], out)
         count = sum(len(strip.spans) for _, strip, _ in found)
         return [f"{counted(count, 'shot' if name == 'cuts' else 'clip')} in {out}", *said]
-    if not found:
-        raise BadInput(f"there is nothing to write to {out.name}: no source has a shot")
     names = names_of((source, strip.uri) for source, strip, _ in found)
     failed: list[BadInput] = []
     for source, strip, _ in found:

@@ -20,9 +20,9 @@ def publish_command(
     **options: Any,
 ) -> int:
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
-    from flows.publish.publication import FLOW, expected_notes, load_publication, notes_of, published
+    from flows.publish.publication import expected_notes, load_publication, notes_of, published
     from flows.publish.uncut import said, uncut
-    from stages.core.running.runs import find_run
+    from stages.core.planning.survey import Survey
 
     names, overrides = split_words(words)
     if len(names) != 1:
@@ -35,14 +35,17 @@ def publish_command(
         console.print(note, soft_wrap=True, markup=False)
     if dry_run:
         return print_plan(prepared, dry_run)
-    outcome = run_and_report(prepared)
     catalog = prepared.catalog
-    for line in said(uncut(find_run(catalog, FLOW, outcome.run_id).survey(catalog))):
-        console.print(line, soft_wrap=True, markup=False)
+    try:
+        outcome = run_and_report(prepared)
+    finally:  # what was not cut is told, also where that leaves nothing to make a version of
+        for line in said(uncut(Survey(catalog, prepared.plan)), prepared.store):
+            console.print(line, soft_wrap=True, markup=False)
     if outcome.exit_status == 0:
         row = published(catalog, prepared.plan, outcome.run_id)
+        told = {note.partition(":")[0] for note in expected}  # of the same split, with what was known before
         for note in notes_of(catalog, row["folder"]):
-            if note not in expected:
+            if note.partition(":")[0] not in told:
                 console.print(note, soft_wrap=True, markup=False)
         where = catalog.storage.place(row["folder"])
         console.print(

@@ -59,7 +59,7 @@ def render_command(
         values |= {"prompts_file": listed, "name": Path(listed).stem}
     given = len(files) + bool(prompt) + ("prompts_file" in values)
     if given > 1 or (not given and not any(word.startswith(("prompts=", "prompts_file=")) for word in overrides)):
-        raise BadInput("give one campaign file, one file of prompts, or --prompt TEXT")
+        raise BadInput("give one campaign (a file, or a name such as demo), one file of prompts, or --prompt TEXT")
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides, store)
     prepared = prepare(campaign, store)
@@ -68,7 +68,8 @@ def render_command(
     if dry_run:
         return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)
-    for line in ending(takes(prepared.survey), picture_notes(prepared.survey), short_of_video(prepared.survey)):
+    told = picture_notes(prepared.survey), short_of_video(prepared.survey)
+    for line in ending(takes(prepared.survey), prepared.store, *told):
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
@@ -108,7 +109,7 @@ def print_plan(prepared: Prepared, what: str, remarks: Sequence[str] = ()) -> in
     plan, survey, out = prepared.plan, prepared.survey, plain_console()
     unknown = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.nodes}
     out.print(f"{plan.flow}: what would run", markup=False)
-    out.print(counts_table(survey.counts(), {n.name: n.fingerprint for n in plan.nodes}, unknown))
+    out.print(counts_table(survey.counts(), unknown))
     if unknown:
         out.print("?: known only after the steps above have run", soft_wrap=True)
     for line in remarks:
@@ -150,10 +151,10 @@ def _execute_on(url: str, prepared: Prepared, bars: Bars) -> Outcome:
 
 def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
     """One line that says how a run ended, and where to look."""
-    failed = sum(c.failed for c in outcome.counts.values())
+    failed = [f"{counted(c.failed, 'row')} of {name}" for name, c in outcome.counts.items() if c.failed]
     done = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    rows = f"; {counted(failed, 'row')} failed" if failed else ""
+    rows = f"; failed: {', '.join(failed)}" if failed else ""
     console.print(f"run {outcome.run_id}: {done}{reason}{rows}", markup=False)
     if failed or outcome.reason:
         console.print(look("status", catalog.storage.url), soft_wrap=True, markup=False)

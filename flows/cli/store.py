@@ -7,7 +7,7 @@ from textwrap import shorten
 
 from rich.table import Table
 
-from flows.cli.outputs import FORMATS, is_special, write_special, write_table
+from flows.cli.outputs import FORMATS, formats_of, is_special, write_special, write_table
 from flows.display.grid import print_table
 from flows.display.terminal import console as plain_console
 from flows.run.session import existing_catalog
@@ -28,7 +28,7 @@ console = plain_console()
 def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
     """Print a table, or write all of it to a file."""
     if out and out.suffix not in FORMATS:
-        raise BadInput(f"--out {out}: the name must end in {', '.join(FORMATS)}")
+        raise BadInput(f"--out {out}: the name must end in {formats_of(name)}")
     catalog = existing_catalog(store, results=name in ("datasets", "checkpoints"))
     if out and is_special(out):
         if everything:
@@ -71,7 +71,9 @@ def show_status(store: str) -> int:
 
 def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
     record = find_run(catalog, flow)
-    console.print(f"{flow}: {counted(len(runs), 'run')}, the latest {_run_line(record)}", soft_wrap=True, markup=False)
+    console.print(
+        f"{flow}: {counted(len(runs), 'run')}; the latest is {_run_line(record)}", soft_wrap=True, markup=False
+    )
     table = Table(box=None)
     for heading in ("step", "done", "to do", "waiting", "failed"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
@@ -88,7 +90,7 @@ def _run_line(record: RunRecord) -> str:
     spent = f"{row['core_seconds']:.1f} core-seconds" + (
         f", {row['gpu_seconds']:.1f} GPU-seconds" if row["gpu_seconds"] else ""
     )
-    return f"{row['run_id']} {row['status']} ({spent})" + (f": {row['error']}" if row["error"] else "")
+    return f"{row['run_id']}: {row['status']} ({spent})" + (f": {row['error']}" if row["error"] else "")
 
 
 def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:
@@ -175,7 +177,8 @@ def verify_store(store: str, repair: bool) -> int:
 def report_lines(report: Report, most: int = 20) -> list[str]:
     """What verify found: every fault, and of everything else the number and the first few."""
     lines = [
-        f"{counted(report.parts, 'part')} with {counted(report.rows, 'row')}, {counted(report.files, 'file')} checked"
+        f"checked {counted(report.parts, 'table file')} with {counted(report.rows, 'row')}, "
+        f"and {counted(report.files, 'media file')}"
     ]
     lines += [f"fault: {fault}" for fault in report.faults]
     leftovers = (
@@ -195,6 +198,7 @@ def compact_store(store: str) -> int:
 
     done = compact(existing_catalog(store))
     console.print(
-        f"{counted(done.before, 'part')} merged into {done.after}; {counted(done.dropped, 'duplicate row')} dropped"
+        f"{counted(done.before, 'table file')} merged into {done.after}; "
+        f"{counted(done.dropped, 'duplicate row')} dropped"
     )
     return 0

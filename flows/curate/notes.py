@@ -3,10 +3,12 @@ them, and what is kept now that was not kept before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from flows.curate.tables import clips, is_known, sources, verdicts
-from flows.words import cause_text, counted, file_name, listed, look
+from flows.words import cause_text, counted, listed, look, span_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog, connect
 from stages.core.planning.survey import Survey
@@ -29,6 +31,7 @@ def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
 
 def _source_lines(survey: Survey) -> list[str]:
     rows, more = sources(survey).to_pylist(), look("table sources", survey.catalog.storage.url)
+    names = told_apart(r["uri"] for r in rows)
     copies = [r for r in rows if _original(r)]
     bad = [r for r in rows if r["status"] not in ("ok", "pending") and r not in copies]
     counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
@@ -36,11 +39,13 @@ def _source_lines(survey: Survey) -> list[str]:
     waiting = sum(r["status"] == "pending" for r in rows)
     counts += [f"{waiting:,} not looked at yet"] if waiting else []
     lines = [", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])]
-    lines += [f"  not read: {file_name(r['uri'])}: {cause_text(r)}" for r in bad[:MOST]]
+    lines += [f"  not read: {names[r['uri']]}: {cause_text(r)}" for r in bad[:MOST]]
     lines += [f"  and {len(bad) - MOST} more; {more}"] if len(bad) > MOST else []
-    lines += [f"  not used: {listed([_copy(r) for r in copies], MOST)}"] if copies else []
+    told = [f"{names[r['uri']]} (same content as {names[_original(r)]})" for r in copies]
+    lines += [f"  not used: {listed(told, MOST)}"] if copies else []
+    lines += _other_labels({r["uri"]: r for r in rows}, copies, names)
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
-    lines += [f"  {file_name(r['uri'])}: {r['note']}" for r in odd[:MOST]]
+    lines += [f"  {names[r['uri']]}: {r['note']}" for r in odd[:MOST]]
     return lines + ([f"  and {len(odd) - MOST} more; {more}"] if len(odd) > MOST else [])
 
 
@@ -49,11 +54,15 @@ def _original(source: Row) -> str:
     return next((str(r["value"]) for r in source["reasons"] if r["metric"] == "duplicate_of"), "")
 
 
-def _copy(source: Row) -> str:
-    """A file and the one that is used in its place, with as many of their folders as tell them apart."""
-    own, original = source["uri"].split("/"), _original(source).split("/")
-    depth = next((n for n in range(1, len(own)) if own[-n:] != original[-n:]), len(own))
-    return f"{'/'.join(own[-depth:])} (same content as {'/'.join(original[-depth:])})"
+def _other_labels(rows: Mapping[str, Row], copies: list[Row], names: Mapping[str, str]) -> list[str]:
+    """The files with the content of another that have another label: only that of the source is used."""
+    pairs = [(r, rows[_original(r)]) for r in copies]
+    other = [
+        f"{r['label']} in {names[r['uri']]}, {source['label'] or 'none'} in {names[source['uri']]}, which is used"
+        for r, source in pairs
+        if r["label"] and r["label"] != source["label"]
+    ]
+    return [f"  two labels for the same content: {listed(other, MOST)}"] if other else []
 
 
 def _shot_lists(survey: Survey) -> list[str]:
@@ -89,7 +98,8 @@ def sources_without_clips(survey: Survey) -> list[str]:
 def _clip_lines(survey: Survey) -> list[str]:
     if not clips(survey).num_rows:
         return []
-    without = [file_name(uri) for uri in sources_without_clips(survey)]
+    names = told_apart(sources(survey)["uri"].to_pylist())
+    without = [names[uri] for uri in sources_without_clips(survey)]
     lines = [f"  no shot is long enough for a clip: {listed(without, MOST)}"] if without else []
     judged = verdicts(survey)
     copied = "duplicate_of <> ''" if "duplicate_of" in judged.column_names else "false"
@@ -104,9 +114,12 @@ def _clip_lines(survey: Survey) -> list[str]:
         GROUP BY ALL ORDER BY n DESC, metric""",
         judged=judged,
     )
-    failed = ", ".join(f"{r['metric']} {r['n']:,}" for r in metrics)
     rejected = count["n"] - count["kept"] - count["copies"]
-    failed += "; some for several reasons" if sum(r["n"] for r in metrics) > rejected else ""
+    if rejected == 1:
+        failed = " and ".join(r["metric"] for r in metrics)
+    else:
+        failed = ", ".join(f"{r['metric']} {r['n']:,}" for r in metrics)
+        failed += "; some for several reasons" if sum(r["n"] for r in metrics) > rejected else ""
     counts = [f"{rejected:,} rejected ({failed})" if failed else f"{rejected:,} rejected"] if rejected else []
     counts += [counted(count["copies"], "copy of a better clip", "copies of better clips")] if count["copies"] else []
     return [*lines, ", ".join([f"{counted(count['n'], 'clip')}: {count['kept']:,} kept", *counts])]
@@ -122,6 +135,9 @@ def _changes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
     except BadInput:
         return []
     tables, lines = {"now": verdicts(survey), "before": before}, list[str]()
+    if not any("kept" in table["status"].to_pylist() for table in tables.values()):
+        return []
+    names = told_apart(uri for table in tables.values() for uri in table["uri"].to_pylist())
     for one, other in (("now", "before"), ("before", "now")):
         rows = _asked(
             f"""SELECT uri, start_s, end_s, count(*) OVER () AS n FROM {one} WHERE status = 'kept' AND clip_id NOT IN
@@ -129,7 +145,7 @@ def _changes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
             **tables,
         )
         if rows:
-            spans = ", ".join(f"{file_name(r['uri'])} {r['start_s']:.1f}-{r['end_s']:.1f} s" for r in rows)
+            spans = ", ".join(f"{names[r['uri']]} {span_text(r['start_s'], r['end_s'])}" for r in rows)
             more = f" and {rows[0]['n'] - MOST:,} more" if rows[0]["n"] > MOST else ""
             lines.append(f"  kept {one}, not {other}: {counted(rows[0]['n'], 'clip')}: {spans}{more}")
     return [f"since run {earlier[-1]['run_id']}:", *(lines or ["  the same clips are kept"])]

@@ -3,7 +3,7 @@ inside the file; nothing is fetched, and every text that came with the footage i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import shorten
@@ -24,7 +24,7 @@ from flows.curate.tables import captions_sql, is_known, sources
 from flows.display.html import data_uri, page_environment
 from flows.display.terminal import console as plain_console
 from flows.run.session import existing_catalog
-from flows.words import cause_text, reason_text
+from flows.words import cause_text, copy_text, look, reason_text, span_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -71,7 +71,9 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
     good, bad = samples(scored, KEPT, PER_REASON, list(dict.fromkeys(alone)))
     shown = {*good, *bad, *(i for sides in near.values() for side in sides for i in side["out"] + side["in"])}
     said = (*scored.thresholds, *scored.labels)
-    cards = {i: _card(catalog, row, said) for i, row in details(survey, scored, sorted(shown)).items()}
+    rows = details(survey, scored, sorted(shown))
+    names = told_apart(u for r in rows.values() for u in (r["uri"], r.get("copy_uri")) if u)
+    cards = {i: _card(catalog, row, said, names) for i, row in rows.items()}
     return (
         page_environment(Path(__file__).parent)
         .get_template("report.html.j2")
@@ -107,7 +109,7 @@ def _stages(survey: Survey, counts: Row) -> list[Row]:
         {"name": "readable sources", "n": counts["sound"], "of": counts["sources"], "hours": counts["source_hours"]},
         {"name": "clips", "n": counts["clips"], "of": counts["clips"], "hours": counts["hours"]},
         {"name": "pass every threshold", "n": counts["passed"], "of": counts["clips"], "hours": counts["passed_hours"]},
-        {"name": "kept, copies left out", "n": counts["kept"], "of": counts["clips"], "hours": counts["kept_hours"]},
+        {"name": "kept (without copies)", "n": counts["kept"], "of": counts["clips"], "hours": counts["kept_hours"]},
     ]
     captioners = survey.plan.of_kind("captions")
     if not captioners or not all(is_known(survey, n) for n in captioners):
@@ -122,33 +124,42 @@ def _lost_sources(survey: Survey) -> list[Row]:
     rows = [{"uri": r["uri"], "why": cause_text(r)} for r in lost]
     rows += [{"uri": uri, "why": "no shot is long enough for a clip"} for uri in sources_without_clips(survey)]
     more = len(rows) - LOST
-    last = [{"uri": "", "why": f"and {more:,} more: rushes table sources --out sources.csv"}] if more > 0 else []
+    last = (
+        [
+            {
+                "uri": "",
+                "why": f"and {more:,} more; {look('table sources --out sources.csv', survey.catalog.storage.url)}",
+            }
+        ]
+        if more > 0
+        else []
+    )
     return rows[:LOST] + last
 
 
-def _card(catalog: Catalog, row: Row, said: Sequence[str]) -> Row:
-    """What is shown of a clip; said: the scores that are, those that have a threshold or are words."""
+def _card(catalog: Catalog, row: Row, said: Sequence[str], names: Mapping[str, str]) -> Row:
+    """What is shown of a clip; said: the scores that are, those that have a threshold or are words; names: what each
+    source is called."""
     values = row["values"]
     return {
         "id": row["clip_id"],
         "src": _picture(catalog, row["thumb"]),
-        "name": row["uri"].rsplit("/", 1)[-1],
+        "name": names[row["uri"]],
         "start": row["start_s"],
         "end": row["end_s"],
         "status": row["status"],
-        "reasons": [_reason(r, row) for r in row["reasons"]],
+        "reasons": [_reason(r, row, names) for r in row["reasons"]],
         "values": values,
         "scores": [(n, _short(values[n])) for n in said if values.get(n) is not None],
         "caption": row["caption"],
     }
 
 
-def _reason(reason: Row, row: Row) -> str:
+def _reason(reason: Row, row: Row, names: Mapping[str, str]) -> str:
     """A reason in words; of a copy, what it is a copy of."""
     if row.get("copy_of") is None or reason["value"] != row["copy_of"]:
         return reason_text(reason)
-    name, span = row["copy_uri"].rsplit("/", 1)[-1], (f"{row[f'copy_{end}_s']:.1f}" for end in ("start", "end"))
-    return f"copy of {name}, {'-'.join(span)} s; a better one was kept"
+    return copy_text(f"{names[row['copy_uri']]}, {span_text(row['copy_start_s'], row['copy_end_s'])}")
 
 
 def _picture(catalog: Catalog, uri: str | None) -> str:

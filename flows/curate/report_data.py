@@ -32,6 +32,13 @@ from stages.core.planning.survey import Survey
 from stages.core.step import Row
 
 BINS = 100
+NO_SOURCE = {
+    "suffix": "no video file, by its suffix",
+    "duplicate_of": "same content as another file",
+    "video_streams": "no video in it",
+    "frames": "a still picture",
+}
+"""What is said of files that are no sources, by the metric of the reason."""
 NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "UBIGINT", "UINTEGER", "SMALLINT", "DECIMAL", "BOOLEAN")
 
 
@@ -118,6 +125,7 @@ def funnel(survey: Survey, scored: Scored) -> Row:
         coalesce(sum(end_s - start_s) FILTER (failing IN ('', 'duplicate')), 0) / 3600 AS passed_hours,
         coalesce(sum(end_s - start_s) FILTER (status = 'kept'), 0) / 3600 AS kept_hours FROM scored"""
     )
+    why = [{**r, "what": NO_SOURCE.get(r["what"], r["what"])} for r in why]
     seconds = survey.query(f"SELECT coalesce(sum(duration_s), 0) AS s FROM {sources} WHERE status = 'ok'")["s"][0]
     return {
         "sources": sum(s["n"] for s in states),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data_prep.sources.unused import Unused
-from flows.words import counted, file_name, listed
+from flows.words import counted, listed, told_apart
 
 
 def unused_lines(unused: Unused) -> list[str]:
@@ -15,11 +15,9 @@ def unused_lines(unused: Unused) -> list[str]:
 def _rows(manifest: str, rows: list[tuple[str, str]]) -> str:
     one = len(rows) == 1
     says = "names a file that was named before and is" if one else "name a file that was named before and are"
-    return f"{manifest}: {counted(len(rows), 'row')} {says} not used: {listed([_named(*row) for row in rows])}"
-
-
-def _named(place: str, uri: str) -> str:
-    return f"{place} ({file_name(uri)})"
+    names = told_apart(uri for _, uri in rows)
+    named = [f"{place} ({names[uri]})" for place, uri in rows]
+    return f"{manifest}: {counted(len(rows), 'row')} {says} not used: {listed(named)}"
 
 
 def _lists(lists: list[tuple[str, str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.words import counted, error_text, file_name, listed, reason_text
+from flows.words import counted, error_text, listed, reason_text, told_apart
 from stages.core.reach.harmless import for_terminal
 
 SHOWN_ROWS, ID_LENGTH, GAP = 40, 12, 3
@@ -29,7 +29,8 @@ def print_table(console: Console, table: pa.Table) -> None:
     if table.num_rows:
         names = [n for n in table.column_names if n not in HIDDEN and not _is_empty(table[n])]
         first = table.select(names).slice(0, SHOWN_ROWS).to_pylist()
-        rows = [{n: cell_text(n, v) for n, v in row.items()} for row in first]
+        files = _files(table)
+        rows = [{n: cell_text(n, v, files) for n, v in row.items()} for row in first]
         shown = fitting([n for n in FIRST if n in names] + [n for n in names if n not in FIRST], rows, console.width)
         console.print(_grid(shown, rows, table.schema))
         left = [n for n in names if n not in shown]
@@ -73,12 +74,23 @@ def _grid(names: Sequence[str], rows: Sequence[dict[str, str]], schema: pa.Schem
     return grid
 
 
+def _files(table: pa.Table) -> dict[str, str]:
+    """What each file that is no file of the store is called: its name, with the folders that tell it from others."""
+    columns = [table[name].unique() for name in table.column_names if name.endswith("uri")]
+    return told_apart(v for column in columns for v in column.to_pylist() if v and _is_elsewhere(v))
+
+
+def _is_elsewhere(uri: str) -> bool:
+    return "://" in uri or uri.startswith("/")
+
+
 def _is_empty(column: pa.ChunkedArray) -> bool:
     return not any(v not in ("", None, []) for v in column.to_pylist())
 
 
-def cell_text(name: str, value: Any) -> str:
-    """A value as a person reads it: ids by their beginning, files by their name, reasons as sentences."""
+def cell_text(name: str, value: Any, files: Mapping[str, str] | None = None) -> str:
+    """A value as a person reads it: ids by their beginning, files by their name, reasons as sentences. files: what each
+    path or URL outside the store is called."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -86,13 +98,13 @@ def cell_text(name: str, value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if name == "reasons":
-        return "; ".join(reason_text(r) for r in value)
+        return "; ".join(reason_text(r, files) for r in value)
     if isinstance(value, list):
         return " ".join(cell_text("", v) for v in value)
     if name == "error":
         return error_text(str(value))
-    if name.endswith("uri") and ("://" in str(value) or str(value).startswith("/")):
-        return file_name(str(value))  # other places are in the store
+    if name.endswith("uri"):
+        return (files or {}).get(str(value), str(value))
     if name == "id" or (name.endswith(("_id", "_of", "_group")) and name != "run_id"):
         return str(value)[:ID_LENGTH]
     return str(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from prefect.artifacts import (
 from flows.prefect.endings import Ending, address_of
 from flows.prefect.reporting import contact
 from flows.run.session import Outcome
+from flows.words import command
 from stages.core.reach.harmless import for_markdown
 from stages.core.reach.secrets import bare, bare_in
 from stages.core.step import Row
@@ -171,8 +171,8 @@ def result_text(flow: str, scope: str, store: str, outcome: Outcome, ending: End
     places = {"scope": scope, "store": store, **ending.places}
     parts += ["### Where", "\n".join(f"- {name}: {plain(place)}" for name, place in places.items())]
     table, run = SHOWN.get(flow, "clips"), "" if flow in WITHOUT_RUN else f" --run {outcome.run_id}"
-    where = f"--store {shlex.quote(bare(store))}"
-    parts.append(f"```\nrushes table {table}{run} {where}\nrushes status {where}\n```")
+    commands = (command(words, bare(store)).strip("`") for words in (f"table {table}{run}", "status"))
+    parts.append("\n".join(["```", *commands, "```"]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.prefect.contact_sheet import contact_sheet
 from flows.run.session import Outcome, Prepared
-from flows.words import COMPARED, cause_text, counted, error_text, file_name
+from flows.words import COMPARED, cause_text, counted, error_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -73,7 +73,7 @@ def _render(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) 
     if last := short_of_video(survey):
         lines = [f"{sum(t['status'] == 'ok' for t in asked)} of {counted(len(asked), 'take')} finished {last}"]
     lines += [f"{waiting} still to do"] if waiting else []
-    lines += fitted(picture_notes(survey))
+    lines += fitted(picture_notes(survey), prepared.store)
     missing = tally(t for t in asked if t["status"] not in ("ok", "pending"))
     return Ending(lines, missing, _sheet_of_videos(prepared.catalog, found))
 
@@ -105,7 +105,8 @@ def _curate(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) 
     bad = [f for f in files if f["status"] not in ("ok", "pending")]
     ending = Ending([f"{counted(len(files) - len(bad), 'source')}, {counted(len(bad), 'file')} not read"])
     ending.lines += checked.remarks if checked else []
-    ending.reasons = [(1, f"{file_name(f['uri'])}: {cause_text(f)}") for f in bad[:MOST_REASONS]]
+    called = told_apart(f["uri"] for f in files)
+    ending.reasons = [(1, f"{called[f['uri']]}: {cause_text(f)}") for f in bad[:MOST_REASONS]]
     found, judged = clips(survey).to_pylist(), verdicts(survey).to_pylist()
     kept = {v["clip_id"] for v in judged if v["status"] == "kept"}
     ending.lines.append(f"{counted(len(found), 'clip')}, {len(kept)} of them kept")
@@ -136,7 +137,8 @@ def _sheet_of_clips(catalog: Catalog, survey: Survey, found: Sequence[Row]) -> b
 
     pictures = thumbnails(survey)
     shown = [(c, pictures[c["clip_id"]]) for c in found if pictures.get(c["clip_id"])][:MOST_PICTURES]
-    names = [f"{c['uri'].rsplit('/', 1)[-1]} {c['start_s']:.1f} s" for c, _ in shown]
+    called = told_apart(c["uri"] for c, _ in shown)
+    names = [f"{called[c['uri']]} {c['start_s']:.1f} s" for c, _ in shown]
     return contact_sheet([(name, partial(picture, uri)) for name, (_, uri) in zip(names, shown, strict=True)])
 
 
@@ -150,7 +152,9 @@ def _publish(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any)
     for made in datasets(catalog).to_pylist():
         if (made["name"], made["version"]) == (row["name"], row["version"]):
             lines.append(f"{made['train']} to train with, {made['val']} to validate with")
-    missing = [(1, f"not cut: {u['uri'].rsplit('/', 1)[-1]}: {u['reason']}") for u in uncut(survey).to_pylist()]
+    left = uncut(survey).to_pylist()
+    called = told_apart(u["uri"] for u in left)
+    missing = [(1, f"not cut: {called[u['uri']]}: {u['reason']}") for u in left]
     sheets = [s for n in survey.plan.of_kind("sheet") for s in survey.table(n.name).to_pylist() if s["status"] == "ok"]
     sheet = catalog.storage.read(sheets[0]["uri"]) if sheets else b""
     return Ending(lines, missing[:MOST_REASONS], sheet, {"dataset": catalog.storage.place(row["folder"])})

@@ -106,7 +106,10 @@ class Publication(ResolvedConfig):
         if self.config.limit:
             clips = clips.slice(0, self.config.limit)
         if not clips.num_rows:
-            raise BadInput(f"the curation {record.row['run_id']} keeps no clip; {look('report', catalog.storage.url)}")
+            raise BadInput(
+                f"there is nothing to publish: the curation {record.row['run_id']} kept no clip; "
+                f"{look('report', catalog.storage.url)}"
+            )
         found = {"further": index_columns(survey, clips), "yields": yields_of(survey), "settings": self._for_card()}
         plan = make_plan(FLOW, "", fill_in(self.steps, found), clips.column_names)
         mark = digest("publish", clips_digest(clips))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from flows.words import cause_text
+from flows.words import cause_text, command, span_text, told_apart
 from stages.core.planning.plan import ROOT_UNITS
 from stages.core.planning.survey import Survey
 
@@ -32,16 +32,14 @@ def uncut(survey: Survey) -> pa.Table:
     return pa.Table.from_pylist([{**row, "reason": cause_text(row)} for row in rows], COLUMNS)
 
 
-def said(table: pa.Table) -> list[str]:
-    """The same for a terminal: how many, and the first of them by name."""
+def said(table: pa.Table, store: str) -> list[str]:
+    """The same for a terminal: how many, and the first of them by name; store: its URL."""
     if not table.num_rows:
         return []
     rows = table.slice(0, MOST).to_pylist()
     count = "1 clip was" if table.num_rows == 1 else f"{table.num_rows} clips were"
     lines = [f"{count} not cut:"]
-    lines += [f"  {r['uri'].rsplit('/', 1)[-1]} {r['start_s']:.2f}-{r['end_s']:.2f} s: {r['reason']}" for r in rows]
-    return (
-        lines
-        + ([f"  and {table.num_rows - MOST} more"] if table.num_rows > MOST else [])
-        + ["`rushes table uncut` has all of them"]
-    )
+    names = told_apart(table["uri"].to_pylist())
+    lines += [f"  {names[r['uri']]} {span_text(r['start_s'], r['end_s'])}: {r['reason']}" for r in rows]
+    more = [f"  and {table.num_rows - MOST} more"] if table.num_rows > MOST else []
+    return [*lines, *more, f"{command('table uncut', store)} has all of them"]

@@ -139,14 +139,12 @@ def totals(counts: Mapping[str, Count]) -> dict[str, int]:
     return {name: c.todo + c.waiting for name, c in counts.items()}
 
 
-def counts_table(counts: Mapping[str, Count], fingerprints: Mapping[str, str], unknown: Set[str]) -> Table:
+def counts_table(counts: Mapping[str, Count], unknown: Set[str]) -> Table:
     """How every step of a plan stands; unknown: the steps whose units are only known once an earlier one has run."""
     table = Table(box=None, pad_edge=False)
-    for name in ("step", "fingerprint"):
-        table.add_column(name)
-    for name in ("done", "to do", "waiting", "failed"):
-        table.add_column(name, justify="right")
+    for name in ("step", "done", "to do", "waiting", "failed"):
+        table.add_column(name, justify="left" if name == "step" else "right")
     for name, c in counts.items():
         todo, waiting = ("?", "?") if name in unknown else (f"{c.todo:,}", f"{c.waiting:,}")
-        table.add_row(name, fingerprints[name][:12], f"{c.done:,}", todo, waiting, f"{c.failed:,}")
+        table.add_row(name, f"{c.done:,}", todo, waiting, f"{c.failed:,}")
     return table

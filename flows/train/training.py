@@ -110,8 +110,9 @@ class TrainingRun:
         model, dataset = self.training.model, dataset_identity(self.training)
         if model.checkpoint and not Path(model.checkpoint).expanduser().exists():
             raise BadInput(
-                f"model.checkpoint: there is no checkpoint at {model.checkpoint}; train the part before it first, or "
-                "name one that is there, such as model.checkpoint=promoted:NAME@STORE"
+                f"model.checkpoint: there is no checkpoint at {model.checkpoint}; train the parts before this "
+                "one (docs/training.md has their order), or name a checkpoint that is there, such as "
+                "model.checkpoint=promoted:NAME@STORE"
             )
         shared = {
             "settings": plain_settings(self.training),

@@ -95,7 +95,8 @@ def _explain(where: str, error: Exception, fields: Iterable[str]) -> str:
     if re.match(r"Key '.*' (is )?not in ", first):
         owner: Any = getattr(error, "object_type", None)
         known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else fields
-        return f"{where}: unknown key {key!r}; {nearest(key.rsplit('.', 1)[-1], known)}"
+        parent, _, last = key.rpartition(".")
+        return f"{where}: unknown key {key!r}; {nearest(last, known, f'{parent}.' if parent else '')}"
     if match := re.match(r"Value (.+?) (?:of type '\w+' could not be converted to|is not a valid) (\w+)", first):
         return f"{where}: {key} must be {KINDS.get(match[2], match[2])}, not {match[1]}"
     if re.match(r"Incompatible value 'None'|field '.*' is not Optional", first):

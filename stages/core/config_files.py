@@ -21,11 +21,12 @@ OmegaConf.register_resolver("root", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_resolver("is_set", lambda value: value not in (None, ""), replace=True)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A clause that names the nearest known word, or lists what there is."""
+def nearest(word: str, known: Iterable[str], before: str = "") -> str:
+    """A clause that names the nearest known word, or lists what there is; before: what stands before the word where it
+    is written."""
     choices = sorted(known)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices)}"
+    return f"did you mean {before + close[0]!r}?" if close else f"known: {', '.join(choices)}"
 
 
 def find_config(name: str | Path, kind: str = "") -> Path:

@@ -192,7 +192,7 @@ class Outer:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"inner": {"rte": 2}}, "here: unknown key 'inner.rte'; did you mean 'rate'?"),
+        ({"inner": {"rte": 2}}, "here: unknown key 'inner.rte'; did you mean 'inner.rate'?"),
         ({"size": "big"}, "here.size must be a whole number, not 'big'"),
         ({"inner": {"rate": "fast"}}, "here.inner.rate must be a number, not 'fast'"),
         ({"inner": {"on": "perhaps"}}, "here.inner.on must be true or false, not 'perhaps'"),

@@ -99,7 +99,7 @@ def test_what_an_edl_cannot_hold_is_said(tmp_path):
     film, video, odd = (Strip(f"/{n}.mp4", fps, 100, ((0, 100),)) for n, fps in (("a", 24.0), ("b", 25.0), ("c", 15.0)))
     for strips, says in (
         ([film, video], "an EDL has one frame rate, and the sources have several"),
-        ([odd], "c.mp4 has 15 frames a second, and timecodes count 23.976, 24, 25, 29.97"),
+        ([odd], "an EDL cannot hold c.mp4 with its 15 frames a second, only 23.976, 24, 25, 29.97"),
         ([Strip("/a.mp4", 24.0, 24 * 86400 + 1, ((0, 9),))], "timecodes end at 24 hours"),
         ([Strip("/a.mp4", 24.0, 9, ())], "there is nothing to write"),
     ):

@@ -182,7 +182,7 @@ def test_of_copies_the_best_is_kept(store, more):
     }  # fmt: skip
     assert verdict[clip["small.mp4"]]["reasons"][-1]["metric"] == "duplicate"
     assert verdict[clip["small.mp4"]]["duplicate_of"] == clip["large.mp4"]
-    assert "copy of large.mp4, 0.0-2.7 s; a better one was kept" in build_report(run.catalog)
+    assert "copy of large.mp4, 0.00-2.67 s, which is better and was kept" in build_report(run.catalog)
     gone = Curated(store, [more], *KEEP_ALL, "select.short_side.max=100")
     assert {v["clip_id"] for v in gone.rows("verdicts") if v["status"] == "kept"} == {clip["small.mp4"]}
     assert gone.work["copies"] == 0

@@ -251,7 +251,7 @@ def test_no_clip_at_all_ends_well_and_is_said(tmp_path):
             assert f"there are no clips: {why}" in done.output
         done = publish(tmp_path / f"{name}.store")
         assert done.exit_code == 2
-        assert "keeps no clip" in done.output
+        assert "kept no clip" in done.output
 
 
 def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path):

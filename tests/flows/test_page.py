@@ -68,7 +68,7 @@ def test_text_from_outside_is_escaped(page):
 def test_the_table_counts_what_was_made(store, capsys):
     print_results(existing_catalog(str(store)))
     said = capsys.readouterr().out
-    assert re.search(r"verdicts +3 +2 kept, 1 rejected", said)
+    assert re.search(r"verdicts +3 +kept 2, rejected 1", said)
     assert re.search(r"decode +2 +1 ", said)
 
 

@@ -208,7 +208,7 @@ def test_no_version_of_a_curation_that_is_not_whole(catalog, base, tmp_path):
     with pytest.raises(BadInput, match="without --until"):
         publish(short)
     none, _ = curate(tmp_path / "short", base[0], "select.luma.min=255", limit=1)
-    with pytest.raises(BadInput, match="keeps no clip"):
+    with pytest.raises(BadInput, match="kept no clip"):
         publish(none)
 
 

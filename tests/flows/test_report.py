@@ -99,7 +99,7 @@ def test_examples_lie_next_to_the_threshold(catalog):
 def test_sources_without_clips_are_named_with_the_reason(page):
     table = re.search(r'<table class="names">(.*?)</table>', page, re.S).group(1)
     assert "broken.mp4" in table
-    assert "libraries cannot open it" in table
+    assert "it is no video that FFmpeg can read" in table
     assert "s1.mp4" not in table
 
 

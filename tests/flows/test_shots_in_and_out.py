@@ -91,7 +91,7 @@ def test_cuts_go_out_as_edl_and_otio_and_come_in_again(curated, tmp_path):
     made = rushes("table", "cuts", "--store", curated, "--out", tmp_path / "{source}.edl")
     assert made.exit_code == 0, made.output
     assert "2 files in" in made.output
-    assert "not written: old.mp4 has 15 frames a second, and timecodes count" in made.output
+    assert "not written: an EDL cannot hold old.mp4 with its 15 frames a second" in made.output
     for name, shots in truth.items():
         rate = float(RATES[f"{name}.mp4"])
         assert spans(otio.adapters.read_from_file(str(tmp_path / f"{name}.edl"), rate=rate)) == shots
@@ -138,12 +138,12 @@ def test_signals_of_frames_go_out_as_a_csv_for_each_source(curated, tmp_path):
 def test_what_cannot_be_written_is_one_sentence(curated, tmp_path, monkeypatch):
     pytest.importorskip("opentimelineio", reason="opentimelineio is not installed")
     for words, says in (
-        (("cuts", "--out", tmp_path / "x.edl"), "timecodes count"),
+        (("cuts", "--out", tmp_path / "x.edl"), "an EDL cannot hold"),
         (("sources", "--out", tmp_path / "x.otio"), "the table sources is no timeline"),
         (("cuts", "--all", "--out", tmp_path / "x.otio"), "leave --all out"),
         (("cuts", "--out", tmp_path / "{source}" / "x.otio"), "not of a folder"),
         (("runs", "--out", tmp_path / "{source}.csv"), "the table runs has no source to a row"),
-        (("cuts", "--out", tmp_path / "x.xml"), "must end in .parquet, .csv, .jsonl, .edl, .otio"),
+        (("cuts", "--out", tmp_path / "x.xml"), "must end in .parquet, .csv, .jsonl, .edl or .otio"),
     ):
         made = rushes("table", *words, "--store", curated)
         assert (made.exit_code, says in made.output) == (2, True), made.output
@@ -157,7 +157,7 @@ def test_a_list_that_does_not_fit_costs_its_source_only(tmp_path):
     (tmp_path / "a.csv").write_text(SCENES)
     words = (f"shot_lists={tmp_path}", "infra.executor=local", "--until", "clips")
     made = rushes("curate", tmp_path / "footage", "--store", tmp_path / "store", *words)
-    assert "1 row failed" in made.output
+    assert "failed: 1 row of shot_list" in made.output
     catalog = Catalog(Storage(str(tmp_path / "store")))
     errors = {Path(r["uri"]).name: r["error"] for r in read_table(catalog, "sources").to_pylist()}
     assert "frames 20 to 50, and the source has 30 frames" in errors["a.mp4"]

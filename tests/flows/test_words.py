@@ -33,7 +33,10 @@ def test_of_many_words_the_first_are_listed():
         (("motion", "0.00012345", ">=", "0.02"), "motion is 0.0001234, must be at least 0.02"),
         (("luma", "250", "<=", "240"), "luma is 250, must be at most 240"),
         (("action", "boxing", "not in", "boxing, fencing"), "action is boxing, must be none of boxing, fencing"),
-        (("duplicate", "17a2bee49839583b", "is", "the best copy"), "copy of clip 17a2bee49839; a better one was kept"),
+        (
+            ("duplicate", "17a2bee49839583b", "is", "the best copy"),
+            "copy of clip 17a2bee49839, which is better and was kept",
+        ),
         (("duplicate_of", "s3://b/a.mp4", "==", "9f"), "same content as a.mp4"),
     ],
 )

@@ -87,4 +87,4 @@ def open_container(
 def _reason(error: Exception) -> str:
     if getattr(error, "errno", None) == INVALID_ARGUMENT:
         return NOT_ALLOWED
-    return f"FFmpeg's libraries cannot open it: {getattr(error, 'strerror', None) or error}"
+    return f"it is no video that FFmpeg can read: {getattr(error, 'strerror', None) or error}"

@@ -107,7 +107,8 @@ class _Finder:
         if wanted in ids:
             ids = [wanted]
         if not ids:
-            hint = f"; give {SHORTEST} characters of it at least" if len(wanted) < SHORTEST else ""
+            more = f"; give at least the first {SHORTEST} characters of an id that a table or a page shows"
+            hint = more if len(wanted) < SHORTEST else ""
             raise BadInput(f"nothing in {self.catalog.storage.url} has the id {wanted!r}{hint}")
         if len(ids) > 1:
             raise BadInput(

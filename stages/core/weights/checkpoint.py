@@ -32,7 +32,7 @@ def device_rule(device: str) -> tuple[bool, str, str, str]:
     return device in DEVICES, "device", device, "auto, cpu or cuda"
 
 
-HOW_TO_FETCH = "set model.download to true and HF_HUB_OFFLINE=0 in the environment, or give a folder"
+HOW_TO_FETCH = "set model.download to true and the environment variable HF_HUB_OFFLINE to 0, or give a folder"
 
 _WHERE = {"identity": False}
 
