@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "excluded")
 class BucketConfig:
     """Where one bucket ends and the next begins.
 
-    sides    shorter sides in pixels; a clip is in the class of the largest that it reaches
+    sides    shorter sides in pixels; a clip is in the class of the largest that it reaches, or under the first
     aspects  aspect ratios as width:height; the nearest one counts
     frames   numbers of frames; the largest that the clip has counts
     fps      frame rates; the nearest one counts
@@ -64,9 +64,9 @@ def bucket_columns(config: BucketConfig) -> dict[str, str]:
     """Column -> SQL over `width`, `height`, `n_frames`, `fps` and `motion`; `bucket` is all of them in one name."""
     aspects = [(f"{t.replace(':', 'x')}", _ratio(t)) for t in config.aspects]
     parts = {
-        "bucket_resolution": _reached("least(width, height)", config.sides, "{}p"),
+        "bucket_resolution": _reached("least(width, height)", config.sides, "{}p", "under{}p"),
         "bucket_aspect": _nearest("width / height", aspects),
-        "bucket_frames": _reached("n_frames", config.frames, "f{}"),
+        "bucket_frames": _reached("n_frames", config.frames, "f{}", "under-f{}"),
         "bucket_fps": _nearest("fps", [(f"{v:g}fps", v) for v in config.fps]),
         "bucket_motion": f"CASE WHEN motion IS NULL THEN 'unknown' WHEN motion < {config.motion[0]} THEN 'low' "
         f"WHEN motion < {config.motion[1]} THEN 'medium' ELSE 'high' END",
@@ -74,9 +74,10 @@ def bucket_columns(config: BucketConfig) -> dict[str, str]:
     return {**parts, "bucket": " || '_' || ".join(parts)}
 
 
-def _reached(value: str, limits: Sequence[float], label: str) -> str:
+def _reached(value: str, limits: Sequence[float], label: str, below: str) -> str:
+    """The label of the largest limit that a value reaches; `below` of the first where it reaches none."""
     cases = " ".join(f"WHEN {value} >= {v} THEN '{label.format(v)}'" for v in reversed(limits))
-    return f"CASE {cases} ELSE '{label.format(0)}' END"
+    return f"CASE {cases} ELSE '{below.format(limits[0])}' END"
 
 
 def _nearest(value: str, choices: Sequence[tuple[str, float]]) -> str:

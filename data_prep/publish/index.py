@@ -85,7 +85,7 @@ class Index(Job):
     """One row per clip that was cut. `path` is relative to the dataset's folder, `media_uri` to the store."""
 
     kind = "index"
-    version = 3
+    version = 4
     writes = pa.schema(
         [
             ("id", pa.string()),

@@ -72,7 +72,7 @@ class Ingest(Step):
     """One row per file: its digest, container, streams, integer time, key frames; `note` says what is odd about it."""
 
     kind = "probe"
-    version = 4
+    version = 5
     writes = pa.schema(
         [
             ("sha256", pa.string()),
@@ -195,7 +195,7 @@ def probe(path: Path, check: Callable[[], None], time_limit_s: float = 0.0) -> R
             "stream_index": stream.index,
             "n_video_streams": count,
             "has_audio": audio is not None,
-            "audio_codec": audio.codec_context.name if audio is not None and audio.codec_context else "",
+            "audio_codec": codec_name(audio.codec_context) if audio is not None and audio.codec_context else "",
             "note": "; ".join(filter(None, odd)),
         }
 
@@ -312,6 +312,11 @@ def decoded(packet: Any) -> list[Any]:
         return []
 
 
+def codec_name(context: Any) -> str:
+    """What a stream is coded in (`av1`), and not what decodes it here (`libdav1d`)."""
+    return str(context.codec.canonical_name)
+
+
 def picture(stream: Any, first: Any) -> Row:
     """The picture's size, shape and kind; display size is after rotation and aspect. `mirrored`: across, after it."""
     context = stream.codec_context
@@ -319,7 +324,7 @@ def picture(stream: Any, first: Any) -> Row:
     shown = orientation_of(first)
     display = shown.size(*square_size(first.width, first.height, aspect))
     return {
-        "codec": context.name,
+        "codec": codec_name(context),
         "pix_fmt": first.format.name,
         "width": first.width,
         "height": first.height,

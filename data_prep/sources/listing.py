@@ -294,17 +294,15 @@ def _with_lists(rows: list[Row], folder: str, unused: Unused) -> list[Row]:
 
     try:
         fs, path = fsspec.core.url_to_fs(folder)
-        names = [i["name"] for i in fs.ls(path, detail=True) if i["type"] == "file"]
-        lists = {name: fs.cat_file(name) for name in names if name.endswith(SUFFIXES)}
+        root = fs.info(path)["name"].rstrip("/")
+        names = {n.removeprefix(root).lstrip("/"): n for n in fs.find(path)}
+        lists = {below: fs.cat_file(name) for below, name in names.items() if name.endswith(SUFFIXES)}
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(cleared(f"shot_lists={bare(folder)} cannot be listed: {error}")) from None
-    found = by_source(lists, [_name(row) for row in rows])
-    unused.lists += strangers(names, [_name(row) for row in rows])
-    return [{**row, "shots": found.get(_name(row), "")} for row in rows]
-
-
-def _name(row: Row) -> str:
-    return str(row["uri"]).rsplit("/", 1)[-1]
+    uris = [str(row["uri"]) for row in rows]
+    found = by_source(lists, uris)
+    unused.lists += strangers(names, uris)
+    return [{**row, "shots": found.get(uri, "")} for row, uri in zip(rows, uris, strict=True)]
 
 
 def _with_versions(rows: list[Row]) -> Iterable[Row]:

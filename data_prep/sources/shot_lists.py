@@ -12,7 +12,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
@@ -142,37 +142,57 @@ def frames_of(timecode: str, base: int, drop: bool) -> int:
     return (whole * 60 + seconds) * base + frame - left_out
 
 
-def by_source(lists: dict[str, bytes], names: list[str]) -> dict[str, str]:
-    """Name of a source's file -> its list, read. Raises BadInput where two lists are for one source or the other way
-    round, and where none is for any."""
+def by_source(lists: Mapping[str, bytes], uris: Iterable[str]) -> dict[str, str]:
+    """Path or URL of a source -> its list, read.
+
+    lists: path below the folder of shot lists -> content. A list is called as its source is; one in a subfolder is for
+    a source in a folder of that name. Raises BadInput where two lists are for one source or the other way round, and
+    where none is for any.
+    """
+    called: dict[str, set[str]] = {}
+    for uri in uris:
+        for name in (PurePosixPath(uri).stem, PurePosixPath(uri).name):
+            called.setdefault(name, set()).add(uri)
     paths: dict[str, str] = {}
-    stems: dict[str, set[str]] = {}
-    for name in names:
-        stems.setdefault(PurePosixPath(name).stem, set()).add(name)
-        stems.setdefault(PurePosixPath(name).name, set()).add(name)
     for path in sorted(lists):
-        stem = _stem(PurePosixPath(path).name)
-        for name in stems.get(stem, ()):
-            if name in paths or len(stems[stem]) > 1:
-                raise BadInput(f"{path}: {stem!r} has more than one shot list, or is the name of more than one source")
-            paths[name] = path
+        folder, stem = PurePosixPath(path).parent, _stem(PurePosixPath(path).name)
+        found = sorted(uri for uri in called.get(stem, ()) if _lies_in(uri, folder))
+        if len(found) > 1:
+            raise BadInput(
+                f"shot_lists: {path} is called like more than one source ({', '.join(found[:3])}); put a list for each "
+                "into a subfolder that is called like the source's folder"
+            )
+        for uri in found:
+            if uri in paths:
+                raise BadInput(f"shot_lists: {uri} has more than one list there: {paths[uri]} and {path}")
+            paths[uri] = path
     if not paths:
         raise BadInput(
             "shot_lists: none of the lists there is called as a source is; the list of tape.mp4 is tape.csv, "
             "tape-Scenes.csv or tape.edl, and upper and lower case count"
         )
-    return {name: read_list(path, lists[path]) for name, path in paths.items()}
+    return {uri: read_list(path, lists[path]) for uri, path in paths.items()}
 
 
-def strangers(paths: Iterable[str], names: Iterable[str]) -> list[tuple[str, str]]:
-    """The lists that fit no source: (name, the source that fits but for upper and lower case, or "")."""
-    called = {part: name for name in names for part in (PurePosixPath(name).stem, PurePosixPath(name).name)}
-    loosely = {part.lower(): name for part, name in called.items()}
+def _lies_in(uri: str, folder: PurePosixPath) -> bool:
+    """Whether the folders that a source lies in end with these."""
+    return not folder.parts or PurePosixPath(uri).parent.parts[-len(folder.parts) :] == folder.parts
+
+
+def strangers(paths: Iterable[str], uris: Iterable[str]) -> list[tuple[str, str]]:
+    """The lists that fit no source: (path below the folder of shot lists, the source that fits but for upper and lower
+    case, or "")."""
+    called: dict[str, list[str]] = {}
+    for uri in uris:
+        for name in (PurePosixPath(uri).stem, PurePosixPath(uri).name):
+            called.setdefault(name.lower(), []).append(uri)
     found = []
-    for base in sorted(PurePosixPath(path).name for path in paths):
+    for path in sorted(paths):
+        base, folder = PurePosixPath(path).name, PurePosixPath(path).parent
         loose = _stem(base.lower(), [suffix.lower() for suffix in SUFFIXES])
-        if loose != base.lower() and _stem(base) not in called:
-            found.append((base, loosely.get(loose, "")))
+        near = [PurePosixPath(u) for u in called.get(loose, []) if _lies_in(u, folder)]
+        if loose != base.lower() and not any(_stem(base) in (u.stem, u.name) for u in near):
+            found.append((path, near[0].name if near else ""))
     return found
 
 

@@ -36,7 +36,7 @@ def evaluate_command(
     values = {**settings_of_options(prompts, videos, captions, reference), **common_settings(**options)}
     evaluation = load_evaluation(files[0] if files else "evaluate", values, overrides)
     path = check_out(out)
-    prepared = prepare(evaluation, store)
+    prepared = prepare(evaluation, store, look_only=bool(dry_run))
     if dry_run:
         return print_plan(prepared, dry_run)
     outcome = run_and_report(prepared)

@@ -293,7 +293,8 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 @friendly
 def status(what: str | None, store: str) -> int:
     """Show how far along runs are, or where a result came from. Without an argument: the progress of the latest runs.
-    With an ID or an exported video: what it was made from."""
+    With an ID or an exported video: what it was made from. With the id or the path of a source: its clips and their
+    verdicts."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)

@@ -62,7 +62,7 @@ def render_command(
         raise BadInput("give one campaign (a file, or a name such as demo), one file of prompts, or --prompt TEXT")
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides, store)
-    prepared = prepare(campaign, store)
+    prepared = prepare(campaign, store, look_only=bool(dry_run))
     if export_to:
         check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
@@ -88,7 +88,7 @@ def curate_command(words: Sequence[str], store: str, config: str, dry_run: str |
 
     sources, overrides = split_words(words)
     curation = load_curation(sources, config, common_settings(**options), overrides)
-    prepared = prepare(curation, store)
+    prepared = prepare(curation, store, look_only=bool(dry_run))
     if dry_run:
         return print_plan(prepared, dry_run, curation.remarks)
     outcome = run_and_report(prepared)
@@ -154,7 +154,7 @@ def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
     failed = [f"{counted(c.failed, 'row')} of {name}" for name, c in outcome.counts.items() if c.failed]
     done = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    rows = f"; failed: {', '.join(failed)}" if failed else ""
+    rows = f"; {', '.join(failed)} failed" if failed else ""
     console.print(f"run {outcome.run_id}: {done}{reason}{rows}", markup=False)
     if failed or outcome.reason:
         console.print(look("status", catalog.storage.url), soft_wrap=True, markup=False)

@@ -120,22 +120,37 @@ def _name_of(survey: Survey, node: str, row_id: str) -> str:
 
 
 def show_lineage(what: str, store: str) -> int:
-    """Where a row came from: from a video back to its prompt, from a clip back to its source."""
+    """Where a row came from: from a video back to its prompt, from a clip back to its source; of a source its row, its
+    clips and their verdicts."""
+    from flows.curate.source_text import source_lines
+
+    catalog = existing_catalog(store)
+    try:
+        lines = _lineage_lines(catalog, what)
+    except BadInput:
+        lines = source_lines(catalog, what)
+        if not lines:
+            raise
+    for line in lines:
+        console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
+    return 0
+
+
+def _lineage_lines(catalog: Catalog, what: str) -> list[str]:
     from flows.curate.clip_text import clip_lines
     from stages.core.running.lineage import lineage
     from stages.core.running.lineage_text import as_text
 
-    catalog = existing_catalog(store)
+    lines = list[str]()
     first = row_id = _id_of_file(catalog, Path(what).expanduser()) if _is_file(what) else what
     while row_id:
         origin = lineage(catalog, row_id)
         about = clip_lines(catalog, origin.run["run_id"], origin.id) if origin.run["flow"] == "curate" else []
         if about:
             about.append("")
-        for line in [*(["", "trained from:"] if row_id != first else []), *about, *as_text(origin)]:
-            console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
+        lines += [*(["", "trained from:"] if row_id != first else []), *about, *as_text(origin)]
         row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
-    return 0
+    return lines
 
 
 def _is_file(what: str) -> bool:
@@ -150,8 +165,8 @@ def _id_of_file(catalog: Catalog, path: Path) -> str:
     found = identify(path, catalog.storage)
     if found is None:
         raise BadInput(
-            f"{path}: no video of {catalog.storage.url} has its tags, its content or its name; "
-            "give the store that it was exported from"
+            f"{path}: no video of {catalog.storage.url} has its tags, its content or its name, and no curation there "
+            "has it as a source; give the store that it belongs to"
         )
     if found.artifact_id or found.take_id:
         return found.artifact_id or found.take_id

@@ -42,7 +42,7 @@ def train_command(words: Sequence[str], store: str, dry_run: str | None) -> int:
     if len(files) != 1:
         raise BadInput("give one training config: a file, or the name of one in configs/train")
     run = load_training(files[0], overrides)
-    prepared = prepare(run, store)
+    prepared = prepare(run, store, look_only=bool(dry_run))
     if dry_run:
         return print_plan(prepared, dry_run)
     with progress_printed():

@@ -20,6 +20,37 @@ View = Callable[[Survey], pa.Table]
 SCORED = ("scores", "thumbs")
 """Kinds of steps that say something of a clip that people read."""
 KEYS = frozenset({"unit_id", "parent_id", "id", "clip_id"})
+PROBED = {
+    "width": "display_width",
+    "height": "display_height",
+    "duration_s": "duration_s",
+    "is_vfr": "is_vfr",
+    "fps": "fps",
+    "n_frames": "n_frames",
+    "sha256": "sha256",
+    "container": "container",
+    "codec": "codec",
+    "pix_fmt": "pix_fmt",
+    "coded_width": "width",
+    "coded_height": "height",
+    "rotation": "rotation",
+    "sar_num": "sar_num",
+    "sar_den": "sar_den",
+    "interlaced": "interlaced",
+    "field_order": "field_order",
+    "time_base_num": "time_base_num",
+    "time_base_den": "time_base_den",
+    "start_pts": "start_pts",
+    "duration_pts": "duration_pts",
+    "bitrate": "bitrate",
+    "keyframes": "keyframes",
+    "n_keyframes": "n_keyframes",
+    "has_audio": "has_audio",
+    "audio_codec": "audio_codec",
+    "n_video_streams": "n_video_streams",
+    "mirrored": "mirrored",
+}
+"""Columns of the table `sources` that the probe of a file finds out -> what the probe calls them."""
 NOT_SCORES = KEYS | {name for name, _ in ARTIFACT}
 
 
@@ -59,19 +90,12 @@ def is_known(survey: Survey, node: Node) -> bool:
 
 def sources(survey: Survey) -> pa.Table:
     """One row per uri: what it is, or why it is no source. A source that could not be decoded says so too; `note` says
-    what is odd about a readable one: that the file is not whole, or packets of it do not decode."""
+    what is odd about a readable one: that the file is not whole, or packets of it do not decode. What a probe finds out
+    is null where there was nothing to find: `bytes` is then the length that was listed."""
+    given = ", ".join(f"CASE WHEN probed THEN {column} END AS {name}" for name, column in PROBED.items())
     return survey.query(
-        f"""SELECT source_id, uri, status, error, reasons, coalesce(display_width, 0) AS width,
-        coalesce(display_height, 0) AS height, coalesce(duration_s, 0) AS duration_s, coalesce(is_vfr, false) AS is_vfr,
-        coalesce(fps, 0) AS fps, coalesce(n_frames, 0) AS n_frames, sha256, coalesce(bytes, 0) AS bytes, container,
-        codec, pix_fmt, coalesce(width, 0) AS coded_width, coalesce(height, 0) AS coded_height,
-        coalesce(rotation, 0) AS rotation, coalesce(sar_num, 0) AS sar_num, coalesce(sar_den, 0) AS sar_den,
-        coalesce(interlaced, false) AS interlaced, field_order, coalesce(time_base_num, 0) AS time_base_num,
-        coalesce(time_base_den, 0) AS time_base_den, coalesce(start_pts, 0) AS start_pts,
-        coalesce(duration_pts, 0) AS duration_pts, coalesce(bitrate, 0) AS bitrate, keyframes,
-        coalesce(n_keyframes, 0) AS n_keyframes, coalesce(has_audio, false) AS has_audio, audio_codec,
-        coalesce(n_video_streams, 0) AS n_video_streams, coalesce(mirrored, false) AS mirrored, label, caption,
-        licence, note
+        f"""SELECT source_id, uri, status, error, reasons, {given},
+        CASE WHEN probed THEN bytes WHEN problem = '' THEN size END AS bytes, label, caption, licence, note
         FROM {sources_sql(survey)} ORDER BY position"""
     )
 
@@ -96,7 +120,7 @@ def sources_sql(survey: Survey) -> str:
         CASE WHEN f.error IS NULL THEN coalesce(s.status, p.status, 'pending') ELSE 'error' END AS status,
         coalesce(s.reasons, p.reasons, []) AS reasons, coalesce(f.error, p.error, '') AS error,
         concat_ws('; ', nullif(p.note, ''), d.decode_note) AS note,
-        p.* EXCLUDE (retry, note, {", ".join(LEDGER.names)})
+        coalesce(p.status = 'ok', false) AS probed, p.* EXCLUDE (retry, note, {", ".join(LEDGER.names)})
         FROM {ROOT_UNITS} r JOIN "s_{ROOT_UNITS}" t ON t.unit_id = r.id
         LEFT JOIN "l_{probe.name}" p ON p.id = t."id_{probe.name}" LEFT JOIN {judged} s ON s.id = r.id
         LEFT JOIN (SELECT unit_id, first(error) AS error FROM ({failed}) GROUP BY unit_id) f ON f.unit_id = r.id

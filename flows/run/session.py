@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
 import signal
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -143,14 +145,19 @@ class Prepared:
         return nothing_to_do(self.survey, self.plan)
 
 
-def prepare(checked: Checked, store: str, *, exists: bool = False) -> Prepared:
+def prepare(checked: Checked, store: str, *, exists: bool = False, look_only: bool = False) -> Prepared:
     """From a checked config to a run that could start: the one way for the command line and for Prefect.
 
-    exists: the store must be there already. Raises BadInput before any work.
+    exists: the store must be there already. look_only: nothing will run, so that no store is made where there is none.
+    Raises BadInput before any work.
     """
     config: FlowConfig = checked.config
     guard_output()
     remember(secret_values(config.infra.ray.env))
+    if look_only and not exists and not _check_format(Storage(store, dict(config.infra.storage or {})), (FORMAT,)):
+        folder = tempfile.TemporaryDirectory(prefix="rushes-")
+        atexit.register(folder.cleanup)
+        store = folder.name
     catalog = (existing_catalog if exists else open_catalog)(store, config.infra.storage)
     in_force().allow_store(catalog.storage.address)
     plan = checked.plan(catalog)

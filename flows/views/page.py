@@ -1,18 +1,21 @@
 """One HTML file that shows a store: every finished video playing, with its prompt, seed and lineage, and every clip
-with its scores and the reasons for its verdict. Everything is inside the file; nothing is fetched."""
+with its scores and the reasons for its verdict; clips that are published play, of others there is a still. Everything
+is inside the file, or heavy videos in a folder beside it; nothing is fetched."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from flows.display.html import data_uri, page_environment
+from flows.views.clip_files import published_clips
 from flows.views.tables import read_table, read_tables
-from flows.words import reason_text
+from flows.words import reason_text, span_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -21,15 +24,18 @@ from stages.core.step import Row
 
 Rows = dict[str, Row]
 VideoSource = Callable[[Row], str]
+"""What `src` of a video is: of a row with `uri`, its file in the store, and `video_id`."""
 INSIDE_MB = 50
+NOT_SHOWN = ("clip_id", "thumb_frame")
+"""Columns of the table `scores` that say nothing beside the others."""
 
 
 def build_page(catalog: Catalog, run_id: str = "", video_source: VideoSource | None = None) -> str:
     """The page of the latest render and the latest curation of a store, whichever there are; or of one run.
 
-    video_source: what `src` of a row of the table `videos` is; by default the video itself. Raises BadInput where
-    there is no such run.
+    video_source: what `src` of a video is; by default the video itself. Raises BadInput where there is no such run.
     """
+    video_source = video_source or partial(_inside, catalog)
     flows = [find_run(catalog, "", run_id).plan.flow] if run_id else ["render", "curate"]
     records = {flow: _latest(catalog, flow, run_id) for flow in flows if flow in ("render", "curate")}
     if not any(records.values()):
@@ -37,13 +43,17 @@ def build_page(catalog: Catalog, run_id: str = "", video_source: VideoSource | N
     render, curate = records.get("render"), records.get("curate")
     template = page_environment(Path(__file__).parent).get_template("page.html.j2")
     return template.render(
-        render=_render_part(catalog, render, video_source or partial(_inside, catalog)) if render else None,
-        curate=_curate_part(catalog, curate) if curate else None,
+        render=_render_part(catalog, render, video_source) if render else None,
+        curate=_curate_part(catalog, curate, video_source) if curate else None,
     )
 
 
 def _inside(catalog: Catalog, video: Row) -> str:
     return data_uri(catalog, video["uri"], "video/mp4")
+
+
+def _in_store(video: Row) -> str:
+    return quote(video["uri"])
 
 
 def _latest(catalog: Catalog, flow: str, run_id: str) -> RunRecord | None:
@@ -93,7 +103,7 @@ def stage_costs(chains: Any) -> list[Row]:
     return costs
 
 
-def _curate_part(catalog: Catalog, record: RunRecord) -> dict[str, Any]:
+def _curate_part(catalog: Catalog, record: RunRecord, video_source: VideoSource) -> dict[str, Any]:
     names = ("sources", "clips", "scores", "verdicts", "captions")
     sources, spans, *of_clips, texts = _rows(catalog, names, record.row["run_id"])
     scores, verdicts = ({r["clip_id"]: r for r in rows} for rows in of_clips)
@@ -101,8 +111,19 @@ def _curate_part(catalog: Catalog, record: RunRecord) -> dict[str, Any]:
     for caption in texts:
         captions.setdefault(caption["clip_id"], []).append(caption)
     pictures = thumbnails(record.survey(catalog))
-    clips = [_clip(catalog, {**c, "thumb": pictures.get(c["clip_id"], "")}, scores, verdicts, captions) for c in spans]
-    return {"run": record.row, "clips": clips, "sources": [row for row in sources if row["status"] == "ok"]}
+    files, names = published_clips(catalog, [c["clip_id"] for c in spans]), told_apart(r["uri"] for r in sources)
+    called = {c["clip_id"]: f"{names[c['uri']]}, {span_text(c['start_s'], c['end_s'])}" for c in spans}
+    clips = []
+    for clip in spans:
+        clip_id, uri = clip["clip_id"], files.get(clip["clip_id"], "")
+        more = {
+            "name": called[clip_id],
+            "thumb": pictures.get(clip_id, ""),
+            "video": video_source({"video_id": clip_id, "uri": uri}) if uri else "",
+        }
+        clips.append(_clip(catalog, {**clip, **more}, scores, verdicts, captions, called))
+    used = [row for row in sources if row["status"] == "ok"]
+    return {"run": record.row, "clips": clips, "sources": used, "files": len(sources)}
 
 
 def _rows(catalog: Catalog, names: Sequence[str], run_id: str) -> list[list[Row]]:
@@ -117,15 +138,22 @@ def thumbnails(survey: Survey) -> dict[str, str]:
     return {r["clip_id"]: r["uri"] for n in nodes for r in survey.table(n.name).to_pylist()}
 
 
-def _clip(catalog: Catalog, clip: Row, scores: Rows, verdicts: Rows, captions: dict[str, list[Row]]) -> Row:
+def _clip(
+    catalog: Catalog,
+    clip: Row,
+    scores: Rows,
+    verdicts: Rows,
+    captions: dict[str, list[Row]],
+    called: Mapping[str, str],
+) -> Row:
     mine = scores.get(clip["clip_id"], {})
     verdict = verdicts.get(clip["clip_id"], {"status": "", "reasons": []})
     return {
         **clip,
         "src": data_uri(catalog, clip["thumb"], "image/jpeg") if clip["thumb"] else "",
-        "scores": [(name, value) for name, value in mine.items() if name != "clip_id" and _is_shown(value)],
+        "scores": [(name, value) for name, value in mine.items() if name not in NOT_SHOWN and _is_shown(value)],
         "status": verdict["status"],
-        "reasons": [reason_text(r) for r in verdict["reasons"]],
+        "reasons": [reason_text(r, called) for r in verdict["reasons"]],
         "captions": _merged_captions(captions.get(clip["clip_id"], [])),
     }
 
@@ -144,8 +172,11 @@ def _merged_captions(captions: list[Row]) -> list[Row]:
 
 
 def write_page(catalog: Catalog, name: str) -> str:
-    """Keep the page in the store under this name. Returns where it lies: a path on local disk, else a URL."""
-    catalog.storage.write(name, build_page(catalog).encode())
+    """Keep the page in the store under this name. Videos are inside it up to INSIDE_MB together, else it plays the
+    store's own files. Returns where it lies: a path on local disk, else a URL."""
+    heavy = _video_bytes(catalog, "") > INSIDE_MB * 1e6
+    page = build_page(catalog, video_source=_in_store if heavy else None)
+    catalog.storage.write(name, page.encode())
     return catalog.storage.place(name)
 
 
@@ -172,9 +203,12 @@ def export_page(catalog: Catalog, out: Path, run_id: str = "") -> str:
 
 
 def _video_bytes(catalog: Catalog, run_id: str) -> int:
-    try:
-        videos = read_table(catalog, "videos", run_id=run_id).to_pylist()
-    except BadInput:
-        return 0
-    found = (catalog.storage.info(v["uri"]) for v in videos if v["uri"])
+    """What the videos and the published clips of a page take together."""
+    uris = list[str]()
+    with suppress(BadInput):  # there is no render
+        uris += [v["uri"] for v in read_table(catalog, "videos", run_id=run_id).to_pylist() if v["uri"]]
+    with suppress(BadInput):  # there is no curation, or it has no clips
+        clips = read_table(catalog, "clips", run_id=run_id)["clip_id"].to_pylist()
+        uris += published_clips(catalog, clips).values()
+    found = (catalog.storage.info(uri) for uri in uris)
     return sum(info.size for info in found if info)

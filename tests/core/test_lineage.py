@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ from stages.core.errors import BadInput
 from stages.core.identity import depends_digest
 from stages.core.planning.survey import Survey
 from stages.core.running.lineage import lineage
-from stages.core.running.lineage_text import as_text
+from stages.core.running.lineage_text import as_text, changed_settings, version_text
 from tests import toys
 from tests.toy_run import TAKES, run_all
 from tests.toys import toy_plan
@@ -111,6 +112,33 @@ def test_text_names_prompt_seed_settings_and_file(made):
         assert wanted in text
 
 
+def test_only_settings_that_decide_and_differ_are_shown(made):
+    """Of a step whose class is gone, all of them."""
+    catalog, plan, _ = made
+    assert changed_settings("tests.toys:Words", '{"suffix": "!", "pause": 0}') == {"suffix": "!"}
+    assert changed_settings("tests.toys:Gone", '{"suffix": "", "pause": 0}') == {"suffix": "", "pause": "0"}
+    model = {"family": "ltx", "checkpoint": "/where", "dtype": "bfloat16", "device": "cuda", "threads": 1}
+    config = json.dumps({"model": model, "sampling": {"steps": 3, "shift": 1.0, "knobs": {}}})
+    assert changed_settings("stages.base:Base", config) == {"model.dtype": "bfloat16", "sampling.steps": "3"}
+    mark = Survey(catalog, plan).table("mark").to_pylist()[0]
+    text = "\n".join(as_text(lineage(catalog, mark["id"])))
+    assert "settings that are not the default: suffix=!" in text
+    assert "pause" not in text
+    assert "add=1" not in text
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1795898298365812097", ("file changed", "2026-11-28 20:38:18 UTC")),
+        ('"9f86d081884c7d65"', ("version (ETag or time of change)", '"9f86d081884c7d65"')),
+        ("12", ("version (ETag or time of change)", "12")),
+    ],
+)
+def test_the_version_of_a_file_says_what_it_is(version, said):
+    assert version_text(version) == said
+
+
 def test_weights_are_named(local, tmp_path):
     folder = tmp_path / "model" / "encoder"
     folder.mkdir(parents=True)
@@ -120,7 +148,9 @@ def test_weights_are_named(local, tmp_path):
     plan = toys.planned(local, toys.roots(TAKES[:1]), {"odd": ref})
     run_all(local, plan)
     row = Survey(local, plan).table("odd").to_pylist()[0]
-    assert f"weights model: {dict(plan.node('odd').weights)['model']}" in "\n".join(as_text(lineage(local, row["id"])))
+    assert f"weights model: {tmp_path / 'model'}, content {dict(plan.node('odd').weights)['model']}" in "\n".join(
+        as_text(lineage(local, row["id"]))
+    )
 
 
 def test_ids_that_do_not_tell(made):

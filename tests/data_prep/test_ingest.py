@@ -50,6 +50,24 @@ def test_of_several_video_streams_the_first_default_one_counts(tmp_path, default
     assert (signals.width, signals.height) == (found["width"], found["height"]) == [(64, 48), (128, 96)][index]
 
 
+def test_codecs_are_called_by_their_own_names(tmp_path):
+    """And not by what decodes them here: libdav1d, mp3float."""
+    path = tmp_path / "x.mkv"
+    with av.open(str(path), "w") as container:
+        pictures, sound = container.add_stream("libsvtav1", rate=10), container.add_stream("libmp3lame", rate=44100)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(6):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
+            container.mux(pictures.encode(picture))
+        quiet = av.AudioFrame.from_ndarray(np.zeros((2, 1152), np.int16).astype("<i2"), format="s16p", layout="stereo")
+        quiet.rate = 44100
+        container.mux(sound.encode(quiet))
+        for stream in (pictures, sound):
+            container.mux(stream.encode(None))
+    found = probed(path)
+    assert (found["codec"], found["audio_codec"]) == ("av1", "mp3")
+
+
 def test_sound_alone_and_a_single_frame_are_passed_over(tmp_path):
     sound(tmp_path / "x.m4a", "aac", 16000)
     video(tmp_path / "one.mp4", frames=1)

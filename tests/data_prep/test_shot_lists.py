@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.shots.timeline import RATES, Strip, timeline, write_timeline
-from data_prep.sources.shot_lists import by_source, frames_of, listed_shots, read_list, shots_rows
+from data_prep.sources.shot_lists import by_source, frames_of, listed_shots, read_list, shots_rows, strangers
 from stages.core.errors import BadInput
 from stages.core.step import PermanentError
 
@@ -166,12 +166,16 @@ def test_a_list_that_does_not_fit_its_source_is_an_error_of_that_source():
 
 def test_a_list_belongs_to_the_source_of_its_name():
     one = edl(("00:00:00:00", "00:00:01:00"))
-    found = by_source({"/l/a.edl": one, "/l/b.mp4.edl": one, "/l/other.edl": one}, ["a.mp4", "b.mp4", "c.mp4"])
-    assert {name: len(json.loads(text)["shots"]) for name, text in found.items()} == {"a.mp4": 1, "b.mp4": 1}
+    found = by_source({"a.edl": one, "b.mp4.edl": one, "other.edl": one}, ["/f/a.mp4", "b.mp4", "c.mp4"])
+    assert {name: len(json.loads(text)["shots"]) for name, text in found.items()} == {"/f/a.mp4": 1, "b.mp4": 1}
+    found = by_source({"x/a.edl": one, "f/y/a.edl": one}, ["/f/x/a.mp4", "s3://f/y/a.mp4", "/f/z/a.mp4"])
+    assert list(found) == ["s3://f/y/a.mp4", "/f/x/a.mp4"], "a subfolder tells sources of one name apart"
+    assert strangers(["x/a.edl", "y/a.edl"], ["/f/x/a.mp4"]) == [("y/a.edl", "")]
     for lists, names, says in (
-        ({"/l/a.edl": one, "/l/a-Scenes.csv": one}, ["a.mp4"], "more than one"),
-        ({"/l/a.edl": one}, ["a.mp4", "a.mkv"], "more than one"),
-        ({"/l/x.edl": one}, ["a.mp4"], "none of the lists there is called as a source is"),
+        ({"a.edl": one, "a-Scenes.csv": one}, ["a.mp4"], "a.mp4 has more than one list there: a-Scenes.csv and a.edl"),
+        ({"a.edl": one}, ["a.mp4", "a.mkv"], "more than one source"),
+        ({"a.edl": one}, ["/f/x/a.mp4", "/f/y/a.mp4"], r"\(/f/x/a.mp4, /f/y/a.mp4\); put a list for each into a sub"),
+        ({"x.edl": one}, ["a.mp4"], "none of the lists there is called as a source is"),
     ):
         with pytest.raises(BadInput, match=says):
             by_source(lists, names)

@@ -29,7 +29,7 @@ def test_the_cause_of_a_failed_set_up_is_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("RUSHES_TOY_OFF", "1")
     done = rushes("render", campaign, "--store", store)
     assert done.exit_code == 1, done.output
-    assert "failed: 3 rows of " in done.output
+    assert "failed; 1 row of text, 2 rows of draw failed" in done.output
     shown = rushes("status", "--store", store).output
     assert f"draw 2 rows (attempt 1, the next run tries again): {CAUSE} (toys.py:" in shown
     assert re.search(r"text this is broken, \w{12} \(attempt 1\): this prompt is broken", shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
+from flows.cli.main import main
 from flows.curate.curation import load_curation
 from flows.curate.notes import notes
 from flows.curate.report import build_report
@@ -133,6 +136,9 @@ def test_another_threshold_costs_a_select(footage, store):
     assert {v["status"] for v in run.rows("verdicts")} == {"rejected"}
     reason = run.rows("verdicts")[0]["reasons"][0]
     assert (reason["metric"], reason["op"], reason["threshold"]) == ("motion", ">=", "9")
+    none = Curated(store, [footage], "select.motion.min=10")
+    run_id = find_run(none.catalog, "curate").row["run_id"]
+    assert not [n for n in notes(none.catalog, none.survey, run_id) if "since run" in n], "no clip was kept before"
     back = Curated(store, [footage])
     assert back.work == Counter()
     assert read_tables(back.catalog, TABLES) == before
@@ -167,6 +173,29 @@ def test_the_same_bytes_count_once(footage, store, more):
     assert said[0].endswith("1 with the content of another")
     assert said[1] == "  not used: copy.mp4 (same content as a.mp4)"
     assert not [line for line in said if "not read" in line]
+
+
+def test_status_knows_a_source_by_its_id_and_its_path(footage, store, more, monkeypatch):
+    shutil.copy(footage / "b.mp4", more / "other.mp4")
+    (more / "b.mp4").write_bytes(b"no video")
+    run = Curated(store, [footage, more], "select.motion.min=9")
+    source = run.by_name("sources")["other.mp4"]
+    assert source["status"] == "skipped"
+    source = next(r for r in run.rows("sources") if r["uri"] == f"{footage}/b.mp4")
+    clips = [c["clip_id"] for c in run.rows("clips") if c["source_id"] == source["source_id"]]
+    monkeypatch.chdir(footage.parent)
+    for word in (source["source_id"][:8], f"{footage}/b.mp4", f"{footage.name}/b.mp4"):
+        said = CliRunner().invoke(main, ["status", word, "--store", str(store)])
+        assert said.exit_code == 0, said.output
+        assert f"source {source['source_id']}  ok" in said.output
+        assert "  width: 224\n" in said.output
+        for clip in clips:
+            assert re.search(rf"  {clip}  \d\.00-\d\.00 s  rejected: motion is .*, must be at least 9\n", said.output)
+    said = CliRunner().invoke(main, ["status", "b.mp4", "--store", str(store)])
+    assert (said.exit_code, "b.mp4 fits 2 files (" in said.output) == (2, True), said.output
+    said = CliRunner().invoke(main, ["status", f"{more}/b.mp4", "--store", str(store)])
+    assert "error: it is no video that FFmpeg can read" in said.output
+    assert CliRunner().invoke(main, ["status", "nosuch.mp4", "--store", str(store)]).exit_code == 2
 
 
 def test_of_copies_the_best_is_kept(store, more):
@@ -214,6 +243,12 @@ def test_broken_sources_are_rows_with_reasons(footage, store, more, tmp_path):
     assert "empty" in found["empty.mp4"][1]
     assert "leads out" in found["link.mp4"][1]
     assert all(error for status, error in found.values() if status == "error")
+    sizes = {name: (r["bytes"], r["width"], r["fps"], r["has_audio"]) for name, r in run.by_name("sources").items()}
+    assert sizes["text.mp4"] == (1600, None, None, None), "what could not be found out is empty, and not 0"
+    assert sizes["empty.mp4"] == (0, None, None, None)
+    assert sizes["link.mp4"] == (None, None, None, None)
+    assert sizes["a.mp4"] == (len(whole), 224, 15, False)
+    assert "<td>no video file, by its suffix</td>" in build_report(run.catalog)
     assert len(run.rows("clips")) == 4
     assert Curated(store, [footage, more]).work == Counter()
     assert Curated(store, [footage, more], retry_errors=True).work["ingest"] == 5

@@ -88,6 +88,7 @@ def test_rows_that_name_a_file_again_are_told(tmp_path):
     )
     for words in (("--dry-run",), (), ()):
         made = curate(tmp_path, manifest, *words)
+        assert (tmp_path / "store").exists() == (words == ()), "looking makes no store"
         assert made.output.splitlines().count(says) == 1, made.output
     assert "0 sources, 2 files not read" in made.output
 
@@ -151,11 +152,17 @@ def test_files_with_the_content_of_another_are_named(tmp_path):
         (tmp_path / "in" / name).write_bytes(first)
     made = curate(tmp_path, tmp_path / "in")
     assert "1 source, 2 with the content of another\n" in made.output
-    named = "y.mp4 (same content as x.mp4), dog/x.mp4 (same content as bunny/x.mp4)"
+    named = "y.mp4 (same content as bunny/x.mp4), dog/x.mp4 (same content as bunny/x.mp4)"
     assert f"\n  not used: {named}\n" in made.output
     for number in range(4):
         (tmp_path / "in" / f"z{number}.mp4").write_bytes(first)
+    labelled = curate(tmp_path, tmp_path / "in", "label_from_folder=true")
+    assert (
+        "\n  two labels for the same content: dog in dog/x.mp4, bunny in bunny/x.mp4, which is used\n"
+        in labelled.output
+    )
     made = curate(tmp_path, tmp_path / "in")
+    assert "two labels" not in made.output
     assert "1 source, 6 with the content of another\n" in made.output
     assert made.output.count("(same content as ") == 5
     assert ") and 1 more\n" in made.output

@@ -22,6 +22,12 @@ from tests.data_prep.little import shot, video, write
 
 HOSTILE = "<script>alert(1)</script> a red circle & a star"
 LONG = "a_blue_square_" * 12
+PLAYS = """Promise.all([...document.querySelectorAll('.clip video')].map(async video => {
+  const still = video.readyState === 0;
+  await video.play();
+  await new Promise(shown => video.requestVideoFrameCallback(shown));
+  return [video.videoWidth, video.videoHeight, still && video.currentTime < video.duration];
+}))"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,9 @@ def store(campaign_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / "campaign.yaml").write_text(yaml.safe_dump(campaign))
     video(folder / "footage" / "moves.mp4", (1, 2))
     write(folder / "footage" / "still <b>.mp4", [shot(3, 1)[0]] * 30)
-    for words in (["curate", folder / "footage"], ["render", folder / "campaign.yaml", "--executor", "local"]):
+    publish = ["publish", "set", "publish.val_share=0"]
+    render = ["render", folder / "campaign.yaml", "--executor", "local"]
+    for words in (["curate", folder / "footage"], publish, render):
         result = CliRunner().invoke(main, [*(str(w) for w in words), "--store", str(folder / "store")])
         assert result.exit_code == 0, result.output
     return folder / "store"
@@ -43,9 +51,11 @@ def page(store: Path) -> str:
 
 
 def test_every_video_and_every_clip_is_inside(page):
-    assert page.count("<video") == page.count('src="data:video/mp4;base64,') == 2
-    assert page.count('src="data:image/jpeg;base64,') == 3
-    assert not re.search(r'(src|href)="(?!data:)', page), "nothing is fetched"
+    assert page.count("<video") == page.count('<video src="data:video/mp4;base64,') == 4
+    assert page.count('preload="none" poster="data:image/jpeg;base64,') == 2, "what is published plays, once asked to"
+    assert page.count('<img src="data:image/jpeg;base64,') == 1, "of the others there is a still"
+    assert "2 of the clips are in a dataset of this store" in page
+    assert not re.search(r'(src|href|poster)="(?!data:)', page), "nothing is fetched"
 
 
 def test_every_measured_score_is_shown_and_no_list_of_them_decides(page):
@@ -81,8 +91,13 @@ def test_any_run_has_a_page_and_heavy_videos_lie_beside_it(store, tmp_path, monk
     monkeypatch.setattr("flows.views.page.INSIDE_MB", 0)
     export_page(existing_catalog(str(store)), tmp_path / "b c.html")
     names = re.findall(r'<video src="([^"]+)"', (tmp_path / "b c.html").read_text())
-    assert len(names) == 2
+    assert len(names) == 4
     assert all((tmp_path / unquote(name)).read_bytes()[4:8] == b"ftyp" for name in names)
+    inside = Path(write_page(existing_catalog(str(store)), "heavy.html"))
+    names = re.findall(r'<video src="([^"]+)"', inside.read_text())
+    assert len(names) == 4
+    assert all((store / unquote(name)).read_bytes()[4:8] == b"ftyp" for name in names), "the store's own files"
+    inside.unlink()
 
 
 @pytest.mark.skipif(chromium() is None, reason="there is no Chromium here")
@@ -99,6 +114,8 @@ def test_pages_fit_their_window_and_can_be_read_by_all(store, page, tmp_path):
                 found = browser.overflow()
                 assert (found["by"], found["elements"]) == (0, []), (name, width)
                 assert not axe or browser.faults(axe) == [], (name, width, dark)
+                if name == "page.html":
+                    assert browser.evaluate(PLAYS) == [[224, 128, True]] * 2, "clips of a dataset play"
         browser.open(tmp_path / "bad.html", 400, False)
         assert browser.overflow()["by"] > 1500, "the check sees what does not fit"
         assert not axe or "color-contrast" in str(browser.faults(axe)), "and what cannot be read"

@@ -133,8 +133,13 @@ def test_the_same_again_is_the_same_version_and_other_settings_make_another(cata
 def test_clips_that_are_too_short_are_left_out_and_said(catalog):
     made, _ = publish(catalog, "publish.video.frames=30", name="long")
     assert made["clips"] == 6
-    with pytest.raises(BadInput, match="none of the kept clips"):
-        publish(catalog, "publish.video.frames=31", name="longer")
+    store = catalog.storage.url
+    words = ["publish", "longer", "--store", store, "publish.video.frames=31", "--executor", "local"]
+    said = CliRunner().invoke(main, words)
+    assert said.exit_code == 2
+    assert "rushes: none of the kept clips could be cut" in said.output
+    assert "  s1.mp4 0.00-2.00 s: n_frames is 30, must be at least 31\n" in said.output
+    assert f"`rushes table uncut --store {store}` has all of them" in said.output
     rows = [r for r in read_table(catalog, "runs").to_pylist() if r["flow"] == "publish"]
     assert "failed" in {r["status"] for r in rows}
     assert [v["name"] for v in versions(catalog.storage)] == ["long"]
@@ -331,7 +336,7 @@ def test_buckets_say_what_a_clip_is():
     query = f"SELECT bucket FROM (SELECT {parts} FROM {rows} t(width, height, n_frames, fps, motion))"
     found = connect().sql(query).fetchall()
     assert [b for (b,) in found] == [
-        "1080p_16x9_f161_24fps_high", "540p_9x16_f49_30fps_medium", "0p_1x1_f1_8fps_unknown",
+        "1080p_16x9_f161_24fps_high", "540p_9x16_f49_30fps_medium", "under144p_1x1_f1_8fps_unknown",
     ]  # fmt: skip
     for wrong in ({"sides": (720, 360)}, {"aspects": ("wide",)}, {"motion": (0.1,)}):
         with pytest.raises(BadInput, match="buckets"):

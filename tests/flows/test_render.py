@@ -185,7 +185,7 @@ def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
     (store / base["uri"]).unlink()
     result = rushes("render", campaign_file, "--store", store, "--executor", "local", "spatial.adain=0.5")
     assert result.exit_code == 0, result.output
-    assert "failed: 1 row of spatial" in result.output
+    assert "1 row of spatial failed" in result.output
     takes = table(store, "takes", tmp_path)
     assert sorted(t["status"] for t in takes) == ["error", "ok", "ok", "ok"]
     assert "spatial" in next(t["error"] for t in takes if t["status"] == "error")

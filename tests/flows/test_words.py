@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import shlex
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from flows.display.grid import fitting, print_table
-from flows.words import counted, error_text, listed, reason_text
+from flows.render.ending import ending
+from flows.words import command, counted, error_text, listed, reason_text, told_apart
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234567, "1,234,567 rows")])
@@ -57,6 +61,27 @@ def test_an_error_is_its_sentence(error, text):
     assert error_text(error) == text
 
 
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map("/".join), unique=True, max_size=12))
+def test_names_of_files_tell_them_apart_and_are_no_longer_than_that(uris):
+    names = told_apart(uris)
+    assert len(set(names.values())) == len(uris)
+    for uri, name in names.items():
+        assert uri == name or uri.endswith(f"/{name}")
+        shorter = name.partition("/")[2]
+        assert not shorter or sum(f"/{other}".endswith(f"/{shorter}") for other in uris) > 1
+
+
+def test_hints_are_whole_commands(tmp_path):
+    store = str(tmp_path / "a store")
+    assert shlex.split(command("table takes", store).strip("`")) == ["rushes", "table", "takes", "--store", store]
+    row = {"take_id": "1", "prompt": "x", "seed": 0, "status": "error", "reasons": [], "error": "base: no"}
+    lines = ending(pa.Table.from_pylist([row] * 7), store, [f"{i}.png: cropped" for i in range(6)])
+    assert lines[0] == "0 of 7 takes have a video, 7 failed"
+    assert f"  and 2 more; see {command('table takes', store)}" in lines
+    assert f"  and 1 more: the column `note` of {command('table artifacts', store)}" in lines
+
+
 ROWS = {
     "clip_id": ["0123456789abcdef0123456789abcdef"] * 2,
     "uri": ["/footage/long folder/a.mp4", "s3://bucket/b.mp4"],
@@ -81,6 +106,15 @@ def test_a_table_fits_and_no_sentence_is_cut(width):
     assert {"0123456789ab", "a.mp4", "b.mp4", "kept", "rejected"} <= set(words)
     assert "metric_" in lines[len(grid)]
     assert "never" not in out.getvalue()
+
+
+def test_files_of_one_name_are_told_apart_in_a_table():
+    uris = ["/in/a/x.mp4", "/in/b/x.mp4", "/in/b/y.mp4"]
+    copy = [{"metric": "duplicate_of", "value": uris[0], "op": "==", "threshold": "9f"}]
+    out = io.StringIO()
+    print_table(Console(file=out, width=100), pa.table({"uri": uris, "reasons": [[], copy, []]}))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert {"a/x.mp4", "b/x.mp4 same content as a/x.mp4", "y.mp4"} <= set(lines)
 
 
 def test_a_very_narrow_table_keeps_what_says_most():
