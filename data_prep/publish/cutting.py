@@ -116,7 +116,9 @@ def copy_packets(
     stop = int(index.pts[end]) if end < len(index.pts) else None
     with open_media(path) as source, av.open(str(target), "w", format="mp4", options=MUX) as out:
         video = source.streams[stream_index]
-        copied = out.add_stream_from_template(video)
+        codec = video.codec_context.codec
+        # Where the decoder is a library of its own, no encoder has its name, and none is needed.
+        copied = out.add_stream_from_template(video, opaque=codec.name != codec.canonical_name)
         both = Interleaved(out, sound)
         source.seek(start, stream=video, backward=True)
         for packet in source.demux(video):

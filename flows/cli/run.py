@@ -128,7 +128,8 @@ def run_and_report(prepared: Prepared) -> Outcome:
         url = require_server(prepared.config.infra.prefect.api_url)
         slots = 1 if prepared.config.infra.executor == "local" else os.cpu_count() or 1
         forecast = make_forecast(prepared.survey, prepared.plan, slots)
-        with Bars(console, totals(prepared.survey.counts()), forecast) as bars:
+        jobs = {n.name for n in prepared.plan.nodes if n.job and not n.per}
+        with Bars(console, totals(prepared.survey.counts()), forecast, jobs) as bars:
             outcome = _execute_on(url, prepared, bars) if url else execute(prepared, listener=bars)
     print_outcome(outcome, prepared.catalog)
     return outcome

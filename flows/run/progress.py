@@ -23,11 +23,20 @@ LOGGED = "rushes.progress"
 
 class Bars(logging.Handler):
     """A listener that counts rows per node, and shows what goes on before there are any. Safe to call from several
-    threads. Where the console is no terminal, a line is printed at the start and then every few seconds."""
+    threads. Where the console is no terminal, a line is printed at the start and then every few seconds.
 
-    def __init__(self, console: Console, totals: Mapping[str, int], forecast: Forecast | None = None) -> None:
+    jobs: nodes that decide all rows at once, of which there is nothing to count.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        totals: Mapping[str, int],
+        forecast: Forecast | None = None,
+        jobs: Set[str] = frozenset(),
+    ) -> None:
         super().__init__(logging.INFO)
-        self.poll_s = POLL_S
+        self.poll_s, self._jobs = POLL_S, jobs
         self._console, self._guard = console, threading.Lock()
         self._totals, self._done, self._bad = dict(totals), dict.fromkeys(totals, 0), dict.fromkeys(totals, 0)
         self._forecast, self._began = forecast or Forecast(totals), time.monotonic()
@@ -94,8 +103,7 @@ class Bars(logging.Handler):
 
     def _line(self) -> str:
         parts = [
-            f"{n} {d}"
-            + (f"/{t}" if (t := self._totals.get(n)) else "")
+            (f"{n} done" if n in self._jobs else f"{n} {d}/{self._totals.get(n) or '?'}")
             + (f" ({bad} failed)" if (bad := self._bad[n]) else "")
             for n, d in self._done.items()
             if d

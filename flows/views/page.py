@@ -111,8 +111,9 @@ def _curate_part(catalog: Catalog, record: RunRecord, video_source: VideoSource)
     for caption in texts:
         captions.setdefault(caption["clip_id"], []).append(caption)
     pictures = thumbnails(record.survey(catalog))
-    files, names = published_clips(catalog, [c["clip_id"] for c in spans]), told_apart(r["uri"] for r in sources)
-    called = {c["clip_id"]: f"{names[c['uri']]}, {span_text(c['start_s'], c['end_s'])}" for c in spans}
+    files = published_clips(catalog, [c["clip_id"] for c in spans])
+    titles = told_apart(r["uri"] for r in sources)
+    called = {c["clip_id"]: f"{titles[c['uri']]}, {span_text(c['start_s'], c['end_s'])}" for c in spans}
     clips = []
     for clip in spans:
         clip_id, uri = clip["clip_id"], files.get(clip["clip_id"], "")

@@ -66,6 +66,14 @@ def test_a_source_that_cannot_be_sought_in_is_cut_by_counting(cut: CutClip, tmp_
     assert (done["n_frames"], done["method"]) == (FRAMES, "encode")
 
 
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_a_clip_in_av1_is_copied(cut: CutClip, tmp_path: Path, container: str) -> None:
+    """Its decoder has another name than what it decodes, and no encoder has that."""
+    path = made(tmp_path / f"clip.{container}", "-c:v", "libsvtav1", "-preset", "12", "-pix_fmt", "yuv420p")
+    done = cut.process(row_of(path, cut.workspace, "av1"))
+    assert (done["n_frames"], done["method"]) == (FRAMES, "copy")
+
+
 @pytest.mark.skipif(not RAW.is_file(), reason=f"no real videos at {RAW.parent}; RUSHES_DATA names the folder")
 def test_a_stream_without_times_is_cut_although_two_readers_time_it_differently(cut: CutClip) -> None:
     done = cut.process(row_of(RAW, cut.workspace, "mpeg1video"))

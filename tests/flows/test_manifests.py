@@ -154,13 +154,13 @@ def test_files_with_the_content_of_another_are_named(tmp_path):
     assert "1 source, 2 with the content of another\n" in made.output
     named = "y.mp4 (same content as bunny/x.mp4), dog/x.mp4 (same content as bunny/x.mp4)"
     assert f"\n  not used: {named}\n" in made.output
-    for number in range(4):
-        (tmp_path / "in" / f"z{number}.mp4").write_bytes(first)
     labelled = curate(tmp_path, tmp_path / "in", "label_from_folder=true")
     assert (
         "\n  two labels for the same content: dog in dog/x.mp4, bunny in bunny/x.mp4, which is used\n"
         in labelled.output
     )
+    for number in range(4):
+        (tmp_path / "in" / f"z{number}.mp4").write_bytes(first)
     made = curate(tmp_path, tmp_path / "in")
     assert "two labels" not in made.output
     assert "1 source, 6 with the content of another\n" in made.output

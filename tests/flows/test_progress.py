@@ -105,10 +105,11 @@ def test_workers_that_are_still_to_start_count(set_up):
             assert 0.5 <= (forecast.seconds_left(now=ended) or 0) / left <= 2, (nth, step)
 
 
-def test_what_happens_before_the_first_row_is_said():
+def test_what_happens_before_the_first_row_is_said(monkeypatch):
     """The console is no terminal: lines, each only once it differs."""
     out = io.StringIO()
-    with Bars(Console(file=out, width=200), {"base": 2}) as bars:
+    monkeypatch.setattr("flows.run.progress.LINE_SECONDS", 0)
+    with Bars(Console(file=out, width=200), {"base": 2}, jobs={"copies"}) as bars:
         bars.poll_s = 0.01
         wait_for(lambda: "starting\n" in out.getvalue())
         logging.getLogger(LOGGED).info("starting a worker for %s", "base")
@@ -116,6 +117,9 @@ def test_what_happens_before_the_first_row_is_said():
         began = datetime(2026, 1, 1, tzinfo=UTC)
         bars("base", {"status": "error", "started": began, "ended": began + timedelta(seconds=40)})
         wait_for(lambda: "base 1/2 (1 failed); about 40 s left" in out.getvalue())
+        for node in ("copies", "clips"):
+            bars(node, {"status": "ok", "started": began, "ended": began})
+        wait_for(lambda: "base 1/2 (1 failed), copies done, clips 1/?" in out.getvalue())
     logging.getLogger(LOGGED).info("after the end")
     assert "after the end" not in out.getvalue()
 

@@ -240,7 +240,7 @@ def test_the_card_escapes_what_came_with_the_footage(done):
     assert "<b>" not in card
     assert cell("x\n| <script>") == "x \\| &lt;script&gt;"
     assert "| sources listed | 6 |" in card
-    assert "duplicate" in card
+    assert "| copy of a better clip | 1 | 1 |" in card
 
 
 def test_a_damaged_dataset_is_a_fault(catalog, capsys):
