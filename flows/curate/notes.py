@@ -32,13 +32,8 @@ def notes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
 def _source_lines(survey: Survey) -> list[str]:
     rows, more = sources(survey).to_pylist(), look("table sources", survey.catalog.storage.url)
     names = told_apart(r["uri"] for r in rows)
-    copies = [r for r in rows if _original(r)]
-    bad = [r for r in rows if r["status"] not in ("ok", "pending") and r not in copies]
-    counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
-    counts += [f"{len(copies):,} with the content of another"] if copies else []
-    waiting = sum(r["status"] == "pending" for r in rows)
-    counts += [f"{waiting:,} not looked at yet"] if waiting else []
-    lines = [", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])]
+    bad, copies = not_used(rows)
+    lines = [source_counts(rows)]
     lines += [f"  not read: {names[r['uri']]}: {cause_text(r)}" for r in bad[:MOST]]
     lines += [f"  and {len(bad) - MOST} more; {more}"] if len(bad) > MOST else []
     told = [f"{names[r['uri']]} (same content as {names[_original(r)]})" for r in copies]
@@ -47,6 +42,22 @@ def _source_lines(survey: Survey) -> list[str]:
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
     lines += [f"  {names[r['uri']]}: {r['note']}" for r in odd[:MOST]]
     return lines + ([f"  and {len(odd) - MOST} more; {more}"] if len(odd) > MOST else [])
+
+
+def not_used(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Of the table `sources`: the files that were not read, and those with the content of another."""
+    left = [r for r in rows if r["status"] not in ("ok", "pending")]
+    return [r for r in left if not _original(r)], [r for r in left if _original(r)]
+
+
+def source_counts(rows: list[Row]) -> str:
+    """How many files of the table `sources` are sources, and what became of the others."""
+    bad, copies = not_used(rows)
+    waiting = sum(r["status"] == "pending" for r in rows)
+    counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
+    counts += [f"{len(copies):,} with the content of another"] if copies else []
+    counts += [f"{waiting:,} not looked at yet"] if waiting else []
+    return ", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])
 
 
 def _original(source: Row) -> str:

@@ -98,12 +98,13 @@ def _sheet_of_videos(catalog: Catalog, videos: Sequence[Row]) -> bytes:
 
 
 def _curate(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) -> Ending:
+    from flows.curate.notes import not_used, source_counts
     from flows.curate.report_data import reasons_of
     from flows.curate.tables import clips, sources, verdicts
 
     files = sources(survey).to_pylist()
-    bad = [f for f in files if f["status"] not in ("ok", "pending")]
-    ending = Ending([f"{counted(len(files) - len(bad), 'source')}, {counted(len(bad), 'file')} not read"])
+    bad = [file for group in not_used(files) for file in group]
+    ending = Ending([source_counts(files)])
     ending.lines += checked.remarks if checked else []
     called = told_apart(f["uri"] for f in files)
     ending.reasons = [(1, f"{called[f['uri']]}: {cause_text(f)}") for f in bad[:MOST_REASONS]]

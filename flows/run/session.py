@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from flows.run.schedule import Submit, ThreadSubmit, nothing_to_do, run_plan
 from flows.run.settings import FlowConfig
 from flows.run.stopping import StopOnSignal, again
+from flows.words import command
 from infra.settings import LogRecord, make_executor
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput, Stopped
@@ -97,7 +98,8 @@ def _check_format(storage: Storage, wanted: Sequence[int]) -> bool:
         raise BadInput(
             f"the store {storage.url} is of format 1, but this version of Rushes reads format {FORMAT}: give another "
             "--store and run curate or render again; datasets and checkpoints in the old one can still be read "
-            "(`rushes table datasets`, `rushes table checkpoints`, promoted:NAME@STORE)"
+            f"({command('table datasets', storage.url)}, {command('table checkpoints', storage.url)}, "
+            "promoted:NAME@STORE)"
         )
     raise BadInput(
         f"the store {storage.url} is of format {found!r}, but this version of Rushes reads format {FORMAT}: use the "
