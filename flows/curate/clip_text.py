@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 
-from flows.curate.tables import View, captions, clips, scores, verdicts
+from flows.curate.tables import View, captions, clips, scores, sources, verdicts
 from flows.display.grid import cell_text
-from flows.words import file_name, reason_text, span_text
+from flows.words import reason_text, span_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -25,7 +25,8 @@ def clip_lines(catalog: Catalog, run_id: str, clip_id: str) -> list[str]:
         return []
     frames = f"frames {clip['start_frame']:,} to {clip['end_frame'] - 1:,}"
     span = f"{frames}, {span_text(clip['start_s'], clip['end_s'])}"
-    lines = [f"clip {clip_id} of {file_name(clip['uri'])}: {span}"]
+    name = told_apart(sources(survey)["uri"].to_pylist())[clip["uri"]]
+    lines = [f"clip {clip_id} of {name}: {span}"]
     for row in rows_of(survey, verdicts, "clip_id", clip_id):
         why = "; ".join(reason_text(r) for r in row["reasons"])
         lines.append(f"  {row['status']}" + (f": {why}" if why else ""))

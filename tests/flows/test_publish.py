@@ -224,6 +224,8 @@ def test_a_source_that_is_gone_or_changed_costs_its_clips_only(base, catalog, tm
     changed.write_bytes(b"another file")
     try:
         made, outcome = publish(catalog)
+        words = ["publish", "little", "--store", catalog.storage.url, "publish.val_share=0.001", "--executor", "local"]
+        said = CliRunner().invoke(main, words)
     finally:
         (tmp_path / "away.mp4").rename(gone)
         changed.write_bytes(kept)
@@ -231,6 +233,9 @@ def test_a_source_that_is_gone_or_changed_costs_its_clips_only(base, catalog, tm
     assert outcome.counts["cut"].failed == 2
     card = (Path(catalog.storage.url) / made["folder"] / "README.md").read_text()
     assert "2 kept clips could not be cut" in card
+    assert said.exit_code == 0, said.output
+    assert said.output.count("There are no clips in the validation split") == 1, "also with fewer sources than before"
+    assert said.output.count(" s: ") >= 2
 
 
 def test_the_card_escapes_what_came_with_the_footage(done):
