@@ -142,9 +142,16 @@ def _lineage_lines(catalog: Catalog, what: str) -> list[str]:
     from stages.core.running.lineage_text import as_text
 
     lines = list[str]()
-    first = row_id = _id_of_file(catalog, Path(what).expanduser()) if _is_file(what) else what
+    row_id, take = _ids_of_file(catalog, Path(what).expanduser()) if _is_file(what) else (what, "")
+    first = row_id
     while row_id:
-        origin = lineage(catalog, row_id)
+        origin = lineage(catalog, row_id, take)
+        shown = next((link.id for link in origin.above if link.kind == "unit"), "")
+        if take and shown and not shown.startswith(take):
+            lines += [
+                f"{what} is the video of take {take}, which is not in this store; this take has the same video:",
+                "",
+            ]
         about = clip_lines(catalog, origin.run["run_id"], origin.id) if origin.run["flow"] == "curate" else []
         if about:
             about.append("")
@@ -158,8 +165,9 @@ def _is_file(what: str) -> bool:
     return "/" in what or "." in what or Path(what).is_file()
 
 
-def _id_of_file(catalog: Catalog, path: Path) -> str:
-    """The id of the artifact, or the take, that a video file shows. Raises BadInput where nothing tells."""
+def _ids_of_file(catalog: Catalog, path: Path) -> tuple[str, str]:
+    """The id of the artifact, or of the take, that a video file shows, and that of the take that it was delivered for,
+    "" where the file does not say. Raises BadInput where nothing tells."""
     from flows.render.provenance import identify
 
     found = identify(path, catalog.storage)
@@ -169,9 +177,10 @@ def _id_of_file(catalog: Catalog, path: Path) -> str:
             "has it as a source; give the store that it belongs to"
         )
     if found.artifact_id or found.take_id:
-        return found.artifact_id or found.take_id
+        return found.artifact_id or found.take_id, found.take_id
     videos = read_table(catalog, "videos", everything=True).to_pylist()
-    return next((v["video_id"] for v in videos if v["sha256"] == found.artifact_sha256), found.artifact_sha256)
+    row_id = next((v["video_id"] for v in videos if v["sha256"] == found.artifact_sha256), found.artifact_sha256)
+    return row_id, ""
 
 
 def verify_store(store: str, repair: bool) -> int:

@@ -77,6 +77,43 @@ def test_from_a_take_down(made):
     assert depends_digest({"seed": 1}) in {link.row["depends"] for link in splits}
 
 
+def test_what_a_take_made_is_its_own_though_its_first_row_is_shared(made):
+    """Takes of one text share the row of `words`; what is made of it differs by the seed."""
+    catalog, _, _ = made
+    for take in toys.roots(TAKES):
+        below = lineage(catalog, take["id"]).below
+        assert {"words", "split", "mark"} <= {link.name for link in below}
+        texts = [catalog.storage.read(link.row["uri"]).decode() for link in below if link.kind == "child"]
+        assert texts
+        assert all(text.startswith(f"{take['text']}!/{take['seed']}/") for text in texts)
+        splits = [link.row for link in below if (link.kind, link.name) == ("row", "split")]
+        assert [row["depends"] for row in splits] == [depends_digest({"seed": take["seed"]})]
+
+
+def test_a_later_run_of_other_takes_does_not_hide_where_a_row_came_from(local):
+    """The later run knows the same steps, not the take."""
+    first, later = (toy_plan(local, takes) for takes in (TAKES[:2], TAKES[2:4]))
+    runs = [run_all(local, plan).run_id for plan in (first, later)]
+    for plan, takes, run_id in ((first, TAKES[:2], runs[0]), (later, TAKES[2:4], runs[1])):
+        for row in Survey(local, plan).table("mark").to_pylist():
+            found = lineage(local, row["id"])
+            assert found.run["run_id"] == run_id
+            assert (found.above[0].row["text"], found.above[0].row["seed"]) in takes
+
+
+def test_of_takes_that_share_a_row_the_one_that_is_meant_is_shown(local):
+    """Two campaigns, say, that share a video: the newest run is that of the other take."""
+    one, two = (toys.roots([take])[0] for take in (TAKES[0], TAKES[1]))
+    plans = [toy_plan(local, [take]) for take in TAKES[:2]]
+    runs = [run_all(local, plan).run_id for plan in plans]
+    shared = Survey(local, plans[0]).table("words").to_pylist()[0]["id"]
+    assert shared == Survey(local, plans[1]).table("words").to_pylist()[0]["id"]
+    for take, run_id in ((one, runs[0]), (two, runs[1])):
+        found = lineage(local, shared, take["id"])
+        assert (found.run["run_id"], found.above[0].id) == (run_id, take["id"])
+    assert lineage(local, shared, "no such take").above[0].id == two["id"]
+
+
 def test_from_a_clip_both_ways(made):
     catalog, plan, _ = made
     kept = Survey(catalog, plan).table("keep").to_pylist()[0]

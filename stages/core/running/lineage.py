@@ -50,24 +50,45 @@ class Lineage:
     below: list[Link] = field(default_factory=list)
 
 
-def lineage(catalog: Catalog, wanted: str) -> Lineage:
-    """The chain of an id, or of the one id that begins so (six characters at least). Raises BadInput."""
+def lineage(catalog: Catalog, wanted: str, unit: str = "") -> Lineage:
+    """The chain of an id, or of the one id that begins so (six characters at least). Raises BadInput.
+
+    unit: the unit (a take) whose chain it is, where several share a row. Of each flow's runs the newest is read that
+    knows the thing and a unit of it; later runs may know the step alone, with other units.
+    """
     found = _Finder(catalog).find(wanted)
     traced: dict[str, tuple[_Place, Lineage]] = {}  # flow -> what its newest run that knows the thing says
     started: dict[str, Lineage] = {}  # flow -> what its newest run made of the thing, where it started from it
     for run in reversed(runs_table(catalog).to_pylist()):
         plan = Plan.from_json(run["plan"])
         places = [p for p in found if _knows(plan, p)]
-        if places and plan.flow not in traced:
-            tracer = _Tracer(catalog, Survey(catalog, plan, jobs=json.loads(run["jobs"])))
-            traced[plan.flow] = places[0], tracer.trace(places[0], run)
-            if places[-1].kind == "unit":
-                started[plan.flow] = tracer.trace(places[-1], run)
+        before = _closeness(traced.get(plan.flow), unit)
+        if not places or before == _CLOSEST:
+            continue
+        tracer = _Tracer(catalog, Survey(catalog, plan, jobs=json.loads(run["jobs"])), unit)
+        this = places[0], tracer.trace(places[0], run)
+        if _closeness(this, unit) > before:
+            traced[plan.flow] = this
+        if places[-1].kind == "unit" and plan.flow not in started:
+            started[plan.flow] = tracer.trace(places[-1], run)
     if not traced:
         raise BadInput(
             f"{found[0].id} is in the store, but no run there says how it was made; run the command that made it again"
         )
     return _joined(traced, started)
+
+
+_CLOSEST = 3
+
+
+def _closeness(found: tuple[_Place, Lineage] | None, unit: str) -> int:
+    """How well a run knows a thing: not at all, its step alone, with a unit, with the unit that is meant."""
+    if found is None:
+        return 0
+    first = next((link for link in found[1].above if link.kind == "unit"), None)
+    if first is None:
+        return 1
+    return _CLOSEST if not unit or first.id == unit else 2
 
 
 def _knows(plan: Plan, place: _Place) -> bool:
@@ -146,10 +167,10 @@ class _Finder:
 
 
 class _Tracer:
-    """Follows things through one run as its survey shows it."""
+    """Follows things through one run as its survey shows it; of a row that units share, up to `unit` if it is one."""
 
-    def __init__(self, catalog: Catalog, survey: Survey) -> None:
-        self.catalog, self.survey, self.plan = catalog, survey, survey.plan
+    def __init__(self, catalog: Catalog, survey: Survey, unit: str = "") -> None:
+        self.catalog, self.survey, self.plan, self.unit = catalog, survey, survey.plan, unit
 
     def trace(self, place: _Place, run: Row) -> Lineage:
         """Up to the root and down to all that was made of it."""
@@ -179,7 +200,8 @@ class _Tracer:
         links = list[Link]()
         if self.survey.units_known(phase):
             standing = f'FROM "s_{phase.name}" WHERE "id_{node.name}" = ?'
-            units = self._ask(f"SELECT unit_id {standing} ORDER BY unit_order, unit_id LIMIT 1", row_id)
+            order = "ORDER BY unit_id = ? DESC, unit_order, unit_id LIMIT 1"
+            units = self._ask(f"SELECT unit_id {standing} {order}", row_id, self.unit)
             links = [link for u in units for link in self._to_unit(phase, u["unit_id"])]
             link = replace(link, shared=self._ask(f"SELECT count(*) AS n {standing}", row_id)[0]["n"])
         return [*links, *self._to_parents(node, link.row["parents"]), link]
@@ -224,21 +246,24 @@ class _Tracer:
     # -- down --------------------------------------------------------------------------------------------------------
 
     def _below(self, link: Link) -> list[Link]:
-        """What was made of a thing, first things first, MANY at most."""
+        """What was made of a thing, first things first, MANY at most. Of a unit, its own rows: other units may share
+        some of them, and go on from there."""
         found: dict[tuple[str, str, str], Link] = {}
-        todo = list(self._next(link))
+        own = link.kind == "unit"
+        todo = list(self._next(link, own))
         while todo and len(found) < MANY:
             one = todo.pop(0)
             if (key := (one.kind, one.name, one.id)) not in found:
                 found[key] = one
-                todo = [*self._next(one), *todo]
+                todo = [*self._next(one, own), *todo]
         return list(found.values())
 
-    def _next(self, link: Link) -> Iterator[Link]:
+    def _next(self, link: Link, own: bool) -> Iterator[Link]:
         if link.kind == "row" and link.node is not None:
             for child in link.row.get("rows") or []:
                 yield Link("child", link.name, child["id"], child, link.node)
-            yield from self._made_of(link.node, link.id)
+            if not own:
+                yield from self._made_of(link.node, link.id)
             return
         if link.kind == "child" and link.node is not None:
             yield from self._made_of(link.node, link.id)
