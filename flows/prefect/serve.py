@@ -22,7 +22,7 @@ from stages.core.config_files import ROOT, read_yaml
 from stages.core.errors import BadInput
 
 HOST, DEPLOYMENTS = "127.0.0.1", ROOT / "infra" / "prefect.yaml"
-START_SECONDS, STOP_SECONDS, POLL_SECONDS, RUNS_AT_ONCE = 120.0, 15.0, 2.0, 2
+START_SECONDS, STOP_SECONDS, POLL_SECONDS, RUNS_AT_ONCE = 600.0, 15.0, 2.0, 2
 QUIET = {"PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
 
 

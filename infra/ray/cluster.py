@@ -33,6 +33,9 @@ progress = logging.getLogger("rushes.progress")
 
 NODE_CACHE_S = 2.0
 CONNECT_TIMEOUT_S = 10.0
+STARTS, TOO_SLOW = 4, "timed out during startup"
+"""Ray gives a node 30 s to start, which no setting changes and a busy machine exceeds: so often it is started, as long
+as it fails with these words."""
 
 NO_TELEMETRY = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -80,12 +83,27 @@ class Cluster:
             self._connected = True
 
     def _start(self) -> None:
-        """The kernel ends Ray's processes with the thread that started them, so that thread stays until `close`."""
-        up: Future[None] = Future()
+        """The kernel ends Ray's processes with the thread that started them, so that thread stays until `close`; those
+        of a start that came to nothing are gone with theirs. Raises BadInput where Ray is too slow every time."""
         self._closing.clear()
-        self._ray_thread = threading.Thread(target=self._run_ray, args=(up,), name="ray-owner", daemon=True)
-        self._ray_thread.start()
-        up.result()
+        for number in range(1, STARTS + 1):
+            up: Future[None] = Future()
+            self._ray_thread = threading.Thread(target=self._run_ray, args=(up,), name="ray-owner", daemon=True)
+            self._ray_thread.start()
+            try:
+                return up.result()
+            except Exception as error:
+                self._ray_thread.join()
+                self._ray_thread = None
+                if TOO_SLOW not in str(error):
+                    raise
+                logging.getLogger("rushes.ray").debug("start %d of Ray", number, exc_info=error)
+            if number < STARTS:
+                progress.info("Ray did not start within its 30 s; starting it again")
+        raise BadInput(
+            f"Ray did not start within 30 s, {STARTS} times: this machine is too busy, or short of memory. Run the same"
+            " command again when it is less so, or with --executor local"
+        )
 
     def _run_ray(self, up: Future[None]) -> None:
         try:

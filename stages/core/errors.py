@@ -7,7 +7,7 @@ from typing import Any
 
 TRANSIENT, PERMANENT = "transient", "permanent"
 ABSENT = "absent"
-"""The kind of an error for a file that is not where it was: no result depends on where a file lies, so every run looks
+"""The kind of an error for footage that is not where it was: no result depends on where a file lies, so every run looks
 again."""
 UNWRITABLE = "unwritable"
 """The kind of an error that is no row: the run stops with it (`stages.core.full_disk`)."""
@@ -48,13 +48,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def kind_of(error: BaseException) -> str:
-    """`permanent` where running the same row again must give the same error, `absent` where a file is not there, else
-    `transient`."""
+    """`permanent` where running the same row again must give the same error, `absent` where footage is not where it
+    was, else `transient`."""
     if is_out_of_memory(error):
         return TRANSIENT
-    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return ABSENT
-    if isinstance(error, OSError) and error.errno == errno.EISDIR:
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
         return PERMANENT
     names = {cls.__name__ for cls in type(error).__mro__}
     if "AbsentError" in names:

@@ -10,6 +10,7 @@ from stages.core.planning.survey import Count, Survey
 from stages.core.running.executor import LocalExecutor, Work
 from stages.core.running.run import COMMIT_ROWS, Budget, Run
 from stages.core.running.runs import find_run, runs_table
+from stages.core.step import AbsentError
 from stages.core.weights.digests import fingerprint
 from tests import toys
 from tests.toy_plans import ROOTS, ref, takes
@@ -99,8 +100,8 @@ def test_set_up_once_for_a_fingerprint(local, monkeypatch):
         (TimeoutError(), TRANSIENT),
         (MemoryError(), TRANSIENT),
         (RuntimeError("CUDA out of memory"), TRANSIENT),
-        (FileNotFoundError(2, "gone"), ABSENT),
-        (IsADirectoryError(21, "a folder"), PERMANENT),
+        (FileNotFoundError(2, "gone"), PERMANENT),
+        (AbsentError("moved"), ABSENT),
         (ValueError("bad"), PERMANENT),
         (BadInput("bad"), PERMANENT),
         (OSError(28, "no space"), TRANSIENT),

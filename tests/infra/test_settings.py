@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,3 +61,46 @@ def test_a_cluster_that_cannot_be_used_is_one_sentence(address: str, message: st
 
     with pytest.raises(BadInput, match=message):
         _join(RaySettings(address=address))
+
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet failed"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("slow", [2, 99])
+def test_a_ray_that_is_too_slow_to_start_is_started_again(slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy. Each start has a thread of its own, with which the kernel ends what it started."""
+    from infra.ray import cluster
+    from infra.ray.settings import RaySettings
+
+    threads: list[int] = []
+
+    def init(settings: RaySettings) -> None:
+        threads.append(threading.get_ident())
+        if len(threads) <= slow:
+            raise Exception(SLOW)
+
+    monkeypatch.setattr(cluster, "_init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    ray = cluster.Cluster(RaySettings())
+    if slow == 2:
+        ray.connect()
+        ray.close()
+        assert len(threads) == 3
+    else:
+        with pytest.raises(BadInput, match=r"Ray did not start within 30 s, 4 times: this machine is too busy"):
+            ray.connect()
+        assert len(threads) == 4
+    monkeypatch.setattr(cluster, "_init", lambda settings: (_ for _ in ()).throw(ValueError("another reason")))
+    with pytest.raises(ValueError, match="another reason"):
+        cluster.Cluster(RaySettings()).connect()
+
+
+def test_ray_says_so_where_it_is_too_slow() -> None:
+    """The words that it is known by, in the installed library."""
+    import ray._private.node as node
+
+    from infra.ray.cluster import TOO_SLOW
+
+    assert SLOW[:42] in Path(node.__file__).read_text()
+    assert TOO_SLOW in SLOW
