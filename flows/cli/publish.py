@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.cli.run import common_settings, console, print_plan, run_and_report, split_words
-from flows.run.session import prepare
+from flows.run.session import Prepared, prepare
 from flows.words import counted
 from stages.core.errors import BadInput
 
@@ -21,8 +21,6 @@ def publish_command(
 ) -> int:
     """Publish the kept clips of a curation. Everything is checked before anything is started."""
     from flows.publish.publication import expected_notes, load_publication, notes_of, published
-    from flows.publish.uncut import said, uncut
-    from stages.core.planning.survey import Survey
 
     names, overrides = split_words(words)
     if len(names) != 1:
@@ -38,9 +36,10 @@ def publish_command(
     catalog = prepared.catalog
     try:
         outcome = run_and_report(prepared)
-    finally:  # what was not cut is told, also where that leaves nothing to make a version of
-        for line in said(uncut(Survey(catalog, prepared.plan)), prepared.store):
-            console.print(line, soft_wrap=True, markup=False)
+    except BadInput:  # it may be that nothing is left to make a version of
+        print_uncut(prepared)
+        raise
+    print_uncut(prepared)
     if outcome.exit_status == 0:
         row = published(catalog, prepared.plan, outcome.run_id)
         told = {note.partition(":")[0] for note in expected}  # of the same split, with what was known before
@@ -53,3 +52,12 @@ def publish_command(
         )
         console.print(str(where), soft_wrap=True, markup=False)
     return outcome.exit_status
+
+
+def print_uncut(prepared: Prepared) -> None:
+    """Which clips could not be cut, as far as the run came."""
+    from flows.publish.uncut import said, uncut
+    from stages.core.planning.survey import Survey
+
+    for line in said(uncut(Survey(prepared.catalog, prepared.plan)), prepared.store):
+        console.print(line, soft_wrap=True, markup=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from flows.curate.clip_text import NO_SCORES
 from flows.display.html import data_uri, page_environment
 from flows.views.clip_files import published_clips
 from flows.views.tables import read_table, read_tables
@@ -26,8 +27,6 @@ Rows = dict[str, Row]
 VideoSource = Callable[[Row], str]
 """What `src` of a video is: of a row with `uri`, its file in the store, and `video_id`."""
 INSIDE_MB = 50
-NOT_SHOWN = ("clip_id", "thumb_frame")
-"""Columns of the table `scores` that say nothing beside the others."""
 
 
 def build_page(catalog: Catalog, run_id: str = "", video_source: VideoSource | None = None) -> str:
@@ -152,7 +151,7 @@ def _clip(
     return {
         **clip,
         "src": data_uri(catalog, clip["thumb"], "image/jpeg") if clip["thumb"] else "",
-        "scores": [(name, value) for name, value in mine.items() if name not in NOT_SHOWN and _is_shown(value)],
+        "scores": [(name, value) for name, value in mine.items() if name not in NO_SCORES and _is_shown(value)],
         "status": verdict["status"],
         "reasons": [reason_text(r, called) for r in verdict["reasons"]],
         "captions": _merged_captions(captions.get(clip["clip_id"], [])),
