@@ -3,6 +3,7 @@ upright, with its own sound, or is said not to be there."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -364,13 +366,28 @@ def test_a_still_camera_before_which_other_things_happen_gives_no_copies(tmp_pat
     assert len(verdicts) == 5
 
 
-def test_what_a_manifest_says_is_kept_as_it_is(tmp_path):
-    folder = tmp_path / "in"
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "txt"])
+def test_what_a_manifest_says_is_kept_as_it_is(tmp_path, kind):
+    folder, names = tmp_path / "in", (" lead.mp4", "b.mp4", "c.mp4")
     folder.mkdir()
-    for name in (" lead.mp4", "b.mp4"):
-        write(folder / name, shot(1 if name == "b.mp4" else 2, 16))
-    rows = [{"uri": " lead.mp4", "label": 0, "caption": float("nan")}, {"uri": "b.mp4", "label": 3.0, "caption": None}]
-    (folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    curate(tmp_path / "store", folder / "m.jsonl", "until=ingest")
+    for seed, name in enumerate(names):
+        write(folder / name, shot(seed, 4, width=64, height=48))
+    typed = kind in ("jsonl", "parquet")  # with numbers, where the others have texts
+    values = zip(names, (0, 3.0 if typed else 3, 1), (float("nan"), None, 0.5), strict=True)
+    rows = [{"uri": name, "label": label, "caption": caption} for name, label, caption in values]
+    manifest = folder / f"m.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), manifest)
+    elif kind == "jsonl":
+        manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    elif kind == "txt":
+        manifest.write_text("\r\n".join(names))
+    else:
+        with manifest.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    curate(tmp_path / "store", manifest, "until=ingest")
     found = [(Path(r["uri"]).name, r["status"], r["label"], r["caption"]) for r in table(tmp_path / "store", "sources")]
-    assert found == [(" lead.mp4", "ok", "0", ""), ("b.mp4", "ok", "3", "")]
+    said = [("", ""), ("", ""), ("", "")] if kind == "txt" else [("0", ""), ("3", ""), ("1", "0.5")]
+    assert found == [(name, "ok", *words) for name, words in zip(names, said, strict=True)]
