@@ -72,7 +72,7 @@ class Ingest(Step):
     """One row per file: its digest, container, streams, integer time, key frames; `note` says what is odd about it."""
 
     kind = "probe"
-    version = 4
+    version = 5
     writes = pa.schema(
         [
             ("sha256", pa.string()),

@@ -193,7 +193,7 @@ def _table(name: str, text: str, separator: str) -> Iterator[tuple[str, Mapping[
 
 
 def _listed(name: str, line: str) -> Row:
-    """A line of a text list: a path, which may begin with a space; in the split files of UCF-101 with its class and which
+    """A line of a text list: a path, which may begin with a space; in split files of UCF-101 with its class and which
     split it is."""
     if not (ucf := UCF_LIST.fullmatch(PurePosixPath(name).name)):
         return {"uri": line.strip() if "://" in line else line.rstrip()}

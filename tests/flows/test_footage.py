@@ -44,6 +44,7 @@ from tests.data_prep.numbered import (
 )
 from tests.data_prep.sequences import encode
 from tests.data_prep.test_shots import FOOTAGE
+from tests.flows.test_causes import column
 
 EVERYTHING = [
     "copies.hash_bits=-1", "select.motion=null", "select.static_ratio=null", "select.sharpness=null",
@@ -256,24 +257,56 @@ def test_no_clip_at_all_ends_well_and_is_said(tmp_path):
         assert "keeps no clip" in done.output
 
 
-def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path):
-    folder = tmp_path / "in"
+CONTAINERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "mp4": ((*H264, KEYS, "-movflags", "+faststart"), "of the 60 frames that its index lists are in it"),
+    "mkv": ((*H264, KEYS), "its header says 2.4 s, but it has"),
+    "webm": (("-c:v", "libvpx", "-deadline", "realtime", "-g", "30"), "its header says 2.4 s, but it has"),
+    "avi": (("-c:v", "mpeg4", "-q:v", "3", "-g", "30"), "bytes are missing at its end"),
+    "ts": ((*H264, KEYS), "it ends within a packet"),
+}
+"""How files of a kind are made, and what is said of one that is cut off."""
+ZEROS = {
+    "mp4": "only {there} of 60 frames can be decoded",
+    "avi": "the file is not whole: its header says 2.4 s, but it has",
+    "ts": "the file is not whole: its end holds no packets",
+}
+"""What is said of one whose end is zeros, as downloads that stopped leave it."""
+
+
+def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path, monkeypatch):
+    folder, store = tmp_path / "in", tmp_path / "store"
     folder.mkdir()
-    whole = encoded(tmp_path / "whole.mp4", frames((1, 2)), *H264, KEYS, "-movflags", "+faststart").read_bytes()
-    (folder / "cut.mp4").write_bytes(whole[: int(len(whole) * 0.75)])
-    loose = encoded(tmp_path / "w.mkv", frames((3, 4)), *H264, KEYS).read_bytes()
-    (folder / "cut.mkv").write_bytes(loose[: int(len(loose) * 0.6)])
-    encoded(folder / "whole.mkv", frames((5, 6)), *H264, KEYS)
-    said = curate(tmp_path / "store", folder).output
-    assert "cut.mp4: the file is not whole:" in said
-    assert f"of the {2 * SHOT} frames that its index lists are in it" in said
-    assert "cut.mkv: the file is not whole: its header says 2.4 s" in said
-    assert "whole.mkv" not in said
-    done = publish(tmp_path / "store")
+    says = {}
+    for seed, (kind, (options, said)) in enumerate(CONTAINERS.items()):
+        whole = encoded(folder / f"whole.{kind}", frames((3 * seed, 3 * seed + 1)), *options).read_bytes()
+        part = whole[: int(len(whole) * 0.65)]
+        (folder / f"cut.{kind}").write_bytes(part)
+        says[f"cut.{kind}"] = said
+        if kind in ZEROS:
+            (folder / f"zeros.{kind}").write_bytes(part + bytes(len(whole) - len(part)))
+            says[f"zeros.{kind}"] = ZEROS[kind]
+    curate(store, folder)
+    monkeypatch.setenv("COLUMNS", "60")
+    printed = column("note", rushes("table", "sources", "--store", store).output)
+    rows = {Path(r["uri"]).name: r for r in table(store, "sources")}
+    for name, row in rows.items():
+        if name in says:
+            there = len(shown(folder / name))
+            assert says[name].format(there=there) in row["note"], (name, row["note"])
+            assert row["note"].replace(" ", "") in printed
+            assert there < 2 * SHOT
+        else:
+            assert row["note"] == "", name
+    done = publish(store)
     assert done.exit_code == 0, done.output
     assert "not cut" not in done.output
-    for row in index(tmp_path / "store"):
-        assert [number_of(f) for f in shown(row["file"])] == list(range(row["start_frame"], row["end_frame"]))
+    published = dict.fromkeys(rows, 0)
+    for row in index(store):
+        published[row["name"]] += 1
+        sound = row["n_frames"] - (not row["name"].startswith("whole"))  # decoders make up half a frame
+        right = list(range(row["start_frame"], row["start_frame"] + sound))
+        assert [number_of(f) for f in shown(row["file"])][:sound] == right, row["name"]
+    assert published == {name: 2 if name.startswith("whole") else 1 for name in rows}
 
 
 @pytest.mark.parametrize("times_kept", [False, True])
