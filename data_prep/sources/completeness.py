@@ -10,8 +10,11 @@ import numpy.typing as npt
 
 COUNTING = frozenset({"mov", "mp4"})
 """Formats whose index counts frames, each of which has its place in the file."""
-TIMING = frozenset({"matroska", "webm", "asf", "flv", "ogg"})
+TIMING = frozenset({"matroska", "webm", "asf", "flv", "ogg", "avi"})
 """Formats whose header, or last page, says how long they are."""
+SYNC, PACKETS = 0x47, ((0, 188), (4, 192), (0, 204))
+"""The byte with which a packet of a transport stream begins; where it stands in the first packet, and how long they
+are."""
 SHARE, SECONDS = 0.02, 0.5
 STEPS, FEW = 8, 0.01
 """A hole lasts so many usual steps, and SECONDS at least; where more than this share of steps do, frames come so."""
@@ -28,8 +31,11 @@ def what_is_missing(container: Any, stream: Any, read: int, end: int, path: Path
         if missing > max(1, SHARE * stream.frames):
             return f"the file is not whole: {read} of the {stream.frames} frames that its index lists are in it"
         return _cut_in_a_box(path)
-    if kinds & COUNTING or "avi" in kinds:
-        return _cut_in_a_box(path)
+    cut = _cut_in_a_box(path) if kinds & {*COUNTING, "avi"} else ""
+    if cut or kinds & COUNTING:
+        return cut
+    if "mpegts" in kinds:
+        return _cut_in_a_packet(path)
     if not kinds & TIMING or not container.duration:
         return ""
     promised, there = container.duration / 1e6, float(end * stream.time_base)
@@ -76,6 +82,21 @@ def _cut_in_a_box(path: Path) -> str:
                 return f"the file is not whole: {at + length - size:,} bytes are missing at its end"
             at += length + (length % 2 if head[:4] == b"RIFF" else 0)
     return ""
+
+
+def _cut_in_a_packet(path: Path) -> str:
+    """Whether a transport stream, which is nothing but packets of one length, ends in something else."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(2 * PACKETS[-1][1])
+        found = next(((at, n) for at, n in PACKETS if len(head) > at + n and head[at] == head[at + n] == SYNC), None)
+        if found is None:
+            return ""
+        at, length = found
+        if size % length:
+            return "the file is not whole: it ends within a packet"
+        file.seek(size - length + at)
+        return "" if file.read(1)[0] == SYNC else "the file is not whole: its end holds no packets"
 
 
 def _end_of_all(path: Path, time_limit_s: float) -> float:

@@ -19,6 +19,8 @@ from stages.core.text_tables import parsed_json, records, surplus
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 WANTED = ("uri", "label", "caption", "licence")
+MISSING = frozenset({"nan", "NaN", "null", "NULL", "<NA>"})
+"""Texts of a label, caption or licence that say nothing: what tables without a value become when written as text."""
 UCF_LIST = re.compile(r"(train|test|val)list\d*\.txt", re.IGNORECASE)
 """Names of the split files of UCF-101: a line is CLASS/FILE, in those of training with the number of the class."""
 _FIELD = re.compile(r"\{([^{}:]+)(?::(0?\d+)d?)?\}")
@@ -74,6 +76,7 @@ def _picked(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]], columns: M
         # a missing label is no fault, one that a pattern makes is written out on purpose
         optional = (k for k in WANTED if k != "uri" and (names[k] in row or "{" in names[k]))
         rest = {k: _value(name, place, row, names[k], k).strip() for k in optional}
+        rest = {k: "" if v in MISSING else v for k, v in rest.items()}
         extra = _extra(row, set(names.values()))
         places = [filled for p in (form.nearby if form else ()) if (filled := _filled(p, row))]
         yield {
@@ -171,7 +174,7 @@ def _text(name: str, suffix: str, data: bytes) -> Iterator[tuple[str, Mapping[st
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield f"line {number}", _json(name, number, line) if suffix == ".jsonl" else _listed(name, line.strip())
+            yield f"line {number}", _json(name, number, line) if suffix == ".jsonl" else _listed(name, line)
 
 
 def _table(name: str, text: str, separator: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -190,10 +193,11 @@ def _table(name: str, text: str, separator: str) -> Iterator[tuple[str, Mapping[
 
 
 def _listed(name: str, line: str) -> Row:
-    """A line of a text list: a path; in the split files of UCF-101 with its class and which split it is."""
+    """A line of a text list: a path, which may begin with a space; in split files of UCF-101 with its class and which
+    split it is."""
     if not (ucf := UCF_LIST.fullmatch(PurePosixPath(name).name)):
-        return {"uri": line}
-    path = re.sub(r"\s+\d+$", "", line)
+        return {"uri": line.strip() if "://" in line else line.rstrip()}
+    path = re.sub(r"\s+\d+$", "", line.strip())
     return {"uri": path, "label": path.partition("/")[0] if "/" in path else "", "split": ucf[1].lower()}
 
 

@@ -17,6 +17,7 @@ from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.upkeep import Report
 from stages.core.ledger.upkeep import repair as repair_store
+from stages.core.planning.plan import Node
 from stages.core.planning.survey import Survey
 from stages.core.reach.harmless import for_terminal
 from stages.core.running.runs import RunRecord, find_run, runs_table
@@ -79,7 +80,8 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         table.add_column(heading, justify="left" if heading == "step" else "right")
     survey = record.survey(catalog)
     for name, c in survey.counts().items():
-        table.add_row(name, str(c.done), str(c.todo), str(c.waiting), str(c.failed))
+        again = _failed_for_now(survey, record.plan.node(name))
+        table.add_row(name, str(c.done), str(c.todo - again), str(c.waiting), str(c.failed + again))
     console.print(table)
     for line in _failures(record, catalog):
         console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
@@ -91,6 +93,14 @@ def _run_line(record: RunRecord) -> str:
         f", {row['gpu_seconds']:.1f} GPU-seconds" if row["gpu_seconds"] else ""
     )
     return f"{row['run_id']}: {row['status']} ({spent})" + (f": {row['error']}" if row["error"] else "")
+
+
+def _failed_for_now(survey: Survey, node: Node) -> int:
+    """How many rows of a step have failed although they count as to do, because the next run tries them again."""
+    if node.job or not survey.units_known(survey.plan.phase_of(node.name)):
+        return 0
+    rows = survey.query(f"""SELECT count(DISTINCT id) AS n FROM "v_{node.name}" WHERE status = 'error' AND retry""")
+    return int(rows["n"][0].as_py())
 
 
 def _failures(record: RunRecord, catalog: Catalog, most: int = 10) -> list[str]:

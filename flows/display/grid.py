@@ -16,8 +16,11 @@ from flows.words import counted, error_text, listed, reason_text, told_apart
 from stages.core.reach.harmless import for_terminal
 
 SHOWN_ROWS, ID_LENGTH, GAP = 40, 12, 3
-WIDEST, NARROWEST_TEXT = 28, 20
-SENTENCES = ("reasons", "reason", "error", "note", "prompt", "text", "caption")
+WIDEST, WIDEST_IF_NARROW, NARROW = 28, 18, 80
+"""Characters of a column without sentences, at most; in terminals narrower than NARROW fewer."""
+NARROWEST_TEXT = 16
+MESSAGES = ("reasons", "reason", "error", "note")
+SENTENCES = (*MESSAGES, "prompt", "text", "caption")
 """Columns with sentences: they wrap, and none of their text is left out."""
 FIRST = ("clip_id", "take_id", "run_id", "name", "file", "uri", "start_s", "end_s", "status", *SENTENCES)
 """Columns that are shown before the others, as far as a table has them."""
@@ -27,12 +30,13 @@ HIDDEN = ("plan", "config", "jobs", "versions", "sha256", "host", "pid")
 def print_table(console: Console, table: pa.Table) -> None:
     """The first rows of a table, in the columns that fit; below it what is not shown, and how to get it."""
     if table.num_rows:
-        names = [n for n in table.column_names if n not in HIDDEN and not _is_empty(table[n])]
+        there = [n for n in table.column_names if n not in HIDDEN and not _is_empty(table[n])]
+        names = [n for n in FIRST if n in there] + [n for n in there if n not in FIRST]
         first = table.select(names).slice(0, SHOWN_ROWS).to_pylist()
         files = _files(table)
         rows = [{n: cell_text(n, v, files) for n, v in row.items()} for row in first]
-        shown = fitting([n for n in FIRST if n in names] + [n for n in names if n not in FIRST], rows, console.width)
-        console.print(_grid(shown, rows, table.schema))
+        shown = fitting(names, rows, console.width)
+        console.print(_grid(shown, rows, table.schema, _widest(console.width)))
         left = [n for n in names if n not in shown]
         if left:
             console.print(f"not shown: {listed(left, 8)}; --out FILE writes all columns", soft_wrap=True)
@@ -41,15 +45,17 @@ def print_table(console: Console, table: pa.Table) -> None:
 
 
 def fitting(names: Sequence[str], rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """Those columns that fit into `width` characters, in their order. The first column, the file, the status and one
-    column of sentences come before all others; sentences count as narrow, since they wrap in what is left."""
+    """Those columns that fit into `width` characters, in their order. The first column, messages, the status, the file
+    and one column of other sentences come before all others; sentences count as narrow, since they wrap in what is
+    left."""
 
     def need(name: str) -> int:
         longest = max((len(r[name]) for r in rows), default=0)
-        return GAP + (min(longest, NARROWEST_TEXT) if name in SENTENCES else min(max(longest, len(name)), WIDEST))
+        most = NARROWEST_TEXT if name in SENTENCES else _widest(width)
+        return GAP + min(max(longest, len(name)), most)
 
-    first = [*names[:1], *(n for n in names[1:] if n in ("file", "uri", "status"))]
-    first += [n for n in names if n in SENTENCES and n not in first][:1]
+    first = [*names[:1], *(n for n in names if n in MESSAGES), "status", "file", "uri"]
+    first = [n for n in first if n in names] + [n for n in names if n in SENTENCES and n not in MESSAGES][:1]
     shown, used = set[str](), 0
     for name in dict.fromkeys([*first, *names]):
         if not shown or used + need(name) <= width:
@@ -58,7 +64,12 @@ def fitting(names: Sequence[str], rows: Sequence[dict[str, str]], width: int) ->
     return [n for n in names if n in shown]
 
 
-def _grid(names: Sequence[str], rows: Sequence[dict[str, str]], schema: pa.Schema) -> Table:
+def _widest(width: int) -> int:
+    """How wide a column without sentences may be in a terminal of this width."""
+    return WIDEST if width >= NARROW else WIDEST_IF_NARROW
+
+
+def _grid(names: Sequence[str], rows: Sequence[dict[str, str]], schema: pa.Schema, widest: int) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in names:
         kind = schema.field(name).type
@@ -67,7 +78,7 @@ def _grid(names: Sequence[str], rows: Sequence[dict[str, str]], schema: pa.Schem
             grid.add_column(name, overflow="fold", min_width=len(name))
         else:
             grid.add_column(
-                name, justify="right" if number else "left", overflow="ellipsis", no_wrap=True, max_width=WIDEST
+                name, justify="right" if number else "left", overflow="ellipsis", no_wrap=True, max_width=widest
             )
     for row in rows:
         grid.add_row(*(Text(for_terminal(row[n], keep="")) for n in names))

@@ -19,6 +19,9 @@ from click.testing import CliRunner
 
 from flows.cli.main import main
 from stages.core import config
+from tests.data_prep.little import video
+from tests.data_prep.numbered import shown
+from tests.flows.curated import KEEP_ALL
 
 TOYS = {
     "text": {"use": "tests.flows.toys:Letters", "again": 100_000},
@@ -35,14 +38,15 @@ def mount(folder: Path, *options: str) -> None:
         sys.exit(77)
 
 
-def fill(folder: Path) -> Path:
-    """Leave no room at all."""
+def fill(folder: Path, left: int = 0) -> Path:
+    """Leave no room, or so many bytes of it."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(4096))
         except OSError:
+            os.truncate(ballast, ballast.stat().st_size - left)
             return ballast
 
 
@@ -90,6 +94,35 @@ def run(folder: Path) -> None:
     tried("exported", "status", "--store", store, next(out.glob("*.mp4")))
 
 
+def curate_and_publish(folder: Path) -> None:
+    """Three films of two shots each; last, how many frames all published clips have."""
+    footage, store, temporary = folder / "footage", folder / "curated", folder / "temporary"
+    for i in range(3):
+        video(footage / f"{i}.mp4", (2 * i + 1, 2 * i + 2), 20)
+    mount(store, "size=200k")
+    mount(temporary, "remount", "size=64m")
+    words = ("--store", store, "infra.executor=local")
+    curate = ("curate", footage, *words, *KEEP_ALL)
+    publish, verify = ("publish", "set", *words), ("catalog", "verify", "--store", store)
+
+    tried("curate, full store", *curate)
+    tried("verify", *verify)
+    mount(store, "remount", "size=64m")
+    tried("curate, room everywhere", *curate)
+    ballast = fill(temporary)
+    tried("publish, full temporary folder", *publish)
+    ballast.unlink()
+    ballast = fill(store, 150_000)
+    tried("publish, full store", *publish)
+    tried("verify", *verify)
+    ballast.unlink()
+    tried("publish, room everywhere", *publish)
+    tried("verify", *verify)
+    clips = list((store / "datasets").rglob("*.mp4"))
+    print(json.dumps(["frames", sum(len(shown(clip)) for clip in clips), ""]), flush=True)
+
+
 if __name__ == "__main__":
     os.umask(0o077)
     run(Path(sys.argv[1]))
+    curate_and_publish(Path(sys.argv[1]))

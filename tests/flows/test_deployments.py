@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.prefect.serve import read_deployments
+from flows.prefect.serve import DEPLOYMENTS, read_deployments
 from flows.run.session import prepare
 from stages.core.config import load_class
 from stages.core.errors import BadInput
@@ -136,6 +138,33 @@ def test_a_form_refuses_relative_places_and_writes_nothing(
         state = flow_of(name).fn(**{"store": f"{tmp_path}/store", **good, key: "mine.yaml"})
         assert f"{key}: 'mine.yaml' is neither an absolute path nor a name below configs" in state.message
         (tmp_path / "mine.yaml").unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_stays_in_its_folder_and_imports_the_flows_that_the_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Prefect reads the file, and takes its steps where a worker of the type `process` has put a run."""
+    from prefect.cli.deploy._config import _load_deploy_configs_and_actions
+    from prefect.deployments.steps.core import run_steps
+    from prefect.flows import load_flow_from_entrypoint
+    from rich.console import Console
+
+    said = io.StringIO()
+    deployments, actions = _load_deploy_configs_and_actions(DEPLOYMENTS, console=Console(file=said))
+    assert (said.getvalue(), len(deployments)) == ("", len(PLACES))
+    assert actions["pull"], "without one Prefect adds a step into the folder of whoever deployed"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(asyncio.run(run_steps(actions["pull"])).get("directory", "."))
+    assert Path.cwd() == tmp_path
+    for deployment in deployments:
+        assert not {"build", "push", "pull"} & set(deployment)
+        assert deployment["work_pool"] == {"name": "rushes"}, "no working directory"
+        flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+        good, _ = PLACES[deployment["name"]]
+        state = flow.fn(**{**good, "store": "results"})
+        assert state.is_failed()
+        assert "store: 'results' is a relative path" in state.message
     assert list(tmp_path.iterdir()) == []
 
 

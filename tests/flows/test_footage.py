@@ -3,6 +3,7 @@ upright, with its own sound, or is said not to be there."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -42,6 +44,7 @@ from tests.data_prep.numbered import (
 )
 from tests.data_prep.sequences import encode
 from tests.data_prep.test_shots import FOOTAGE
+from tests.flows.test_causes import column
 
 EVERYTHING = [
     "copies.hash_bits=-1", "select.motion=null", "select.static_ratio=null", "select.sharpness=null",
@@ -254,24 +257,56 @@ def test_no_clip_at_all_ends_well_and_is_said(tmp_path):
         assert "kept no clip" in done.output
 
 
-def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path):
-    folder = tmp_path / "in"
+CONTAINERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "mp4": ((*H264, KEYS, "-movflags", "+faststart"), "of the 60 frames that its index lists are in it"),
+    "mkv": ((*H264, KEYS), "its header says 2.4 s, but it has"),
+    "webm": (("-c:v", "libvpx", "-deadline", "realtime", "-g", "30"), "its header says 2.4 s, but it has"),
+    "avi": (("-c:v", "mpeg4", "-q:v", "3", "-g", "30"), "bytes are missing at its end"),
+    "ts": ((*H264, KEYS), "it ends within a packet"),
+}
+"""How files of a kind are made, and what is said of one that is cut off."""
+ZEROS = {
+    "mp4": "only {there} of 60 frames can be decoded",
+    "avi": "the file is not whole: its header says 2.4 s, but it has",
+    "ts": "the file is not whole: its end holds no packets",
+}
+"""What is said of one whose end is zeros, as downloads that stopped leave it."""
+
+
+def test_a_file_that_is_cut_off_is_said_while_curating(tmp_path, monkeypatch):
+    folder, store = tmp_path / "in", tmp_path / "store"
     folder.mkdir()
-    whole = encoded(tmp_path / "whole.mp4", frames((1, 2)), *H264, KEYS, "-movflags", "+faststart").read_bytes()
-    (folder / "cut.mp4").write_bytes(whole[: int(len(whole) * 0.75)])
-    loose = encoded(tmp_path / "w.mkv", frames((3, 4)), *H264, KEYS).read_bytes()
-    (folder / "cut.mkv").write_bytes(loose[: int(len(loose) * 0.6)])
-    encoded(folder / "whole.mkv", frames((5, 6)), *H264, KEYS)
-    said = curate(tmp_path / "store", folder).output
-    assert "cut.mp4: the file is not whole:" in said
-    assert f"of the {2 * SHOT} frames that its index lists are in it" in said
-    assert "cut.mkv: the file is not whole: its header says 2.4 s" in said
-    assert "whole.mkv" not in said
-    done = publish(tmp_path / "store")
+    says = {}
+    for seed, (kind, (options, said)) in enumerate(CONTAINERS.items()):
+        whole = encoded(folder / f"whole.{kind}", frames((3 * seed, 3 * seed + 1)), *options).read_bytes()
+        part = whole[: int(len(whole) * 0.65)]
+        (folder / f"cut.{kind}").write_bytes(part)
+        says[f"cut.{kind}"] = said
+        if kind in ZEROS:
+            (folder / f"zeros.{kind}").write_bytes(part + bytes(len(whole) - len(part)))
+            says[f"zeros.{kind}"] = ZEROS[kind]
+    curate(store, folder)
+    monkeypatch.setenv("COLUMNS", "60")
+    printed = column("note", rushes("table", "sources", "--store", store).output)
+    rows = {Path(r["uri"]).name: r for r in table(store, "sources")}
+    for name, row in rows.items():
+        if name in says:
+            there = len(shown(folder / name))
+            assert says[name].format(there=there) in row["note"], (name, row["note"])
+            assert row["note"].replace(" ", "") in printed
+            assert there < 2 * SHOT
+        else:
+            assert row["note"] == "", name
+    done = publish(store)
     assert done.exit_code == 0, done.output
     assert "not cut" not in done.output
-    for row in index(tmp_path / "store"):
-        assert [number_of(f) for f in shown(row["file"])] == list(range(row["start_frame"], row["end_frame"]))
+    published = dict.fromkeys(rows, 0)
+    for row in index(store):
+        published[row["name"]] += 1
+        sound = row["n_frames"] - (not row["name"].startswith("whole"))  # decoders make up half a frame
+        right = list(range(row["start_frame"], row["start_frame"] + sound))
+        assert [number_of(f) for f in shown(row["file"])][:sound] == right, row["name"]
+    assert published == {name: 2 if name.startswith("whole") else 1 for name in rows}
 
 
 @pytest.mark.parametrize("times_kept", [False, True])
@@ -386,13 +421,28 @@ def test_a_still_camera_before_which_other_things_happen_gives_no_copies(tmp_pat
     assert len(verdicts) == 5
 
 
-def test_what_a_manifest_says_is_kept_as_it_is(tmp_path):
-    folder = tmp_path / "in"
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "txt"])
+def test_what_a_manifest_says_is_kept_as_it_is(tmp_path, kind):
+    folder, names = tmp_path / "in", (" lead.mp4", "b.mp4", "c.mp4")
     folder.mkdir()
-    for name in (" lead.mp4", "b.mp4"):
-        write(folder / name, shot(1 if name == "b.mp4" else 2, 16))
-    rows = [{"uri": " lead.mp4", "label": 0, "caption": float("nan")}, {"uri": "b.mp4", "label": 3.0, "caption": None}]
-    (folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    curate(tmp_path / "store", folder / "m.jsonl", "until=ingest")
+    for seed, name in enumerate(names):
+        write(folder / name, shot(seed, 4, width=64, height=48))
+    typed = kind in ("jsonl", "parquet")  # with numbers, where the others have texts
+    values = zip(names, (0, 3.0 if typed else 3, 1), (float("nan"), None, 0.5), strict=True)
+    rows = [{"uri": name, "label": label, "caption": caption} for name, label, caption in values]
+    manifest = folder / f"m.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), manifest)
+    elif kind == "jsonl":
+        manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    elif kind == "txt":
+        manifest.write_text("\r\n".join(names))
+    else:
+        with manifest.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    curate(tmp_path / "store", manifest, "until=ingest")
     found = [(Path(r["uri"]).name, r["status"], r["label"], r["caption"]) for r in table(tmp_path / "store", "sources")]
-    assert found == [(" lead.mp4", "ok", "0", ""), ("b.mp4", "ok", "3", "")]
+    said = [("", ""), ("", ""), ("", "")] if kind == "txt" else [("0", ""), ("3", ""), ("1", "0.5")]
+    assert found == [(name, "ok", *words) for name, words in zip(names, said, strict=True)]

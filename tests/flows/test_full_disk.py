@@ -27,7 +27,13 @@ def test_full_disks_are_one_sentence_and_a_rerun_completes(tmp_path):
     found = [tuple(json.loads(line)) for line in done.stdout.splitlines()]
     assert not any("Error" in output or "Traceback" in output for _, _, output in found), found
     shown = {what: (status, output) for what, status, output in found}
-    full = {"full store": "store", "full temporary folder": "temporary"}
+    full = {
+        "full store": "store",
+        "full temporary folder": "temporary",
+        "curate, full store": "curated",
+        "publish, full temporary folder": "temporary",
+        "publish, full store": "curated",
+    }
     for what, folder in full.items():
         status, output = shown[what]
         assert status == 3, output
@@ -40,8 +46,11 @@ def test_full_disks_are_one_sentence_and_a_rerun_completes(tmp_path):
     )
     assert shown["read-only store"][0] == 2
     assert f"cannot write to {tmp_path / 'store'}: Read-only file system" in shown["read-only store"][1]
-    assert [status for what, status, _ in found if what == "verify"] == [0, 0, 0]
-    assert shown["room everywhere"][0] == 0, shown
+    assert [status for what, status, _ in found if what == "verify"] == [0] * 6
+    for command in ("", "curate, ", "publish, "):
+        assert shown[f"{command}room everywhere"][0] == 0, shown
+    assert "6 clips: 6 kept" in shown["curate, room everywhere"][1]
+    assert shown["frames"][0] == 120
     assert shown["a folder within a closed one"][0] == 0, shown
     status, output = shown["a new folder within a closed one"]
     assert status == 2

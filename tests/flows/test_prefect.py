@@ -18,8 +18,10 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from fsspec.registry import known_implementations
 from PIL import Image
 
+from flows.prefect.places import check_overrides, check_place, find_file
 from flows.prefect.serve import read_deployments
 from flows.prefect.server import unreachable
 from flows.run.session import existing_catalog
@@ -145,6 +147,53 @@ def test_the_deployments_give_forms_and_their_schedules_are_off(api: Api, state:
     assert form["required"] == ["store"]
     assert form["properties"]["overrides"]["items"] == {"type": "string"}
     assert form["properties"]["prompts"]["type"] == "string"
+
+
+def accept(name: str, values: dict[str, Any]) -> None:
+    """What a flow does with the values of its form before any work. Raises BadInput."""
+    from flows.curate.curation import load_curation
+    from flows.evaluate.evaluation import load_evaluation, settings_of_options
+    from flows.publish.publication import load_publication
+    from flows.render.campaign import load_campaign
+    from flows.train.training import load_training
+
+    words, nothing = check_overrides(values.get("overrides", [])), ("prompts", "videos", "captions", "reference")
+    if name == "render":
+        load_campaign([find_file("campaign", values["campaign"], "campaigns")], {}, words)
+    elif name == "curate":
+        load_curation(values["sources"], find_file("config", values["config"]), {}, words)
+    elif name == "publish":
+        load_publication(values["dataset"], find_file("config", values["config"]), {}, words)
+    elif name == "evaluate":
+        load_evaluation(find_file("config", values["config"]), settings_of_options(**dict.fromkeys(nothing, "")), words)
+    elif name == "train":
+        load_training(find_file("config", values["config"], "train"), words)
+
+
+def test_what_a_served_form_shows_is_accepted(api: Api) -> None:
+    """Its defaults, and every example of its texts: by the server when a run is made, and by the flow."""
+    needed = {"sources": ["/footage"], "out": "/figures.json"}
+    examples = 0
+    for name, deployment in api.deployments().items():
+        fields = deployment["parameter_openapi_schema"]["properties"]
+        texts = {key: field["description"] for key, field in fields.items()}
+        for key, text in texts.items():
+            for scheme in re.findall(r"(\w+)://", text):
+                assert scheme in known_implementations, text
+                assert check_place(key, f"{scheme}://bucket/{key}") == f"{scheme}://bucket/{key}"
+        shown = {key: field["default"] for key, field in fields.items() if "default" in field}
+        shown |= {k: v for k, v in needed.items() if k in fields and k not in shown} | deployment["parameters"]
+        words = [w.rstrip(",.") for key, text in texts.items() for w in re.findall(r"[\w.]+=\S+", text)]
+        assert bool(words) == ("overrides" in fields), texts
+        if words:
+            shown["overrides"] = words
+        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2200-01-01T00:00:00Z"}}
+        run = api.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": shown, "state": later})
+        assert run["parameters"] == shown
+        api.ask(f"/flow_runs/{run['id']}", method="DELETE")
+        accept(name, run["parameters"])
+        examples += len(words)
+    assert examples >= 10
 
 
 SERVED_AGAIN = """
@@ -297,6 +346,29 @@ def test_cancel_while_ray_starts_is_shown_at_once(api: Api, campaign: Path, tmp_
     api.until(lambda: not engines(run_id))
     said = [r["message"] for r in api.logs(run_id)]
     assert not [line for line in said if "Running()" in line or "Traceback" in line], said
+
+
+def test_the_process_of_a_worker_puts_results_where_the_form_says(api: Api, campaign: Path, tmp_path: Path) -> None:
+    """What a worker of the type `process` starts for a run, in a new folder. The soak has the worker itself."""
+    file = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
+    entry, served = next(d for d in file["deployments"] if d["name"] == "render"), api.deployments()["render"]
+    form = {k: served[k] for k in ("flow_id", "entrypoint", "parameter_openapi_schema")}
+    made = api.ask(
+        "/deployments/", {"name": "worker", **form, "pull_steps": file["pull"], "parameters": entry["parameters"]}
+    )
+    try:
+        asked = {"campaign": str(campaign), "store": str(tmp_path / "store"), "overrides": ["seeds=1"]}
+        body = {"parameters": asked, "state": {"type": "PENDING"}}
+        run_id = api.ask(f"/deployments/{made['id']}/create_flow_run", body)["id"]
+        (tmp_path / "worker").mkdir()
+        here = environment(PREFECT_API_URL=api.url, PREFECT_HOME=str(tmp_path / "home"), PREFECT__FLOW_RUN_ID=run_id)
+        command = [sys.executable, "-m", "prefect.engine"]
+        done = subprocess.run(command, cwd=tmp_path / "worker", env=here, capture_output=True, text=True, timeout=900)
+        assert api.run(run_id)["state_type"] == "COMPLETED", done.stdout + done.stderr
+    finally:
+        api.ask(f"/deployments/{made['id']}", method="DELETE")
+    assert read_table(existing_catalog(str(tmp_path / "store")), "videos").num_rows == 3
+    assert list((tmp_path / "worker").iterdir()) == []
 
 
 @pytest.mark.soak
