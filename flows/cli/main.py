@@ -365,6 +365,7 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
     FAMILY       --variant
     svd          image-to-video
     wan          t2v, i2v, flf2v, ti2v, ti2v-pictures, vace, two-experts
+    skyreels     diffusion-forcing
     animatediff  text-to-video, controlnet, sparsectrl
     whole        hunyuan-video, skyreels-v2
 

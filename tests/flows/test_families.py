@@ -32,6 +32,7 @@ def place(tmp_path_factory):
     make_tiny("svd", str(root / "svd"))
     make_tiny("wan", str(root / "wan"))
     make_tiny("wan", str(root / "vace"), "vace")
+    make_tiny("skyreels", str(root / "sky"))
     make_tiny("animatediff", str(root / "net"), "controlnet")
     make_tiny("animatediff", str(root / "drawn"))
     rng = np.random.default_rng(0)
@@ -66,6 +67,10 @@ CAMPAIGNS = {
         {"prompt": "a red cube", "image": "a.png", "last_image": "b.png"},
         {"prompt": "a red cube", "keyframes": {2: "b.png"}},
     ], {"text": {"max_tokens": 16}}),
+    "skyreels": ({"family": "skyreels", "checkpoint": "sky"}, [
+        {"prompt": "a red cube", "frames": 13}, {"prompt": "a red cube", "image": "a.png"},
+        {"prompt": "a red cube", "video": "a.mp4", "level": 0.95},
+    ], {"text": {"max_tokens": 16}, "base": {"sampling": {"steps": 2, "knobs": {"window": 9, "overlap": 5}}}}),
     "animatediff": ({"family": "animatediff", "checkpoint": "net", "parts": {"controlnet": "net/controlnet"}}, [
         {"prompt": "a red cube", "control": {"signal": "edges", "video": "a.mp4", "scale": 0.5, "end": 0.8}},
         {"prompt": "a red cube", "control": "edges:a.mp4", "video": "b.mp4", "level": 0.9},
@@ -265,7 +270,7 @@ def test_the_makers_command_says_how_a_campaign_names_what_it_made(tmp_path):
         (["tiny", "wan", str(tmp_path)], "is there and holds no checkpoint"),
         (
             ["tiny", "ltx", str(tmp_path / "y")],
-            "of the family ltx; there is one of animatediff, svd, wan, whole",
+            "of the family ltx; there is one of animatediff, skyreels, svd, wan, whole",
         ),
     ):
         refused = CliRunner().invoke(main, words)

@@ -154,6 +154,23 @@ CASES = [
         },
         label="-stills",
     ),
+    Case(
+        "skyreels",
+        "diffusion-forcing",
+        "SkyReelsV2DiffusionForcingPipeline",
+        6.0,
+        one_call=lambda m: {"fps": 24},
+        label="-text",
+    ),
+    Case(
+        "skyreels",
+        "diffusion-forcing",
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+        6.0,
+        ((FIRST, picture),),
+        one_call=lambda m: {"image": images(m[0])[0], "fps": 24},
+        label="-picture",
+    ),
     Case("animatediff", "text-to-video", "AnimateDiffPipeline", 7.5, size=(64, 64, 4)),
     Case(
         "animatediff",
@@ -262,7 +279,7 @@ def call(case: Case, pipeline: Any, output: str, prompt: str = PROMPT, seed: int
     """One call of the library from prompt and pictures to latents (`latent`) or pixels (`np`)."""
     width, height, frames = case.size
     text = {} if case.family == "svd" else {"prompt": prompt, "negative_prompt": NEGATIVE}
-    if case.family == "wan":
+    if case.family in ("wan", "skyreels"):
         text["max_sequence_length"] = TOKENS
     guidance = {"max_guidance_scale" if case.family == "svd" else "guidance_scale": case.guidance}
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import diffusers
@@ -165,7 +165,73 @@ def test_head_and_tail_of_a_schedule_are_the_whole_of_it(tiny):
     np.testing.assert_allclose(rest.numpy(), whole.numpy(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["svd-image-to-video", "wan-t2v", "animatediff-text-to-video"])
+def test_head_and_tail_of_a_schedule_are_the_whole_of_diffusion_forcing(tiny):
+    """The library's own call breaks on latents that it is given: what the whole call holds half way goes through."""
+    case = case_of("skyreels-diffusion-forcing-text")
+    stages, half = tiny(case), {}
+    pipeline = library(case, stages.folder)
+
+    def keep(_, step, __, held):
+        half.setdefault(step, held["latents"].clone())
+        return {}
+
+    width, height, frames = case.size
+    arguments = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "max_sequence_length": TOKENS, "output_type": "latent",
+                 "width": width, "height": height, "num_frames": frames, "guidance_scale": case.guidance}  # fmt: skip
+    plain = {"name": "DPMSolverMultistepScheduler", "solver_order": 1}  # no history, which a tail begins without
+    pipeline.scheduler = make_scheduler(pipeline.scheduler, plain)
+    whole = pipeline(**arguments, num_inference_steps=STEPS, callback_on_step_end=keep,
+                     generator=torch.Generator().manual_seed(1)).frames  # fmt: skip
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        pipeline(**arguments, num_inference_steps=STEPS, latents=half[1])
+    stages.family.amend(pipeline)
+    pipeline.scheduler = tail(pipeline.scheduler, 2)
+    rest = pipeline(**arguments, num_inference_steps=STEPS, latents=half[1]).frames
+    np.testing.assert_allclose(rest.numpy(), whole.numpy(), rtol=0, atol=1e-5)
+    given, start = stages.given(), stages.denoiser.form.to_rest(whole)
+    near, far = (stages.latent(given, start=start, level=level, scheduler=plain) for level in (0.8, 0.95))
+    assert np.abs(near - far).max() >= MOVED * case.bound
+    assert (
+        np.abs(near - stages.latent(given, start=start * 0.5, level=0.8, scheduler=plain)).max() >= MOVED * case.bound
+    )
+
+
+@pytest.mark.parametrize("label", ["-text", "-picture"])
+def test_diffusion_forcing_in_windows_and_in_a_wave_equals_the_librarys_call(tiny, label):
+    """Each knob as the library has it, and each moves the clip. After a picture, the library breaks where the last
+    window is short."""
+    stages = tiny(case_of("skyreels-diffusion-forcing" + label))
+    case = dataclasses.replace(stages.case, size=(32, 32, 33))
+    long = Stages(case, stages.folder)
+    given = long.given()
+    settings = [
+        ({}, {}),
+        ({"window": 17, "overlap": 9}, {"base_num_frames": 17, "overlap_history": 9}),
+        ({"window": 17, "overlap": 5}, {"base_num_frames": 17, "overlap_history": 5}),
+        ({"window": 17, "overlap": 9, "overlap_noise": 40},
+         {"base_num_frames": 17, "overlap_history": 9, "addnoise_condition": 40}),
+        ({"ar_step": 1}, {"ar_step": 1}),
+    ]  # fmt: skip
+    found = []
+    for knobs, arguments in settings:
+        asked = dataclasses.replace(case, one_call=lambda m, more=arguments: {**case.one_call(m), **more})
+        found.append(long.latent(given, knobs=knobs))
+        assert found[-1].shape == (16, 9, 4, 4)
+        if label == "-picture" and knobs.get("overlap") == 5:
+            with pytest.raises(IndexError):
+                call(asked, library(case, long.folder), "latent")
+            continue
+        whole = long.denoiser.form.to_rest(call(asked, library(case, long.folder), "latent"))
+        np.testing.assert_allclose(found[-1], whole, rtol=0, atol=case.bound)
+    for one, two in combinations(found, 2):
+        assert np.abs(one - two).max() >= MOVED * case.bound
+    with pytest.raises(BadInput, match=r"overlap is 17; it must be at most 13, 4 less than window"):
+        long.latent(given, knobs={"window": 17})
+
+
+@pytest.mark.parametrize(
+    "family", ["svd-image-to-video", "wan-t2v", "skyreels-diffusion-forcing-text", "animatediff-text-to-video"]
+)
 def test_every_scheduler_that_is_offered_samples_and_levels_fall(tiny, family):
     case = case_of(family)
     stages = tiny(case)
@@ -262,6 +328,7 @@ NO_CONDITION = {
     "generator", "output_type", "return_dict", "attention_kwargs", "cross_attention_kwargs", "clip_skip", "self",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "max_sequence_length", "conditioning_scale",
     "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", "guess_mode", "kwargs",
+    "overlap_history", "addnoise_condition", "base_num_frames", "ar_step", "causal_block_size",
 }  # fmt: skip
 
 
@@ -326,6 +393,9 @@ BROKEN = {
     "another family": ("wan-t2v", "svd", lambda f: None, "is a checkpoint of WanPipeline, which svd does not run"),
     "no index": ("wan-t2v", "wan", lambda f: (f / "model_index.json").unlink(), "has no model_index.json"),
     "no config": ("wan-t2v", "wan", lambda f: (f / "vae/config.json").unlink(), "has no vae/config.json"),
+    "blocks of frames": ("skyreels-diffusion-forcing-text", "skyreels",
+                         lambda f: edit(f / "transformer/config.json", num_frame_per_block=5),
+                         "is made for blocks of 5 latent frames; skyreels runs one frame at a time"),
     "no motion module": ("animatediff-text-to-video", "animatediff",
                          lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"),
                          "makes single pictures; give a motion module as parts.motion_adapter"),

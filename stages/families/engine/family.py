@@ -45,6 +45,9 @@ class EngineFamily:
         """What a method of `looks` answers, of what it answered without guidance."""
         return answer
 
+    def amend(self, pipeline: Any) -> None:
+        """Put right what keeps a pipeline of the library from being called as it says that it can be."""
+
     def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
         """The embeddings of both prompts, [1, L, D] each."""
         raise NotImplementedError

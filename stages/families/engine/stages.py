@@ -136,6 +136,8 @@ class EngineDenoiser(Stage):
         self.pipeline = build_pipeline(self.variant.pipeline, parts, self.variant.options)
         other = self.variant.looking
         self.after = build_pipeline(other, parts, self.variant.options) if other else self.pipeline
+        for pipeline in {id(p): p for p in (self.pipeline, self.after)}.values():
+            family.amend(pipeline)
 
     def denoise(
         self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0

@@ -1,0 +1,5 @@
+"""SkyReels V2, diffusion forcing: the adapter. Importing this loads no torch."""
+
+from stages.families.skyreels.adapter import FAMILY
+
+__all__ = ["FAMILY"]
