@@ -17,6 +17,7 @@ _PERMANENT_TYPES = (
     "BadInput",
     "BadMedia",
     "BadLatent",
+    "BadSound",
     "InvalidDataError",
     "ValueError",
     "TypeError",

@@ -23,12 +23,14 @@ from stages.core.errors import BadInput
 from stages.core.fitting import fit_picture
 from stages.core.pictures import read_rgb
 from stages.core.reach.containers import NotOpened, open_container
+from stages.core.sound import Sound
 
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
 
 ENCODE_TIMEOUT_S = 600
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+AAC = {"acodec": "aac", "audio_bitrate": "192k", "flags:a": "+bitexact"}
 HIGHEST_FPS, HIGHEST_CRF = 1000, 51
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 """x264's presets, from fast and large to slow and small."""
@@ -84,9 +86,17 @@ def _rate(fps: float) -> Fraction:
 
 
 def write_video(
-    frames: Frames, fps: float, *, crf: float = 18, preset: str = "medium", metadata: Mapping[str, str] | None = None
+    frames: Frames,
+    fps: float,
+    *,
+    crf: float = 18,
+    preset: str = "medium",
+    metadata: Mapping[str, str] | None = None,
+    sound: Sound | None = None,
 ) -> bytes:
-    """An mp4 (H.264, yuv420p, BT.709, index in front) of RGB frames [F, H, W, 3] at `fps`.
+    """An mp4 (H.264, yuv420p, BT.709, index in front) of RGB frames [F, H, W, 3] at `fps`; its sound as AAC.
+
+    The sound begins with the first frame.
 
     One encoder thread and a bit-exact mux: equal input gives equal bytes with the same ffmpeg. There are no tags in the
     container but those of `metadata`. Raises BadInput for what `check_encoding` refuses, ValueError for frames of
@@ -99,7 +109,9 @@ def write_video(
         raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
     with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
         target = Path(folder) / "video.mp4"  # +faststart moves the index after writing, so a pipe will not do
-        _run(_encode_command(frames.shape, fps, crf, preset, target), np.ascontiguousarray(frames).tobytes(), target)
+        heard = _sound_input(sound, Path(folder) / "sound.f32") if sound else None
+        command = _encode_command(frames.shape, fps, crf, preset, target, heard)
+        _run(command, np.ascontiguousarray(frames).tobytes(), target)
         return with_tags(target, metadata) if metadata else target.read_bytes()
 
 
@@ -113,7 +125,17 @@ def _run(command: list[str], data: bytes, target: Path) -> None:
         raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
 
 
-def _encode_command(shape: tuple[int, ...], fps: float, crf: float, preset: str, target: Path) -> list[str]:
+def _sound_input(sound: Sound, path: Path) -> Any:
+    """The samples, interleaved in a file, as an input of ffmpeg."""
+    import ffmpeg
+
+    path.write_bytes(np.ascontiguousarray(sound.samples.T).astype("<f4").tobytes())
+    return ffmpeg.input(str(path), format="f32le", ar=sound.rate, ac=len(sound.samples))
+
+
+def _encode_command(
+    shape: tuple[int, ...], fps: float, crf: float, preset: str, target: Path, heard: Any = None
+) -> list[str]:
     import ffmpeg
 
     source = ffmpeg.input(
@@ -125,7 +147,10 @@ def _encode_command(shape: tuple[int, ...], fps: float, crf: float, preset: str,
     tagged = yuv.filter("setparams", color_primaries="bt709", color_trc="bt709", colorspace="bt709", range="tv")
     options: dict[str, Any] = {"vcodec": "libx264", "pix_fmt": "yuv420p", "crf": crf, "preset": preset, "threads": 1}
     exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1, "movflags": "+faststart"}
-    output = tagged.output(str(target), format="mp4", **options, **BT709, **exact)
+    streams = [tagged] if heard is None else [tagged, heard]
+    if heard is not None:
+        options |= AAC
+    output = ffmpeg.output(*streams, str(target), format="mp4", **options, **BT709, **exact)
     command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(cmd=ffmpeg_binary())
     return command
 

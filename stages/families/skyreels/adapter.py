@@ -60,7 +60,7 @@ class SkyReels(EngineFamily):
             )
         return Variant(
             pipeline=TEXT,
-            looking=IMAGE,
+            looking=lambda shown: IMAGE,
             denoise=("transformer", "scheduler"),
             encodes=("still",),
             bind=bind,
