@@ -157,7 +157,7 @@ REFUSED = [
     ({}, (replace(KEYFRAME, frame=4),), r"names frame 4: ltx2 \(2\.0\) takes it at frames k \* 8 \+ 1 only; .* is 1"),
     ({}, (KEYFRAME, LAST), r"`keyframes` and `last_image` both name frames 9 to 16; leave one out"),
     ({}, (replace(FIRST, level=0.5),), r"does not use the level of `image`"),
-    ({}, (condition("source", level=0.5),), r"takes no `video`; these do: animatediff, ltx, svd, wan"),
+    ({}, (condition("source", level=0.5),), r"takes no `video`; these do: animatediff, ltx, skyreels, svd, wan"),
     ({}, (condition("sound"),), r"takes no `sound`; no family here does"),
 ]
 
