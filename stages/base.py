@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from stages.core.conditions import read_conditions
 from stages.core.errors import BadInput, require
-from stages.core.latents.artifacts import LATENT, get_seen, get_text, put_latent
+from stages.core.latents.artifacts import LATENT, get_seen, get_text, put_tracks
 from stages.core.latents.form import LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
@@ -99,10 +99,10 @@ class Base(Step):
             conditions=conditions,
             columns={name: row[name] for name in self.offers.reads},
         )
-        start = given.seen.get("source")
+        start = {"video": given.seen["source"]} if "source" in given.seen else None
         level = next((c.level for c in conditions if c.kind == "source" and c.level is not None), 1.0)
         made = self.denoiser.denoise(given, spec, self.config.sampling.for_take(row), start, level)
-        return put_latent(self.workspace, made["video"], spec, {k: v for k, v in made.items() if k != "video"})
+        return put_tracks(self.workspace, made, spec)
 
     def _spec(self, row: Row) -> LatentSpec:
         vae, fps = self.denoiser.vae, float(row["fps"])

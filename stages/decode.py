@@ -8,17 +8,19 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from stages.core.errors import require
-from stages.core.latents.artifacts import SIZE, get_latent
-from stages.core.latents.form import DecodeRecipe, LatentSpec
+from stages.core.latents.artifacts import SIZE, get_tracks
+from stages.core.latents.form import BadLatent, DecodeRecipe, LatentSpec
 from stages.core.media import check_encoding, ffmpeg_version, write_jpeg, write_video
+from stages.core.sound import Sound
 from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import load_family, offers_of
+from stages.families.contract import Latents, load_family, offers_of
 from stages.families.offers import check_decoding
 
 
 class Decode(Step):
-    """Loads the VAE only. What it makes depends on the latent alone: prompts and names are put into files at export."""
+    """Loads the VAE only, and the vocoder where there is sound. What it makes depends on the latent alone: prompts and
+    names are put into files at export."""
 
     kind = "video"
     writes = pa.schema(
@@ -32,6 +34,8 @@ class Decode(Step):
             ("stage_seed", pa.int64()),
             ("encoder", pa.string()),
             ("made_from", pa.list_(pa.string())),
+            ("sound_rate", pa.int64()),
+            ("sound_db", pa.float64()),
         ]
     )
     resources = Resources(cpus=0.5)
@@ -77,7 +81,7 @@ class Decode(Step):
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
         """What the family decodes with."""
-        return offers_of(config.model).weights("decode")
+        return offers_of(config.model).weights("decode", "sound")
 
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
@@ -85,21 +89,23 @@ class Decode(Step):
         check_decoding("decode", config.model.family, offers_of(config.model), config)
 
     def setup(self) -> None:
-        """Load the VAE."""
-        family = load_family(self.config.model.family)
-        self.draws = "decode" in offers_of(self.config.model).draws
+        """Load the VAE, and the vocoder where the family's clips have sound."""
+        family, offers = load_family(self.config.model.family), offers_of(self.config.model)
+        self.draws = "decode" in offers.draws
         self.codec = family.codec(self.config.model)
+        self.vocoder = family.sound(self.config.model) if "audio" in offers.tracks else None
 
     def process(self, row: Row) -> Row:
-        """One take's video, and its middle frame as a poster."""
+        """One take's video with its sound, and its middle frame as a poster."""
         parent = row["latent"]
-        latent, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
+        tracks, spec = get_tracks(self.workspace, parent, self.codec.vae.vae_id)
         recipe = self._recipe(spec, self.seed_for(row) if self.draws else 0)
-        frames = self.codec.decode(latent, recipe)
+        frames = self.codec.decode(tracks["video"], recipe)
+        sound = self._sound(tracks, len(frames) / spec.fps)
         settings = {"crf": self.config.crf, "preset": self.config.preset}
         poster = self.workspace.put(write_jpeg(frames[len(frames) // 2], self.config.poster_quality), ".jpg")
         return {
-            **self.workspace.put(write_video(frames, spec.fps, **settings), ".mp4"),
+            **self.workspace.put(write_video(frames, spec.fps, sound=sound, **settings), ".mp4"),
             "width": spec.width,
             "height": spec.height,
             "n_frames": len(frames),
@@ -109,7 +115,17 @@ class Decode(Step):
             "stage_seed": recipe.seed,
             "encoder": f"ffmpeg {ffmpeg_version()}",
             "made_from": [parent["sha256"]],
+            "sound_rate": sound.rate if sound else None,
+            "sound_db": sound.loudness if sound else None,
         }
+
+    def _sound(self, tracks: Latents, seconds: float) -> Sound | None:
+        """What is heard while so many seconds of pictures are shown; None where the clip is silent."""
+        if self.vocoder is None:
+            return None
+        if "audio" not in tracks:
+            raise BadLatent("the latent has no track `audio`, and clips of this family have sound")
+        return self.vocoder.decode(tracks["audio"], seconds)
 
     def _recipe(self, spec: LatentSpec, seed: int) -> DecodeRecipe:
         config = self.config

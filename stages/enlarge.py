@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stages.core.errors import BadInput, require
-from stages.core.latents.artifacts import LATENT, get_latent, put_latent
+from stages.core.latents.artifacts import LATENT, get_tracks, put_tracks
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, load_family, offers_of
@@ -89,9 +89,9 @@ class Enlarge(Step):
         self.codec = load_family(self.config.model.family).codec(self.config.model)
 
     def process(self, row: Row) -> Row:
-        """The latent of the same clip in the larger size."""
+        """The latent of the same clip in the larger size; its sound stays."""
         parent = row["latent"]
-        video, spec = get_latent(self.workspace, parent, self.codec.vae.vae_id)
+        tracks, spec = get_tracks(self.workspace, parent, self.codec.vae.vae_id)
         seed = self.seed_for(row) if self.draws else 0
         recipe = replace(spec.decode, seed=seed, tiling=self.config.tiling, chunk=self.config.chunk)
         check_size(self.config, spec.width, spec.height, spec.n_frames)  # the take's, or what steps between made of it
@@ -102,8 +102,9 @@ class Enlarge(Step):
             seed=0,
             parents=(parent["sha256"],),
         )
-        frames = resized(self.codec.decode(video, recipe), larger.width, larger.height)
-        return put_latent(self.workspace, self.codec.encode(frames), larger)
+        frames = resized(self.codec.decode(tracks["video"], recipe), larger.width, larger.height)
+        tracks["video"] = self.codec.encode(frames)
+        return put_tracks(self.workspace, tracks, larger)
 
 
 def check_size(config: Enlarge.Config, width: int, height: int, n_frames: int) -> None:

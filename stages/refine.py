@@ -9,12 +9,12 @@ import numpy as np
 
 from stages.core.conditions import read_conditions
 from stages.core.errors import BadInput, require
-from stages.core.latents.artifacts import LATENT, get_latent, get_seen, get_text, put_latent
+from stages.core.latents.artifacts import LATENT, get_seen, get_text, get_tracks, put_tracks
 from stages.core.latents.form import Floats, LatentSpec
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
-from stages.families.contract import Given, Sampling, load_family, offers_of
+from stages.families.contract import Given, Latents, Sampling, load_family, offers_of
 from stages.families.offers import check_sampling
 
 
@@ -82,6 +82,8 @@ class Refine(Step):
         check_sampling("refine.sampling", config.model.family, offers, config.sampling)
         if config.window and offers.refines_after:
             raise BadInput("refine.window: this family refines a clip at once, with its conditions; set it to 0")
+        if config.window and len(offers.tracks) > 1:
+            raise BadInput("refine.window: this family refines pictures and sound at once; set it to 0")
         if config.lora.path and not offers.lora:
             raise BadInput(f"refine.lora.path: {config.model.family} takes no adapter")
 
@@ -93,7 +95,7 @@ class Refine(Step):
     def process(self, row: Row) -> Row:
         """One latent of the same size, refined."""
         parent = row["latent"]
-        video, spec = get_latent(self.workspace, parent, self.denoiser.vae.vae_id)
+        tracks, spec = get_tracks(self.workspace, parent, self.denoiser.vae.vae_id)
         given = Given(
             text=get_text(self.workspace, row["text"], spec.family),
             seen=get_seen(self.workspace, row["condition"], spec.vae_id) if self.after else {},
@@ -101,20 +103,23 @@ class Refine(Step):
         )
         parents = (parent["sha256"], *([row["text"]["sha256"]] if row["text"] else []))
         spec = replace(spec, seed=self.seed_for(row), parents=parents)
-        return put_latent(self.workspace, self._refine(video, spec, given, row), spec)
+        return put_tracks(self.workspace, self._refine(tracks, spec, given, row), spec)
 
-    def _refine(self, video: Floats, spec: LatentSpec, given: Given, row: Row) -> Floats:
-        """The latent, window by window."""
+    def _refine(self, tracks: Latents, spec: LatentSpec, given: Given, row: Row) -> Latents:
+        """The latent at once with all of its tracks, or its only track window by window."""
+        video = tracks["video"]
         sampling = self.config.sampling.for_take(row) if self.config.sampling.depends else self.config.sampling
         count, end = self._window(spec), 0
+        if count == spec.grid[0]:
+            return self.denoiser.denoise(given, spec, sampling, tracks, self.config.strength)
         spec, refined = replace(spec, n_frames=(count - 1) * spec.temporal_ratio + 1), np.empty_like(video)
         for number, start in enumerate(window_starts(video.shape[1], count, self.config.overlap)):
             spec = replace(spec, seed=self.seed_for(row, number))
             window = np.ascontiguousarray(video[:, start : start + count])
-            made = self.denoiser.denoise(given, spec, sampling, window, self.config.strength)["video"]
+            made = self.denoiser.denoise(given, spec, sampling, {"video": window}, self.config.strength)["video"]
             fade_in(refined, made, start, end)
             end = start + count
-        return refined
+        return {"video": refined}
 
     def _window(self, spec: LatentSpec) -> int:
         """Latent frames of a window."""

@@ -59,8 +59,14 @@ class Text(Step):
     @classmethod
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a length that the family does not choose."""
-        if config.max_tokens and not offers_of(config.model).tokens:
+        offers = offers_of(config.model)
+        if config.max_tokens and not offers.tokens:
             raise BadInput(f"text.max_tokens: {config.model.family} has one length of its own; set it to 0")
+        if config.max_tokens % offers.token_step:
+            raise BadInput(
+                f"text.max_tokens is {config.max_tokens}; for {config.model.family} it must be a multiple of"
+                f" {offers.token_step}, or 0"
+            )
 
     def setup(self) -> None:
         """Load the text encoder."""

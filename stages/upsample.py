@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
-from stages.core.latents.artifacts import LATENT, get_latent, put_latent
+from stages.core.latents.artifacts import LATENT, get_tracks, put_tracks
 from stages.core.latents.form import LatentSpec, faster
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
@@ -60,12 +60,13 @@ class Upsample(Step):
         self.upsampler = getattr(load_family(self.config.model.family), self.config.axis)(self.config.model)
 
     def process(self, row: Row) -> Row:
-        """One latent with twice the width and height, or with 2F - 1 frames over the same time."""
+        """One latent with twice the width and height, or with 2F - 1 frames over the same time; its sound stays."""
         parent = row["latent"]
-        video, spec = get_latent(self.workspace, parent, self.upsampler.vae.vae_id)
-        raised = self.upsampler.upsample(video, spec, self.config.adain, self.config.tone_map)
+        tracks, spec = get_tracks(self.workspace, parent, self.upsampler.vae.vae_id)
+        raised = self.upsampler.upsample(tracks["video"], spec, self.config.adain, self.config.tone_map)
         made = wider(spec) if self.config.axis == "spatial" else faster(spec)
-        return put_latent(self.workspace, raised, replace(made, seed=0, parents=(parent["sha256"],)))
+        tracks["video"] = raised
+        return put_tracks(self.workspace, tracks, replace(made, seed=0, parents=(parent["sha256"],)))
 
 
 def wider(spec: LatentSpec) -> LatentSpec:

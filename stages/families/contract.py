@@ -21,6 +21,7 @@ from stages.core.conditions import Condition
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput, require
 from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec, Tensors
+from stages.core.sound import Sound
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.offers import Offers, check_conditions
@@ -111,8 +112,8 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """What a clip is to be: pixels, frames, the frames a second that the model is told, the seed of what is drawn, and
-    what the clip is to be made after."""
+    """What a clip is to be: pixels, frames, the frames a second that the model is told, the seed of what is drawn,
+    what the clip is to be made after, and the frames a second at which it is shown where these are others."""
 
     width: int
     height: int
@@ -120,6 +121,12 @@ class Shot:
     fps: float
     seed: int = 0
     conditions: tuple[Condition, ...] = ()
+    playback: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it is shown, at the frames a second of `playback`, or at `fps` where that is 0."""
+        return self.n_frames / (self.playback or self.fps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +195,10 @@ class Denoiser(Protocol):
     vae: VaeFacts
 
     def denoise(
-        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Latents | None = None, level: float = 1.0
     ) -> Latents:
-        """A latent of the spec's size: from pure noise drawn with its seed, or from `start`, brought to the noise level
-        `level`, above 0 and below 1, by noise drawn with it.
+        """The tracks of a latent of the spec's size: from pure noise drawn with its seed, or from those of `start`,
+        brought to the noise level `level`, above 0 and below 1, by noise drawn with it.
 
         The level is the share of noise in what the model sees: 0.5 is half way (the sigma of a flow; of other
         schedules, the standard deviation of the noise where signal and noise together have 1). A family whose
@@ -218,6 +225,14 @@ class Codec(Protocol):
 
     def encode(self, frames: Frames) -> Floats:
         """The latent of frames: the mean of the posterior, so that it needs no seed."""
+
+
+class SoundDecoder(Protocol):
+    """Loads what makes sound audible only: the audio VAE and the vocoder."""
+
+    def decode(self, audio: Floats, seconds: float) -> Sound:
+        """The sound of the track `audio` of a latent, for pictures that last so many seconds. Raises BadSound where the
+        two do not belong together."""
 
 
 class Family(Protocol):
@@ -248,6 +263,8 @@ class Family(Protocol):
     def temporal(self, model: ModelConfig) -> Upsampler: ...
 
     def codec(self, model: ModelConfig) -> Codec: ...
+
+    def sound(self, model: ModelConfig) -> SoundDecoder: ...
 
 
 def families() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import diffusers
@@ -94,7 +95,10 @@ def load_component(model: ModelConfig, name: str, dtype: torch.dtype) -> Any:
     """A component of a checkpoint by the class that its index names: a network through `load_part`. Raises BadInput."""
     entry = model.read_index().get(name)
     library, label = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-    cls = getattr({"diffusers": diffusers, "transformers": transformers}.get(str(library)), str(label), None)
+    # A class of one family only stands beside its pipelines, and the index names their module.
+    known = {"diffusers": diffusers, "transformers": transformers}
+    module = known.get(str(library)) or getattr(diffusers.pipelines, str(library), None)
+    cls = getattr(module, str(label), None) if isinstance(module, ModuleType) else None
     if cls is None:
         raise BadInput(
             f"model.checkpoint: the index of {model.checkpoint} gives {name} the class {library}.{label}, which is not"

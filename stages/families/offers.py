@@ -23,6 +23,7 @@ class SizeRule:
     """The sizes that a checkpoint can make.
 
     step           width and height are multiples of this, in pixels
+    smallest       width and height are at least this, in pixels
     frames         frames are k * `frames` + 1; 1 allows any number
     least, most    frames, at least and at most; `most` 0 sets no limit
     only           width and height where there is one size only
@@ -33,12 +34,14 @@ class SizeRule:
     least: int = 1
     most: int = 0
     only: tuple[int, int] | None = None
+    smallest: int = 0
 
     def check(self, name: str, width: int, height: int, n_frames: int) -> None:
         """Raise BadInput naming the nearest size, unless pixels and frames are what can be made."""
         near = self.only or (self._near(width), self._near(height))
         if (width, height) != near:
             why = f"width and height must be multiples of {self.step}" if not self.only else "it makes one size only"
+            why += f", at least {self.smallest}" if self.smallest > self.step else ""
             raise BadInput(f"{name} cannot make {width}x{height}: {why}; the nearest is {near[0]}x{near[1]}")
         near_frames = self._near_frames(n_frames)
         if n_frames != near_frames:
@@ -46,7 +49,7 @@ class SizeRule:
             raise BadInput(f"{name} cannot make {n_frames} frames: they must be {rule}; the nearest is {near_frames}")
 
     def _near(self, pixels: int) -> int:
-        return max(self.step, round(pixels / self.step) * self.step)
+        return max(self.step, self.smallest, round(pixels / self.step) * self.step)
 
     def _near_frames(self, n_frames: int) -> int:
         first = max(0, -(-(self.least - 1) // self.frames))
@@ -69,6 +72,7 @@ class Accepts:
     roles   the roles, or signals, that it takes; () takes any
     least   how many it needs; most: how many it takes
     frames  pixel frames at which it takes them, -1 for the last one; None: at any
+    apart   keyframes stand at frames k * `apart` + 1 only; 1 allows any
     heeds   which of `scale`, `level`, `start`, `end` it goes by; must: which of them it needs
     beside  kinds of which one has to be given with it
     alone   kinds beside which it cannot be given
@@ -78,6 +82,7 @@ class Accepts:
     least: int = 0
     most: int = 1
     frames: tuple[int, ...] | None = None
+    apart: int = 1
     heeds: tuple[str, ...] = ()
     must: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
@@ -105,19 +110,21 @@ class Offers:
 
     variant     what the family calls this kind of checkpoint, "" where it has one only
     size        the sizes that it can make
-    parts       role (text, see, denoise, spatial, temporal, decode) -> the weights that it loads: what is hashed, and
-                what the doctor looks for. A role that is not here, the checkpoint does not have
+    parts       role (text, see, denoise, spatial, temporal, decode, sound) -> the weights that it loads: what is
+                hashed, and what the doctor looks for. A role that is not here, the checkpoint does not have
     accepts     kind of condition -> how it takes them; a kind that is not here, it refuses
     asks        kinds of which it needs at least one; () where it goes by text alone
     knobs       further settings of the sampler
     schedulers  schedulers of diffusers that it can sample with; () leaves that of the checkpoint
+    steps       how many steps it takes at least
     sampling    which of the fields of Sampling beside steps and guidance it goes by
-    tracks      what its latents hold: video, perhaps audio
+    tracks      what its latents hold: video, perhaps audio, which the role `sound` makes audible
     defaults    width, height, frames, fps and guidance of a take that says nothing
     draws       roles that draw random numbers
     sees        columns of a take, beside conditions, size and fps, that what `see` makes depends on
     decodes     which of `tiling` and `chunk` its VAE decodes with
     tokens      whether the length of its embeddings can be chosen
+    token_step  of what that length must be a multiple
     refines_after  whether a refine pass is given the conditions too
     continues   whether it goes on from the end of a clip, latent by latent
     lora        whether its denoiser takes an adapter
@@ -133,6 +140,7 @@ class Offers:
     asks: tuple[str, ...] = ()
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     schedulers: tuple[str, ...] = ()
+    steps: int = 1
     sampling: tuple[str, ...] = ()
     tracks: tuple[str, ...] = ("video",)
     defaults: Mapping[str, float] = field(default_factory=dict)
@@ -140,6 +148,7 @@ class Offers:
     sees: tuple[str, ...] = ()
     decodes: tuple[str, ...] = ("tiling", "chunk")
     tokens: bool = True
+    token_step: int = 1
     refines_after: bool = False
     continues: bool = False
     lora: bool = True
@@ -147,15 +156,18 @@ class Offers:
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
 
-    def weights(self, role: str) -> dict[str, tuple[str, ...]]:
-        """What a step of this role loads, as `Step.weights_of` says it; {} where there is no such role."""
-        return {f"model.{key}": folders for key, folders in self.parts.get(role, {}).items()}
+    def weights(self, *roles: str) -> dict[str, tuple[str, ...]]:
+        """What a step of these roles loads, as `Step.weights_of` says it; {} where there are no such roles."""
+        return {f"model.{key}": folders for key, folders in self._of(roles).items()}
 
     def everything(self) -> dict[str, tuple[str, ...]]:
         """All weights of all roles, by key of ModelConfig."""
+        return self._of(self.parts)
+
+    def _of(self, roles: Iterable[str]) -> dict[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
-        for weights in self.parts.values():
-            for key, folders in weights.items():
+        for role in roles:
+            for key, folders in self.parts.get(role, {}).items():
                 kept = found.setdefault(key, [])
                 kept += [f for f in folders if f not in kept]
         return {key: tuple(folders) for key, folders in found.items()}
@@ -223,11 +235,14 @@ def check_conditions(
             beside = [key for other in accepts.beside for key in _keys(other, offers.accepts)]
             raise BadInput(f"{who} takes `{given[0].key}` only together with {' or '.join(beside)}: give it too")
     places: dict[int, Condition] = {}
+    apart = offers.accepts["still"].apart if "still" in offers.accepts else 1
     for one in (c for c in conditions if c.kind == "still"):
         place = place_of(one, n_frames)
-        if place in places:
-            raise BadInput(f"{who}: `{places[place].key}` and `{one.key}` both name frame {place}; leave one out")
-        places[place] = one
+        slot = -(-place // apart)  # the first frame is one of its own, each other place is one of `apart` frames
+        if slot in places:
+            where = f"frame {place}" if apart == 1 else f"frames {slot * apart - apart + 1} to {slot * apart}"
+            raise BadInput(f"{who}: `{places[slot].key}` and `{one.key}` both name {where}; leave one out")
+        places[slot] = one
     stills = offers.accepts.get("still")
     from_first = stills and "first" in stills.roles and "keyframe" not in stills.roles
     if from_first and places and 0 not in places:
@@ -253,6 +268,12 @@ def _check_one(who: str, accepts: Accepts, one: Condition, n_frames: int) -> Non
     if accepts.frames is not None and place not in [f % n_frames for f in accepts.frames]:
         places = ", ".join(map(str, accepts.frames))
         raise BadInput(f"`{one.key}` names frame {place}: {who} takes it at {places} only")
+    if one.role == "keyframe" and (place - 1) % accepts.apart:
+        near = max(0, round((place - 1) / accepts.apart)) * accepts.apart + 1
+        raise BadInput(
+            f"`{one.key}` names frame {place}: {who} takes it at frames k * {accepts.apart} + 1 only; the nearest is"
+            f" {near}"
+        )
     for key in ("scale", "level", "start", "end"):
         if getattr(one, key) is not None and key not in accepts.heeds:
             raise BadInput(f"{who} does not use the {key} of `{one.key}`; leave `{key}` out")
@@ -285,6 +306,8 @@ def check_sampling(where: str, name: str, offers: Offers, sampling: Any) -> None
             continue
         if getattr(sampling, f.name) != getattr(plain, f.name):
             raise BadInput(f"{where}.{f.name}: {called(name, offers)} does not use it; leave it out")
+    if sampling.steps < offers.steps:
+        raise BadInput(f"{where}.steps is {sampling.steps}; {called(name, offers)} needs {offers.steps} at least")
     check_knobs(f"{where}.knobs", name, offers, sampling.knobs, "denoise")
     if sampling.scheduler:
         chosen = sampling.scheduler.get("name", "")

@@ -57,7 +57,8 @@ class Ours:
         given = Given(text=self.text, seen=seen, conditions=tuple(conditions))
         spec = self.denoiser.vae.spec(family="ltx", **SIZE, fps_conditioning=8.0)
         level = LEVEL if SOURCE in conditions else 1.0
-        return self.denoiser.denoise(given, spec, SAMPLING, seen.get("source"), level)["video"]
+        start = {"video": seen["source"]} if "source" in seen else None
+        return self.denoiser.denoise(given, spec, SAMPLING, start, level)["video"]
 
 
 def encode_mean(pipeline: LTXConditionPipeline) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.core.errors import BadInput
 from stages.core.identity import stage_seed
-from stages.core.latents.artifacts import get_latent, get_text
+from stages.core.latents.artifacts import get_latent, get_text, get_tracks
 from stages.core.ledger.storage import Storage
 from stages.core.step import Workspace
 from stages.core.weights.checkpoint import ModelConfig
@@ -72,9 +72,9 @@ def refine(upsampled, window: int, overlap: int = 2) -> np.ndarray:
 def refine_at_once(upsampled) -> np.ndarray:
     """What one call of the denoiser makes of it."""
     stage, row = upsampled
-    video, spec = get_latent(stage.workspace, row["temporal"])
+    tracks, spec = get_tracks(stage.workspace, row["temporal"])
     spec, text = replace(spec, seed=stage_seed(row["seed"], "refine")), get_text(stage.workspace, row["text"])
-    made = stage.denoiser.denoise(Given(text=text), spec, stage.config.sampling, video, stage.config.strength)
+    made = stage.denoiser.denoise(Given(text=text), spec, stage.config.sampling, tracks, stage.config.strength)
     return made["video"]
 
 

@@ -47,7 +47,8 @@ def test_a_row_has_the_columns_that_the_stage_declares(done, name):
     stages, row, _, workspace = done
     assert sorted(row[name]) == sorted(stages[name].writes.names)
     table = pa.Table.from_pylist([row[name]], schema=stages[name].writes)
-    assert sum(column.null_count for column in table.columns) == 0
+    empty = {column for column in table.column_names if table[column].null_count}
+    assert empty == ({"sound_rate", "sound_db"} if name == "decode" else set()), "these clips are silent"
     assert len(workspace.read(row[name]["uri"])) == row[name]["size"]
 
 

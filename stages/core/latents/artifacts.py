@@ -15,6 +15,7 @@ from stages.core.latents.form import (
     unpack,
     unpack_seen,
     unpack_text,
+    unpack_tracks,
 )
 from stages.core.step import ARTIFACT, Row, Workspace
 
@@ -114,6 +115,17 @@ def _described(file: Row, spec: LatentSpec) -> Row:
 def get_latent(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[Floats, LatentSpec]:
     """The latent that a stage's output row points at. Raises BadLatent for a broken file or another VAE's latent."""
     return unpack(workspace.read(row["uri"]), vae_id)
+
+
+def get_tracks(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[dict[str, Floats], LatentSpec]:
+    """`get_latent` with all tracks of the latent, of which `video` is one."""
+    tracks, spec = unpack_tracks(workspace.read(row["uri"]), vae_id)
+    return dict(tracks), spec
+
+
+def put_tracks(workspace: Workspace, tracks: Tensors, spec: LatentSpec) -> Row:
+    """`put_latent` of all tracks, of which `video` is one."""
+    return put_latent(workspace, tracks["video"], spec, {k: v for k, v in tracks.items() if k != "video"})
 
 
 def get_seen(workspace: Workspace, row: Row | None, vae_id: str = "") -> Tensors:

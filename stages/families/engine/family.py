@@ -14,6 +14,7 @@ from stages.families.offers import Offers
 
 if TYPE_CHECKING:
     from stages.families.engine.stages import EngineCodec, EngineDenoiser, EngineSeer, EngineText
+    from stages.families.engine.vae import Form
 
 
 class EngineFamily:
@@ -72,6 +73,16 @@ class EngineFamily:
         from stages.families.engine.stages import EngineCodec
 
         return EngineCodec(self, model)
+
+    def form(self, model: ModelConfig) -> Form:
+        """The checkpoint's latents, as they rest and as the pipeline holds them."""
+        from stages.families.engine.vae import Form
+
+        return Form(model, self.variant(model).layout)
+
+    def sound(self, model: ModelConfig) -> Any:
+        """What makes the track of sound audible; a family that has one says how."""
+        raise BadInput(f"{self.name} makes no sound")
 
     def spatial(self, model: ModelConfig) -> NoReturn:
         """There are no latent upsamplers."""

@@ -56,12 +56,14 @@ def noise_levels(scheduler: Any) -> list[float]:
     return [float(s) for s in (1 - kept.double()).sqrt()]
 
 
-def skipped(scheduler: Any, steps: int, level: float) -> int:
+def skipped(scheduler: Any, steps: int, level: float, **by: Any) -> int:
     """How many of the steps are left out, so that the rest begins at the highest noise level up to `level`.
+
+    by: what the schedule is set by, beside the number of steps.
 
     Raises BadInput where even the last step begins above it.
     """
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, **by)
     levels = noise_levels(scheduler)
     found = next((i for i, at in enumerate(levels) if at <= level + 1e-6), None)
     if found is None:

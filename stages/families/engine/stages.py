@@ -36,10 +36,11 @@ class EngineText(Stage):
         folder = model.folder(family.text_parts)
         self.family, self.tokenizer = family, load_tokenizer(folder / "tokenizer")
         encoder = load_component(model, "text_encoder", self.dtype)
-        if len(self.tokenizer) > encoder.config.vocab_size:
+        known = encoder.config.get_text_config().vocab_size  # of one that sees too, this lies deeper
+        if len(self.tokenizer) > known:
             raise BadInput(
                 f"{folder}: the tokenizer has {len(self.tokenizer)} tokens, the text encoder only"
-                f" {encoder.config.vocab_size}: they belong to two models"
+                f" {known}: they belong to two models"
             )
         self.length = family.text_length or int(self.tokenizer.model_max_length)
         parts = {"tokenizer": self.tokenizer, "text_encoder": self.place(encoder)}
@@ -67,9 +68,15 @@ class EngineSeer(Stage):
         parts = {name: self.place(load_component(model, name, self.dtype)) for name in self.variant.see}
         hulls = {name: self._hull(name) for name in self.variant.denoise if name != "scheduler"}
         scheduler = diffusers.EulerDiscreteScheduler()  # of a run that takes no step
-        whole = {"vae": self.codec.network, "scheduler": scheduler, **parts, **hulls}
-        kind = self.variant.looking or self.variant.pipeline
-        self.pipeline = build_pipeline(kind, whole, self.variant.options)
+        self.parts = {"vae": self.codec.network, "scheduler": scheduler, **parts, **hulls, **self.beside()}
+
+    def beside(self) -> dict[str, Any]:
+        """Parts that a pipeline asks on its way to the denoiser, beside those that look."""
+        return {}
+
+    def blank(self) -> dict[str, torch.Tensor]:
+        """What stands for the embeddings of a text, which a run that looks does not need."""
+        return {name: torch.zeros(1, 1, 8, device=self.device) for name in TEXT.values()}
 
     def see(self, shot: Shot, media: Sequence[Frames], knobs: Mapping[str, Any]) -> Tensors:
         """`source`: the latent of a video to begin from; `encoded.N`, `looked.N`: what VAE and image encoder answered,
@@ -90,7 +97,8 @@ class EngineSeer(Stage):
 
     def _look(self, call: Call) -> dict[str, Floats]:
         looked: list[torch.Tensor] = []
-        real = {name: getattr(self.pipeline, name) for name in self.variant.looks}
+        pipeline = build_pipeline(class_for(self.variant, call.shot.conditions), self.parts, self.variant.options)
+        real = {name: getattr(pipeline, name) for name in self.variant.looks}
 
         def listening(name: str) -> Any:
             def look(*args: Any, **kwargs: Any) -> Any:
@@ -100,13 +108,10 @@ class EngineSeer(Stage):
             return look
 
         for name in real:
-            setattr(self.pipeline, name, listening(name))
-        blank = {name: torch.zeros(1, 1, 8, device=self.device) for name in TEXT.values()}
-        text = blank if "text" in self.variant.offers.parts else {}
+            setattr(pipeline, name, listening(name))
+        text = self.blank() if "text" in self.variant.offers.parts else {}
         with self.running(call.shot.seed) as generator, self.recorder.listening() as taken, suppress(Stop):
-            self.pipeline(**text, **self.variant.bind(call), **common(call), generator=generator)
-        for name, method in real.items():
-            setattr(self.pipeline, name, method)
+            pipeline(**text, **self.variant.bind(call), **common(call), generator=generator)
         return {**_numbered("encoded", taken), **_numbered("looked", looked)}
 
     def _hull(self, name: str) -> Any:
@@ -124,7 +129,7 @@ class EngineDenoiser(Stage):
     def __init__(self, family: Adapter, model: ModelConfig, lora: LoraConfig) -> None:
         super().__init__(model)
         self.family, self.variant = family, family.variant(model)
-        self.form = Form(model, self.variant.layout)
+        self.form: Form = family.form(model)
         self.vae = self.form.facts
         self.card = Card(self.form.kind, self.form.config, self.dtype, self.device)
         model.folder([n for n in self.variant.denoise if n not in model.parts])  # one download, and all that is missing
@@ -132,32 +137,52 @@ class EngineDenoiser(Stage):
         networks = {n: self._network(n) for n in self.variant.denoise if n != "scheduler"}
         first = next(iter(networks.values()))
         adapt(first, lora, model.download)
-        parts = {"vae": self.card, "scheduler": self.scheduler, **{n: self.place(v) for n, v in networks.items()}}
-        self.pipeline = build_pipeline(self.variant.pipeline, parts, self.variant.options)
-        other = self.variant.looking
-        self.after = build_pipeline(other, parts, self.variant.options) if other else self.pipeline
+        placed = {name: self.place(network) for name, network in networks.items()}
+        self.parts = {"vae": self.card, "scheduler": self.scheduler, **placed, **self.beside()}
+        self.pipeline = build_pipeline(self.variant.pipeline, self.parts, self.variant.options)
+
+    def beside(self) -> dict[str, Any]:
+        """Parts that stand in for others that the pipeline asks, beside the VAE."""
+        return {}
+
+    def schedule(self, spec: LatentSpec, steps: int) -> dict[str, Any]:
+        """What the pipeline sets its schedule by, beside the number of steps."""
+        return {}
+
+    def begin(
+        self, scheduler: Any, start: Latents, before: Sequence[Floats], generator: torch.Generator
+    ) -> dict[str, Any]:
+        """What the pipeline is called with to go on from `start`. before: latents [1, C, F, H, W] in front of it."""
+        noisy = self._renoised(scheduler, np.concatenate([*(a[0] for a in before), start["video"]], axis=1), generator)
+        return {"latents": noisy}
+
+    def tracks(self, made: Any) -> dict[str, Floats]:
+        """The tracks of what the pipeline answers."""
+        return {"video": self.form.to_rest(made.frames)}
 
     def denoise(
-        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Latents | None = None, level: float = 1.0
     ) -> Latents:
         """A latent of the spec's size, from pure noise, or from `start` at the noise level `level`."""
         call = self._call(given, spec, sampling)
         scheduler, more = make_scheduler(self.scheduler, sampling.scheduler), dict[str, Any]()
         answers = _in_order(given.seen, "encoded")
         leading = sum(c.kind in self.variant.leads for c in given.conditions)
-        looked = any(c.kind in self.variant.encodes and not starts(c) for c in given.conditions)
-        pipeline = self.after if looked else self.pipeline
+        kind = class_for(self.variant, given.conditions)
+        same = kind == self.variant.pipeline
+        pipeline = self.pipeline if same else build_pipeline(kind, self.parts, self.variant.options)
         with self.running(spec.seed) as generator, self.card.answering(answers), self._looking(pipeline, given.seen):
             if start is not None:
-                scheduler = tail(scheduler, skipped(scheduler, sampling.steps, level))
-                scheduler.set_timesteps(sampling.steps)
-                begin = np.concatenate([*(a[0] for a in answers[len(answers) - leading :][::-1]), start], axis=1)
-                more["latents"] = self._renoised(scheduler, begin, generator)
+                by = self.schedule(spec, sampling.steps)
+                scheduler = tail(scheduler, skipped(scheduler, sampling.steps, level, **by))
+                scheduler.set_timesteps(sampling.steps, **by)
+                more = self.begin(scheduler, start, answers[len(answers) - leading :][::-1], generator)
             pipeline.register_modules(scheduler=scheduler)
-            latents = pipeline(
+            made = pipeline(
                 **self._text(given.text), **self.variant.bind(call), **common(call), **more, generator=generator
-            ).frames
-            return {"video": np.ascontiguousarray(self.form.to_rest(latents)[:, leading:])}
+            )
+            tracks = self.tracks(made)
+            return {**tracks, "video": np.ascontiguousarray(tracks["video"][:, leading:])}
 
     def _renoised(self, scheduler: Any, start: Floats, generator: torch.Generator) -> torch.Tensor:
         clean = self.form.to_pipeline(start)
@@ -174,6 +199,7 @@ class EngineDenoiser(Stage):
             height=spec.height,
             n_frames=spec.n_frames,
             fps=spec.fps_conditioning,
+            playback=spec.fps,
             seed=spec.seed,
             conditions=given.conditions,
         )
@@ -231,6 +257,12 @@ class _Looking:
 def starts(condition: Condition) -> bool:
     """Whether a condition is what the clip begins from, at a noise level, rather than something it is made after."""
     return condition.kind == "source" and condition.level is not None
+
+
+def class_for(variant: Variant, conditions: Sequence[Condition]) -> str:
+    """The pipeline for a clip that is made after these conditions."""
+    shown = [c for c in conditions if c.kind in variant.encodes and not starts(c)]
+    return variant.looking(shown) if shown and variant.looking else variant.pipeline
 
 
 def common(call: Call) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class EngineCodec(Stage):
     def __init__(self, family: Adapter, model: ModelConfig) -> None:
         super().__init__(model)
         variant = family.variant(model)
-        self.form, self.decodes = Form(model, variant.layout), variant.offers.decodes
+        self.form, self.decodes = family.form(model), variant.offers.decodes
         self.vae = self.form.facts
         self.by_frame = self.vae.temporal_ratio == 1
         self.network = self.place(load_part(self.form.kind, model.folder(("vae",)) / "vae", self.dtype))
@@ -136,4 +136,7 @@ class EngineCodec(Stage):
             ratio = self.vae.spatial_ratio
             edge = max(2 * ratio, recipe.tiling // ratio * ratio)
             stride = max(ratio, edge * 3 // 4 // ratio * ratio)
-            self.network.enable_tiling(edge, edge, stride, stride)
+            self.network.enable_tiling(
+                tile_sample_min_height=edge, tile_sample_min_width=edge,
+                tile_sample_stride_height=stride, tile_sample_stride_width=stride,
+            )  # fmt: skip

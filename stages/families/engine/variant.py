@@ -45,7 +45,8 @@ class Variant:
     """One kind of checkpoint of a family.
 
     pipeline   the class of diffusers that denoises
-    looking    the class in its place where conditions of `encodes` are given, "" where it is the same
+    looking    what names the class in its place where conditions of `encodes` are given, of these; None where it is
+               the same
     offers     what it can do
     bind       what its pipeline is called with, beside size, steps, generator and embeddings
     denoise    the components that it denoises with; the VAE is a card
@@ -62,7 +63,7 @@ class Variant:
     pipeline: str
     offers: Offers
     bind: Bind
-    looking: str = ""
+    looking: Callable[[Sequence[Condition]], str] | None = None
     denoise: tuple[str, ...]
     see: tuple[str, ...] = ()
     looks: tuple[str, ...] = ()
@@ -87,6 +88,9 @@ class Adapter(Protocol):
 
     def load(self, model: ModelConfig, part: str, dtype: Any) -> Any:
         """A component of the denoiser, where it is not the folder of that name: None takes that."""
+
+    def form(self, model: ModelConfig) -> Any:
+        """The checkpoint's latents, as they rest and as the pipeline holds them."""
 
     def look(self, answer: Any, arguments: Sequence[Any]) -> Any:
         """What a method of `looks` answers, of what it answered without guidance."""

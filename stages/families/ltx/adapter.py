@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA
@@ -94,6 +95,10 @@ class LTX:
         from stages.families.ltx.upsample import LTXUpsampler
 
         return LTXUpsampler(model, "temporal_upsampler")
+
+    def sound(self, model: ModelConfig) -> NoReturn:
+        """Its clips are silent."""
+        raise BadInput("ltx makes no sound")
 
     def codec(self, model: ModelConfig) -> LTXCodec:
         """The VAE."""

@@ -96,14 +96,14 @@ class LTXDenoiser(Stage):
         self.place(transformer)
 
     def denoise(
-        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Latents | None = None, level: float = 1.0
     ) -> Latents:
         """A latent of the spec's size, from noise drawn with its seed, or `start` noised and denoised again: `level` is
         the share of the schedule's steps that is done."""
         text, more = _embeds(given.text), dict[str, Any]()
         if start is not None:
             sampling.check_strength(level)
-            more = {"latents": self.card.normalize(start), "denoise_strength": level}
+            more = {"latents": self.card.normalize(start["video"]), "denoise_strength": level}
         shown = [c for c in given.conditions if c.kind != "source"]
         videos = [given.seen[track(i)] for i in range(len(shown))]
         blanks = [_blank_condition(c, v, spec) for c, v in zip(shown, videos, strict=True)]

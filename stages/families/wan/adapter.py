@@ -68,7 +68,7 @@ class Wan(EngineFamily):
         }
         return Variant(
             pipeline=kind,
-            looking=IMAGE if kind == TEXT and expands else "",
+            looking=(lambda shown: IMAGE) if kind == TEXT and expands else None,
             denoise=(*experts, "scheduler"),
             see=see,
             looks=("encode_image",) if see else (),

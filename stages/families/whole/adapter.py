@@ -101,6 +101,10 @@ class Whole:
 
         return PixelCodec()
 
+    def sound(self, model: ModelConfig) -> NoReturn:
+        """What a pipeline plays is not kept."""
+        raise BadInput("model.family is whole: the sound of a pipeline that runs as one step is not kept")
+
     def spatial(self, model: ModelConfig) -> NoReturn:
         """There are no latents to upsample."""
         raise BadInput(

@@ -73,7 +73,7 @@ class WholePipeline(Stage):
             self.pipeline = quiet(kind(**blank, **parts, **{k: v for k, v in options.items() if k in optional}))
 
     def denoise(
-        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Floats | None = None, level: float = 1.0
+        self, given: Given, spec: LatentSpec, sampling: Sampling, start: Latents | None = None, level: float = 1.0
     ) -> Latents:
         """The pipeline's frames as `video`, [3, F, H, W] from 0 to 1. `level` is the pipeline's own `strength`."""
         if start is not None:
