@@ -365,6 +365,7 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
     svd          image-to-video
     wan          t2v, i2v, flf2v, ti2v, ti2v-pictures, vace, two-experts
     animatediff  text-to-video, controlnet, sparsectrl
+    ltx2         2.0, 2.3
     whole        hunyuan-video, skyreels-v2
 
     The family whole stands for any other video pipeline of diffusers.

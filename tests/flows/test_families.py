@@ -18,7 +18,7 @@ from flows.render.campaign import load_campaign
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
-from stages.core.latents.artifacts import get_latent
+from stages.core.latents.artifacts import get_latent, get_tracks
 from stages.core.media import read_frames, write_video
 from stages.core.step import Workspace
 from stages.core.weights.checkpoint import ModelConfig
@@ -34,6 +34,7 @@ def place(tmp_path_factory):
     make_tiny("wan", str(root / "vace"), "vace")
     make_tiny("animatediff", str(root / "net"), "controlnet")
     make_tiny("animatediff", str(root / "drawn"))
+    make_tiny("ltx2", str(root / "ltx2"), "2.3")
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         Image.fromarray(rng.integers(0, 256, (40, 64, 3), np.uint8)).save(root / f"{name}.png")
@@ -51,6 +52,7 @@ def campaign(place: Path, model: dict, prompts: list, **more: object) -> Path:
 
 
 SMALL = {"width": 32, "height": 32, "frames": 5, "fps": 8}
+LARGER = {"width": 64, "height": 64, "frames": 9}
 CAMPAIGNS = {
     "svd": ({"family": "svd", "checkpoint": "svd"}, [
         {"prompt": "a", "image": "a.png"}, {"prompt": "b", "image": "b.png", "width": 48, "frames": 3},
@@ -70,6 +72,11 @@ CAMPAIGNS = {
         {"prompt": "a red cube", "control": {"signal": "edges", "video": "a.mp4", "scale": 0.5, "end": 0.8}},
         {"prompt": "a red cube", "control": "edges:a.mp4", "video": "b.mp4", "level": 0.9},
     ], {}),
+    "ltx2": ({"family": "ltx2", "checkpoint": "ltx2"}, [
+        {"prompt": "a red cube", **LARGER}, {"prompt": "a red cube", **LARGER, "image": "a.png"},
+        {"prompt": "a red cube", **LARGER, "frames": 17, "image": "a.png", "last_image": "b.png",
+         "keyframes": {1: "b.png"}},
+    ], {"text": {"max_tokens": 128}}),
 }  # fmt: skip
 
 
@@ -95,6 +102,35 @@ def test_a_campaign_of_a_family_goes_from_the_command_line_to_its_videos(place, 
     counts = re.findall(r"^(?:text|see|base|decode) +\w+ +(\d+) +(\d+)", planned.output, re.MULTILINE)
     assert len(counts) >= 3
     assert all(int(done) > 0 and int(left) == 0 for done, left in counts), planned.output
+
+
+def test_a_clip_with_sound_keeps_it_from_the_latent_to_the_exported_file(place):
+    """Drafted, enlarged and refined: what is heard in the file is as long as what is seen, and begins with it."""
+    import av
+
+    model, prompts, steps = CAMPAIGNS["ltx2"]
+    path = campaign(place, model, prompts[:1], steps=steps, **SMALL, cascade="draft-and-finish")
+    store, videos = str(place / "store-sound"), place / "videos-sound"
+    words = ["render", str(path), "--store", store, "--executor", "local", "--export", str(videos)]
+    ran = CliRunner().invoke(main, [*words, "refine.sampling.steps=2", "refine.strength=0.95"])
+    assert ran.exit_code == 0, ran.output
+    catalog = existing_catalog(store)
+    rows = {r["stage"]: r for r in read_table(catalog, "artifacts").to_pylist()}
+    kept = {s: get_tracks(Workspace(catalog.storage), rows[s])[0]["audio"] for s in ("base", "enlarge", "refine")}
+    np.testing.assert_array_equal(kept["base"], kept["enlarge"])
+    assert kept["refine"].shape == kept["base"].shape
+    assert np.abs(kept["refine"] - kept["base"]).max() > 1e-2
+    wanted = load_family("ltx2").sound(ModelConfig(family="ltx2", checkpoint=str(place / "ltx2"), device="cpu"))
+    samples = wanted.decode(kept["refine"], 9 / 8).samples
+    with av.open(str(next(videos.glob("*.mp4")))) as file:
+        seen, heard = file.streams.video[0], file.streams.audio[0]
+        assert (heard.codec_context.name, heard.rate, heard.channels) == ("aac", 48000, 2)
+        assert float(seen.duration * seen.time_base) == float(heard.duration * heard.time_base) == 9 / 8
+        assert seen.start_time == heard.start_time == 0
+        found = np.concatenate([f.to_ndarray() for f in file.decode(heard)], axis=1)[:, : samples.shape[1]]
+    loud, wanted = (10 * np.log10(np.mean(s.astype(float) ** 2)) for s in (found, samples))
+    assert found.shape == samples.shape == (2, 54000)
+    assert abs(loud - wanted) < 1, "as loud as what the vocoder made"
 
 
 @pytest.mark.parametrize(("name", "after"), [("svd", True), ("wan", False)])
@@ -180,7 +216,8 @@ REFUSED = [
     ("svd", {"prompt": "a", "image": "a.png", "control": "edges:a.mp4"},
      r"svd takes no `control`; these do: animatediff \(ControlNet\), wan \(VACE\)"),
     ("svd", {"prompt": "a", "image": "a.png", "width": 40}, r"svd cannot make 40x32: .*; the nearest is (32|48)x32"),
-    ("wan", {"prompt": "a", "image": "a.png"}, r"wan \(T2V\) takes no `image`; these do: .*ltx, svd, wan \(I2V, FLF2V"),
+    ("wan", {"prompt": "a", "image": "a.png"},
+     r"wan \(T2V\) takes no `image`; these do: .*ltx, ltx2, svd, wan \(I2V, FLF2V"),
     ("wan", {"prompt": "a", "frames": 10}, r"wan cannot make 10 frames: they must be k \* 4 \+ 1; the nearest is 9"),
     ("wan", {"prompt": "a", "video": "a.mp4"}, r"wan \(T2V\) needs a level for `video`: give `level`"),
     ("wan", {"prompt": "a", "video": "a.mp4", "level": 1.5}, r"level must be above 0 and below 1"),
@@ -265,7 +302,7 @@ def test_the_makers_command_says_how_a_campaign_names_what_it_made(tmp_path):
         (["tiny", "wan", str(tmp_path)], "is there and holds no checkpoint"),
         (
             ["tiny", "ltx", str(tmp_path / "y")],
-            "of the family ltx; there is one of animatediff, svd, wan, whole",
+            "of the family ltx; there is one of animatediff, ltx2, svd, wan, whole",
         ),
     ):
         refused = CliRunner().invoke(main, words)

@@ -11,12 +11,13 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from PIL import Image
 
 from stages.core.conditions import Condition
 from stages.core.latents.form import DecodeRecipe, Floats, LatentSpec
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import Frames, Given, Sampling, Shot, load_family
+from stages.families.contract import Frames, Given, Latents, Sampling, Shot, load_family
 
 PROMPT, OTHER, NEGATIVE = "a red cube turns", "snow on a roof", "blurry"
 SEED, STEPS, TOKENS = 3, 4, 16
@@ -59,6 +60,7 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     further: tuple[str, ...] = ()
     label: str = ""
+    tokens: int = TOKENS
 
     @property
     def name(self) -> str:
@@ -82,6 +84,12 @@ def condition(kind: str, role: str | None = None, **more: Any) -> Condition:
     return Condition(kind=kind, role=role, sha256=f"{kind}-{role}-{more.get('frame')}", **more)
 
 
+OLDER = {
+    "frame_rate": 8.0, "use_cross_timestep": False, "stg_scale": 0.0, "audio_stg_scale": 0.0,
+    "spatio_temporal_guidance_blocks": None,
+}  # fmt: skip
+EXACT = 1e-6
+NEWER = {"frame_rate": 8.0, "spatio_temporal_guidance_blocks": [1]}
 FIRST, LAST = condition("still", "first", frame=0), condition("still", "last")
 CASES = [
     Case(
@@ -183,6 +191,39 @@ CASES = [
             "controlnet_conditioning_scale": 0.9,
         },
     ),
+    Case("ltx2", "2.0", "LTX2Pipeline", 3.0, size=(64, 64, 9), tokens=128, extra=OLDER, bound=EXACT),
+    Case("ltx2", "2.3", "LTX2Pipeline", 3.0, size=(64, 64, 9), tokens=128, extra=NEWER, bound=EXACT, label="-text"),
+    Case(
+        "ltx2",
+        "2.3",
+        "LTX2ImageToVideoPipeline",
+        3.0,
+        ((FIRST, picture),),
+        size=(64, 64, 9),
+        tokens=128,
+        extra=NEWER,
+        bound=EXACT,
+        label="-picture",
+        one_call=lambda m: {"image": images(m[0])[0]},
+    ),
+    Case(
+        "ltx2",
+        "2.0",
+        "LTX2ConditionPipeline",
+        3.0,
+        ((FIRST, picture), (condition("still", "keyframe", frame=1, scale=0.8), picture), (LAST, picture)),
+        size=(64, 64, 17),
+        tokens=128,
+        extra=OLDER,
+        bound=EXACT,
+        label="-stills",
+        one_call=lambda m: {
+            "conditions": [
+                LTX2VideoCondition(frames=images(frames)[0], index=index, strength=strength)
+                for frames, index, strength in zip(m, (0, 1, -1), (1.0, 0.8, 1.0), strict=True)
+            ]
+        },
+    ),
 ]
 
 
@@ -206,7 +247,7 @@ class Stages:
     def text(self, prompt: str) -> Any:
         """The embeddings of a prompt, made once."""
         if self.reader and prompt not in self.texts:
-            tokens = TOKENS if self.offers.tokens else 0
+            tokens = self.case.tokens if self.offers.tokens else 0
             self.texts[prompt] = self.reader.encode(prompt, NEGATIVE, tokens)[0]
         return self.texts.get(prompt)
 
@@ -230,17 +271,21 @@ class Stages:
         seen = self.seer.see(shot, [media[i] for i in kept], knobs) if conditions else {}
         return Given(text=self.text(prompt), seen=seen, conditions=conditions)
 
-    def latent(
+    def latent(self, *args: Any, start: Floats | None = None, **more: Any) -> Floats:
+        """Its pictures alone."""
+        return self.tracks(*args, start=None if start is None else {"video": start}, **more)["video"]
+
+    def tracks(
         self,
         given: Given,
         seed: int = SEED,
         guidance: float | None = None,
-        start: Floats | None = None,
+        start: Latents | None = None,
         level: float = 1.0,
         **more: Any,
-    ) -> Floats:
+    ) -> Latents:
         sampling = Sampling(steps=STEPS, guidance=self.case.guidance if guidance is None else guidance, **more)
-        return self.denoiser.denoise(given, self.spec(seed), sampling, start, level)["video"]
+        return self.denoiser.denoise(given, self.spec(seed), sampling, start, level)
 
     def frames(self, latent: Floats) -> Frames:
         return self.codec.decode(latent, DecodeRecipe())
@@ -259,17 +304,24 @@ def library(case: Case, folder: Path, name: str = "") -> Any:
 
 
 def call(case: Case, pipeline: Any, output: str, prompt: str = PROMPT, seed: int = SEED) -> Any:
-    """One call of the library from prompt and pictures to latents (`latent`) or pixels (`np`)."""
+    """`call_whole`, of whose answer the pictures."""
+    return call_whole(case, pipeline, output, prompt, seed).frames
+
+
+def call_whole(
+    case: Case, pipeline: Any, output: str, prompt: str = PROMPT, seed: int = SEED, steps: int = STEPS
+) -> Any:
+    """One call of the library from prompt and pictures to latents (`latent`) or pixels and sound (`np`)."""
     width, height, frames = case.size
     text = {} if case.family == "svd" else {"prompt": prompt, "negative_prompt": NEGATIVE}
-    if case.family == "wan":
-        text["max_sequence_length"] = TOKENS
+    if case.family in ("wan", "ltx2"):
+        text["max_sequence_length"] = case.tokens
     guidance = {"max_guidance_scale" if case.family == "svd" else "guidance_scale": case.guidance}
     torch.manual_seed(seed)
     return pipeline(
-        **text, **guidance, **case.one_call(case.media()), width=width, height=height, num_frames=frames,
-        num_inference_steps=STEPS, generator=torch.Generator().manual_seed(seed), output_type=output,
-    ).frames  # fmt: skip
+        **text, **guidance, **case.extra, **case.one_call(case.media()), width=width, height=height, num_frames=frames,
+        num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), output_type=output,
+    )  # fmt: skip
 
 
 def made(case: Case, root: Path) -> Path:

@@ -41,7 +41,7 @@ _WHERE = {"identity": False}
 class ModelConfig:
     """A set of weights and how to hold them.
 
-    family              the family of the model: ltx, svd, wan, animatediff or whole; docs/families.md
+    family              the family of the model: ltx, ltx2, svd, wan, animatediff or whole; docs/families.md
     checkpoint          a folder in the diffusers layout, a hub id (`owner/name`) with `revision`, or
                         `promoted:NAME@STORE`
     revision            revision of a hub id, best the hash of a commit
