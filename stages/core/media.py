@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import io
 import math
-import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.errors import BadInput
+from stages.core.ffmpeg import Feed, run_ffmpeg
+from stages.core.ffmpeg import ffmpeg_binary as ffmpeg_binary
+from stages.core.ffmpeg import ffmpeg_version as ffmpeg_version
 from stages.core.fitting import fit_picture
 from stages.core.pictures import read_rgb
 from stages.core.reach.containers import NotOpened, open_container
@@ -27,7 +26,6 @@ from stages.core.reach.containers import NotOpened, open_container
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
 
-ENCODE_TIMEOUT_S = 600
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 HIGHEST_FPS, HIGHEST_CRF = 1000, 51
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
@@ -36,28 +34,6 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 
 class BadMedia(ValueError):
     """A file that is no readable video. Permanent: reading it again gives the same."""
-
-
-@functools.cache
-def ffmpeg_binary() -> str:
-    """The ffmpeg in use: IMAGEIO_FFMPEG_EXE, else the imageio-ffmpeg wheel's, else the one on PATH.
-
-    The wheel comes before PATH so that every machine with the same packages writes the same bytes. Raises BadInput.
-    """
-    import imageio_ffmpeg
-
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        raise BadInput("there is no ffmpeg: install the imageio-ffmpeg package, or put ffmpeg on PATH") from None
-
-
-@functools.cache
-def ffmpeg_version() -> str:
-    """The version that the binary says it has, such as `7.0.2-static`."""
-    first = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=True).stdout
-    words = first.split()
-    return words[2] if words[:2] == ["ffmpeg", "version"] else first.splitlines()[0]
 
 
 def check_encoding(fps: float, crf: float = 18, preset: str = "medium") -> None:
@@ -92,25 +68,55 @@ def write_video(
     container but those of `metadata`. Raises BadInput for what `check_encoding` refuses, ValueError for frames of
     another form, RuntimeError where ffmpeg fails.
     """
-    check_encoding(fps, crf, preset)
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ValueError(f"frames must be uint8 [F, H, W, 3], these are {frames.dtype} {list(frames.shape)}")
-    if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
     with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
-        target = Path(folder) / "video.mp4"  # +faststart moves the index after writing, so a pipe will not do
-        _run(_encode_command(frames.shape, fps, crf, preset, target), np.ascontiguousarray(frames).tobytes(), target)
+        target = Path(folder) / "video.mp4"
+        with VideoWriter(target, fps, crf=crf, preset=preset) as video:
+            video.write(frames)
         return with_tags(target, metadata) if metadata else target.read_bytes()
 
 
-def _run(command: list[str], data: bytes, target: Path) -> None:
-    # In a group of its own: a Ctrl-C in the terminal is for the run, which decides what becomes of its rows.
-    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S, process_group=0)
-    if run.returncode or not target.is_file():
-        said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
-        if os.strerror(errno.ENOSPC) in said:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent))
-        raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
+class VideoWriter:
+    """`write_video` for frames that come piece by piece, into a local file: no more of them are held than one piece.
+
+    A context; the file is whole at its end. However the frames are cut into pieces, the bytes are the same. Raises as
+    `write_video` does.
+    """
+
+    def __init__(self, target: Path, fps: float, *, crf: float = 18, preset: str = "medium") -> None:
+        check_encoding(fps, crf, preset)
+        self.target, self.count = target, 0
+        self._settings = (fps, crf, preset)
+        self._feed: Feed | None = None
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, frames: Frames) -> None:
+        """Some more frames [F, H, W, 3], all of one size. Raises ValueError for another form."""
+        check_frames(frames, self._shape)
+        if frames.shape[1] % 2 or frames.shape[2] % 2:
+            raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
+        if self._feed is None:
+            self._shape = frames.shape[1:]
+            # +faststart moves the index after writing, so that a pipe for the result will not do.
+            self._feed = Feed(_encode_command(frames.shape, *self._settings, self.target), self.target).__enter__()
+        self._feed.write(np.ascontiguousarray(frames))
+        self.count += len(frames)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._feed is not None:
+            self._feed.__exit__(*error)
+        elif error[0] is None:
+            raise ValueError("a video needs at least one frame")
+
+
+def check_frames(frames: Frames, shape: tuple[int, ...] = ()) -> None:
+    """Raise ValueError for what are no RGB frames, or frames of another [H, W, 3] than `shape`, where it is given."""
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames must be uint8 [F, H, W, 3], these are {frames.dtype} {list(frames.shape)}")
+    if shape and frames.shape[1:] != shape:
+        raise ValueError(f"the frames before were {list(shape)}, these are {list(frames.shape[1:])}")
 
 
 def _encode_command(shape: tuple[int, ...], fps: float, crf: float, preset: str, target: Path) -> list[str]:
@@ -149,7 +155,7 @@ def with_tags(source: bytes | Path, tags: Mapping[str, str]) -> bytes:
         copied = ["-map", "0", "-c", "copy", "-map_metadata", "1", "-map_chapters", "-1"]
         form = ["-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
         command = [ffmpeg_binary(), "-hide_banner", "-loglevel", "error", *inputs, *copied, *form]
-        _run(command, b"", target)
+        run_ffmpeg(command, target)
         return target.read_bytes()
 
 
