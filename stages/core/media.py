@@ -42,7 +42,7 @@ def check_encoding(fps: float, crf: float = 18, preset: str = "medium") -> None:
     fps: over 0, at most 1000, and a rate that is not 0 as a fraction of whole numbers up to 1001; crf: 0 (lossless) to
     51; preset: one of PRESETS.
     """
-    if not _is_number(fps) or not 0 < fps <= HIGHEST_FPS or not _rate(fps):
+    if not _is_number(fps) or not 0 < fps <= HIGHEST_FPS or not rate_of(fps):
         raise BadInput(f"fps is {fps!r}; give a number over 0, at most {HIGHEST_FPS}")
     if not _is_number(crf) or not 0 <= crf <= HIGHEST_CRF:
         raise BadInput(f"crf is {crf!r}; give a number from 0 to {HIGHEST_CRF}")
@@ -54,7 +54,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _rate(fps: float) -> Fraction:
+def rate_of(fps: float) -> Fraction:
     """The rate that the container states: 24000/1001 for 23.976."""
     return Fraction(fps).limit_denominator(1001)
 
@@ -123,7 +123,7 @@ def _encode_command(shape: tuple[int, ...], fps: float, crf: float, preset: str,
     import ffmpeg
 
     source = ffmpeg.input(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(_rate(fps))
+        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(rate_of(fps))
     )
     yuv = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+bitexact")
     # The frames carry their own colour tags, and what they lack the encoder takes for unknown, whatever its options
