@@ -178,7 +178,10 @@ def check_takes(takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mappi
 
 def _check_applied(takes: Sequence[Row], cascade: Mapping[str, StepRef]) -> None:
     classes = [(load_class(ref.use, name), ref.config) for name, ref in cascade.items()]
-    applied = {c for cls, config in classes if issubclass(cls, Step) for c in cls.inputs(config).when}
+    read = [cls.inputs(config) for cls, config in classes if issubclass(cls, Step)]
+    applied = {c for inputs in read for c in inputs.when}
+    # A step that is handed the take alone, whatever it holds, acts on all that it reads.
+    applied |= {c for inputs in read if not (inputs.when or inputs.ports) for c in inputs.depends}
     for column, (what, named) in APPLIED.items():
         if column not in applied and (take := next((t for t in takes if t.get(column)), None)):
             raise BadInput(

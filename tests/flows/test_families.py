@@ -151,7 +151,7 @@ def test_a_draft_is_enlarged_in_pixels_and_finished_in_the_full_size(place, name
 
 def test_a_signal_made_of_footage_is_followed_as_one_that_is_given(place):
     """The same take with the video that was made, given as a file: what `see` makes of it is the same to the last bit,
-    and so is the clip. A take without footage has no row of `control`."""
+    and so is the clip. A take without footage has no row of `signal`."""
     model = {"family": "animatediff", "checkpoint": "drawn", "parts": {"controlnet": "net/controlnet"}}
     made = {"prompt": "a", "control": {"signal": "flow", "footage": "moves.mp4", "scale": 0.5}}
     rng = np.random.default_rng(3)
@@ -168,19 +168,44 @@ def test_a_signal_made_of_footage_is_followed_as_one_that_is_given(place):
 
     rows = {r["stage"]: r for r in ran([made])}
     workspace = Workspace(existing_catalog(store).storage)
-    shown = read_frames(workspace.read(rows["control"]["uri"]))
+    shown = read_frames(workspace.read(rows["signal"]["uri"]))
     assert shown.shape == (5, 32, 32, 3)
     assert shown.std() > 20
-    (place / "flow.mkv").write_bytes(workspace.read(rows["control"]["uri"]))
+    (place / "flow.mkv").write_bytes(workspace.read(rows["signal"]["uri"]))
     given = {"prompt": "a", "control": {"signal": "flow", "video": "flow.mkv", "scale": 0.5}}
     both = ran([made, given])
-    assert sorted(r["stage"] for r in both).count("control") == 1
+    assert sorted(r["stage"] for r in both).count("signal") == 1
     for stage in ("see", "base", "decode"):
         assert len({r["sha256"] for r in both if r["stage"] == stage}) == 1, stage
-        assert len({r["row_id"] for r in both if r["stage"] == stage}) == 2, stage
+        assert sum(r["stage"] == stage for r in both) == 2, stage
     path = campaign(place, model, [made], **SMALL)
     with pytest.raises(BadInput, match=r"follow edges or motion of footage .*; configs/cascades/plain\.yaml has one"):
-        load_campaign([path], {}, ["control.enabled=false"])
+        load_campaign([path], {}, ["signal.enabled=false"])
+
+
+def test_a_video_is_refined_without_a_base_take(place):
+    """The more strength, the further from the video; a take without a video is refused before any work."""
+    model, steps = {"family": "wan", "checkpoint": "wan"}, {"text": {"max_tokens": 16}}
+    prompts = [{"prompt": "a", "video": "a.mp4"}, {"prompt": "b", "video": "a.mp4"}]
+    steps["refine"] = {"sampling": {"steps": 8}}
+    path = place / "refined.yaml"
+    path.write_text(
+        json.dumps({"cascade": "refine-video", "model": model, "prompts": prompts, "steps": steps, **SMALL})
+    )
+    store = str(place / "polished")
+    ran = CliRunner().invoke(main, ["render", str(path), "--store", store, "--executor", "local"])
+    assert ran.exit_code == 0, ran.output
+    rows = read_table(existing_catalog(store), "artifacts").to_pylist()
+    assert {s: len({r["sha256"] for r in rows if r["stage"] == s}) for s in ("encode", "refine", "decode")} == {
+        "encode": 1, "refine": 2, "decode": 2
+    }  # fmt: skip
+    for prompt, said in (
+        ("c", "give `video`"),
+        ({"prompt": "c", "video": "a.mp4", "level": 0.5}, "set `refine.strength`"),
+    ):
+        path.write_text(json.dumps({"cascade": "refine-video", "model": model, "prompts": [prompt], **SMALL}))
+        with pytest.raises(BadInput, match=said):
+            load_campaign([path], {}, [])
 
 
 STAGES = ("base", "enlarge", "refine", "decode")
