@@ -39,7 +39,7 @@ def flow_colours(flow: F32, full: float) -> U8:
     colour = (1 - share) * wheel[before] + share * wheel[(before + 1) % len(wheel)]
     inside = (length <= 1)[..., None]
     shown = np.where(inside, 1 - length[..., None] * (1 - colour), colour * 0.75)
-    return np.floor(255 * shown).astype(np.uint8)
+    return np.asarray(np.floor(255 * shown), np.uint8)
 
 
 @lru_cache(maxsize=1)
