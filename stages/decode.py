@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pyarrow as pa
 
 from stages.core.errors import require
 from stages.core.latents.artifacts import SIZE, get_tracks
 from stages.core.latents.form import BadLatent, DecodeRecipe, LatentSpec
-from stages.core.media import check_encoding, ffmpeg_version, write_jpeg, write_video
+from stages.core.media import Frames, VideoWriter, check_encoding, ffmpeg_version, write_jpeg
 from stages.core.sound import Sound
-from stages.core.step import ARTIFACT, Inputs, Port, Resources, Row, Step
+from stages.core.step import ARTIFACT, Inputs, PermanentError, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Latents, load_family, offers_of
 from stages.families.offers import check_decoding
@@ -20,9 +22,13 @@ from stages.families.offers import check_decoding
 
 class Decode(Step):
     """Loads the VAE only, and the vocoder where there is sound. What it makes depends on the latent alone: prompts and
-    names are put into files at export."""
+    names are put into files at export.
+
+    Frames are encoded as they are decoded, so that a longer clip needs no more memory where its VAE decodes in pieces.
+    """
 
     kind = "video"
+    version = 2  # 2: chunks of ltx were one frame late, and those of svd did not overlap
     writes = pa.schema(
         [
             *ARTIFACT,
@@ -48,7 +54,8 @@ class Decode(Step):
         timestep        timestep that the decoder is told; null takes the latent's own recipe
         noise_scale     noise that is added before decoding; null takes the latent's own recipe
         tiling          [from 0] pixels of a tile, to save memory; 0 decodes whole frames
-        chunk           [from 0] frames decoded at a time; 0 decodes all
+        chunk           [from 0] frames decoded at a time, to save memory, half of which overlap with their neighbours;
+                        0 decodes all at once where the VAE looks across time
         crf             [0 to 51] quality of x264; lower is better, 0 is lossless
         preset          speed preset of x264, such as `fast`, `medium` or `slow`
         poster_quality  [1 to 95] quality of the poster's JPEG
@@ -100,17 +107,21 @@ class Decode(Step):
         parent = row["latent"]
         tracks, spec = get_tracks(self.workspace, parent, self.codec.vae.vae_id)
         recipe = self._recipe(spec, self.seed_for(row) if self.draws else 0)
-        frames = self.codec.decode(tracks["video"], recipe)
-        sound = self._sound(tracks, len(frames) / spec.fps)
+        sound = self._sound(tracks, spec.n_frames / spec.fps)
         settings = {"crf": self.config.crf, "preset": self.config.preset}
-        poster = self.workspace.put(write_jpeg(frames[len(frames) // 2], self.config.poster_quality), ".jpg")
+        with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
+            target = Path(folder) / "video.mp4"
+            with VideoWriter(target, spec.fps, sound=sound, **settings) as video:
+                shown = self._written(video, self.codec.stream(tracks["video"], recipe), spec.n_frames // 2)
+            made = self.workspace.put_file(target, ".mp4")
+        poster = self.workspace.put(write_jpeg(shown, self.config.poster_quality), ".jpg")
         return {
-            **self.workspace.put(write_video(frames, spec.fps, sound=sound, **settings), ".mp4"),
+            **made,
             "width": spec.width,
             "height": spec.height,
-            "n_frames": len(frames),
+            "n_frames": video.count,
             "fps": float(spec.fps),
-            "seconds": len(frames) / spec.fps,
+            "seconds": video.count / spec.fps,
             **{f"poster_{key}": value for key, value in poster.items()},
             "stage_seed": recipe.seed,
             "encoder": f"ffmpeg {ffmpeg_version()}",
@@ -126,6 +137,17 @@ class Decode(Step):
         if "audio" not in tracks:
             raise BadLatent("the latent has no track `audio`, and clips of this family have sound")
         return self.vocoder.decode(tracks["audio"], seconds)
+
+    def _written(self, video: VideoWriter, pieces: Iterator[Frames], middle: int) -> Frames:
+        """The middle frame [H, W, 3] of a clip that is written as it is decoded."""
+        shown: Frames | None = None
+        for frames in pieces:
+            if 0 <= middle - video.count < len(frames):
+                shown = frames[middle - video.count].copy()
+            video.write(frames)
+        if shown is None:
+            raise PermanentError(f"the VAE made {video.count} frames, fewer than the latent says")
+        return shown
 
     def _recipe(self, spec: LatentSpec, seed: int) -> DecodeRecipe:
         config = self.config

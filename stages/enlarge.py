@@ -24,6 +24,7 @@ class Enlarge(Step):
     """
 
     kind = "latent"
+    version = 2  # 2: chunks of ltx were one frame late, and those of svd did not overlap
     writes = LATENT
     resources = Resources(cpus=0.5)
 
@@ -35,7 +36,8 @@ class Enlarge(Step):
         scale   [above 1] width and height are multiplied by it; the family must be able to make the larger size
         tiling  [from 0] pixels of a tile while decoding, to save memory; 0 decodes whole frames. The enlarged clip is
                 encoded whole
-        chunk   [from 0] frames decoded at a time; 0 decodes all
+        chunk   [from 0] frames decoded at a time, half of which overlap with their neighbours; 0 decodes all at once
+                where the VAE looks across time
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)

@@ -12,8 +12,8 @@ from stages.core.condition_video import read_clip
 from stages.core.conditions import STILLS, Condition, read_conditions
 from stages.core.fitting import check_fit, fit_picture, fit_text
 from stages.core.latents.artifacts import LATENT, media_of, put_seen
-from stages.core.media import Frames, read_whole_picture
-from stages.core.step import Inputs, Resources, Row, Step
+from stages.core.media import Frames, read_frames, read_whole_picture
+from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import LATER, Shot, load_family, offers_of, refuse_conditions
 from stages.families.offers import check_knobs
@@ -42,12 +42,14 @@ class See(Step):
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
-        """What the pictures are, the size that they are brought to, and how; where they lie is carried."""
+        """What the pictures are, the size that they are brought to, and how; where they lie is carried. A signal that
+        `control` made of footage comes by its own port."""
         offers = offers_of(config.model)
         depends = dict.fromkeys(("conditions", "width", "height", "fps", "fit", *offers.sees))
         draws = "see" in offers.draws
         columns = (*depends, "seed") if draws else tuple(depends)
-        return Inputs(depends=columns, carries=("media",), when=("conditions",), draws=draws)
+        ports = {"control": Port(kind="control", required=False)}
+        return Inputs(ports=ports, depends=columns, carries=("media",), when=("conditions",), draws=draws)
 
     @classmethod
     def needed(cls, config: Config) -> bool:
@@ -93,15 +95,22 @@ class See(Step):
             fps=shot.fps,
             fps_conditioning=shot.fps,
             seed=shot.seed,
-            parents=tuple(c.sha256 for c in conditions if c.sha256),
+            parents=tuple(self._source(row, c) for c in conditions if c.sha256),
         )
         found = [self._medium(row, c, shot) for c in conditions if c.sha256]
         made = put_seen(self.workspace, self.seer.see(shot, [frames for frames, _ in found], self.config.knobs), spec)
         return {**made, "note": "; ".join(dict.fromkeys(note for _, note in found if note))}
 
+    def _source(self, row: Row, condition: Condition) -> str:
+        """The SHA-256 of what a condition is read from."""
+        made = row["control"] if condition.kind == "control" else None
+        return str(made["sha256"] if made else condition.sha256)
+
     def _medium(self, row: Row, condition: Condition, shot: Shot) -> tuple[Frames, str]:
         """The frames [F, H, W, 3] of one condition, one of a picture, as many as the clip has of a video; and what
         fitting did to it."""
+        if condition.kind == "control" and row["control"]:
+            return read_frames(self.workspace.read(row["control"]["uri"])), row["control"]["note"]
         data = self.workspace.read(media_of(row, condition.sha256 or ""))
         shape = shot.width, shot.height, row["fit"]
         if condition.kind in STILLS:

@@ -37,7 +37,11 @@ def cascades(path: Path) -> None:
     """The model of the same name goes with it, where there is one; any model with one that says no size."""
     model = path.stem if (path.parents[1] / "models" / path.name).exists() else "tiny"
     size = {} if "width" in read_yaml(path) else {"width": 64, "height": 64, "frames": 9, "fps": 8, "guidance": 1}
-    campaign = load_campaign([], {"prompts": ["a test"], "cascade": str(path), "model": model, **size}, [])
+    asked = {"prompts": ["a test"], "cascade": str(path), "model": model, **size}
+    if "encode" in read_yaml(path)["steps"]:  # it begins from a video, which is all that is missing here
+        assert refusal(asked) == "encode: there is no video to begin from: give `video`"
+        return
+    campaign = load_campaign([], asked, [])
     kinds = [load_class(ref.use).kind for ref in campaign.steps.values()]
     assert kinds[-1] == "video"
     assert {"latent", "text"} <= set(kinds)

@@ -21,7 +21,7 @@ VARIABLE = "RUSHES_OVERRIDES"
 """The environment variable of a worker with the overrides that all of its runs begin with."""
 PATHS = frozenset(
     ("store", "out", "export", "sources", "prompts_file", "image", "last_image", "video", "mask", "references",
-     "videos", "captions", "reference", "world", "folder", "checkpoint", "vae", "head")
+     "footage", "videos", "captions", "reference", "world", "folder", "checkpoint", "vae", "head")
 )  # fmt: skip
 """Last words of settings whose values are places, even where they do not look like one."""
 NAMES = frozenset({"cascade", "model", "use"})

@@ -51,7 +51,8 @@ def conditions_of(values: Mapping[str, Any], entry: Entry) -> tuple[list[Row], l
         add(long_enough, "mask", values["mask"], "clip", "mask")
     if control := values.get("control"):
         more = {k: float(control[k]) for k in ("scale", "start", "end") if control.get(k) is not None}
-        add(long_enough, "control", control["video"], "control", control["signal"], **more)
+        medium = control.get("video") or control["footage"]
+        add(long_enough, "control", medium, "control", control["signal"], **more)
     return conditions, list(media.values())
 
 
@@ -70,8 +71,8 @@ def named_places(holder: Mapping[str, Any]) -> Iterator[str]:
     control = holder.get("control")
     if isinstance(control, str):
         yield control.partition(":")[2]
-    elif isinstance(control, Mapping) and isinstance(control.get("video"), str):
-        yield control["video"]
+    elif isinstance(control, Mapping):
+        yield from (control[key] for key in ("video", "footage") if isinstance(control.get(key), str))
     frames, pictures = holder.get("keyframes"), holder.get("references")
     yield from (str(p) for p in (frames.values() if isinstance(frames, Mapping) else ()))
     yield from (str(p) for p in ([pictures] if isinstance(pictures, str) else pictures or ()))
@@ -86,8 +87,9 @@ def rebase(holder: Any, place: Callable[[str], str]) -> None:
     if isinstance(control, str) and ":" in control:
         signal, _, path = control.partition(":")
         holder["control"] = f"{signal}:{place(path.strip())}"
-    elif isinstance(control, Mapping) and isinstance(control.get("video"), str):
-        holder["control"] = {**control, "video": place(control["video"])}
+    elif isinstance(control, Mapping):
+        paths = {key: place(control[key]) for key in ("video", "footage") if isinstance(control.get(key), str)}
+        holder["control"] = {**control, **paths}
     if isinstance(frames := holder.get("keyframes"), Mapping):
         holder["keyframes"] = {k: place(str(v)) for k, v in frames.items()}
     if isinstance(pictures := holder.get("references"), str):

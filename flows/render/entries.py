@@ -24,6 +24,7 @@ LARGEST_SEED = 2**63 - 1
 SHOWN_FAULTS = 20
 NUMBER = re.compile(r"\s*[+-]?([0-9]+|(?=\.[0-9]))(?P<part>(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*")
 LONGEST_NUMBER = 100
+CONTROL_KEYS = ("signal", "video", "footage", "scale", "start", "end")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     video            [path] a video to start from, with noise of the level `level`, or to change inside `mask`
     level            [above 0, below 1] how much noise is added to `video` first; a higher level keeps less of it
     mask             [path] a video that is white where `video` may change
-    control          [SIGNAL:path, or a mapping with signal, video, scale, start, end] a video that the clip follows
+    control          [SIGNAL:path, or a mapping with signal, video or footage, scale, start, end] a video that the clip
+                     follows, or footage to make it from
     fit              [crop, pad or stretch] how a picture of another shape fills the frame: with its sides cut off, with
                      black bars, or out of proportion
     width            [1 to 16384] pixels of what `base` makes
@@ -283,15 +285,16 @@ def _control(value: Any) -> dict[str, Any] | None:
     if isinstance(value, str):
         signal, colon, path = value.partition(":")
         value = {"signal": signal.strip(), "video": path.strip()} if colon else {"signal": "", "video": signal}
-    if not isinstance(value, Mapping) or not value.get("video"):
+    if not isinstance(value, Mapping) or not (value.get("video") or value.get("footage")):
         raise ValueError(f"must name a signal and a video, such as edges:control.mp4, not {_short(value)}")
-    if unknown := [key for key in value if key not in ("signal", "video", "scale", "start", "end")]:
-        raise ValueError(
-            f"has the unknown key {unknown[0]!r}; {nearest(str(unknown[0]), ('signal', 'scale', 'start'))}"
-        )
+    if unknown := [key for key in value if key not in CONTROL_KEYS]:
+        raise ValueError(f"has the unknown key {unknown[0]!r}; {nearest(str(unknown[0]), CONTROL_KEYS)}")
+    if value.get("video") and value.get("footage"):
+        raise ValueError("names a `video` of the signal and `footage` to make it from: leave one out")
     if value.get("signal") not in KINDS["control"]:
         raise ValueError(f"must begin with its signal, one of {signals}, such as edges:control.mp4")
-    found: dict[str, Any] = {"signal": value["signal"], "video": _text(value["video"])}
+    medium = "video" if value.get("video") else "footage"
+    found: dict[str, Any] = {"signal": value["signal"], medium: _text(value[medium])}
     for key, highest in (("scale", 100.0), ("start", 1.0), ("end", 1.0)):
         if value.get(key) is not None:
             found[key] = _between(0, highest)(value[key])

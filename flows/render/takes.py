@@ -39,13 +39,14 @@ TAKES = pa.schema(
         ("longer", pa.int64()),
         ("fit", pa.string()),
         ("conditions", pa.list_(CONDITION)),
+        ("footage", pa.string()),
         ("media", pa.list_(MEDIUM)),
         ("tags", pa.list_(pa.string())),
         ("priority", pa.int64()),
     ]
 )
 """Nulls are what a take does not have: no `longer`, no conditions, and then no `fit`. Sizes in pixels, fps in frames
-a second."""
+a second; `footage` is the SHA-256 of what the signal of its `control` is made from."""
 
 SIZES = ("width", "height", "frames", "fps", "guidance")
 """What a family has defaults for."""
@@ -75,7 +76,8 @@ class TakesConfig(FlowConfig):
     level            [above 0, below 1] how much noise is added to `video` first; a higher level keeps less of it
     mask             video that is white where `video` may change
     control          video of a signal that the clip follows, `edges:FILE`, or `{signal: edges, video: FILE, scale: 1,
-                     start: 0, end: 1}`; signals are depth, pose, edges and flow
+                     start: 0, end: 1}`; signals are depth, pose, edges and flow. With `footage: FILE` in the place of
+                     `video`, edges and flow are made from it
     fit              [crop, pad or stretch] how a picture of another shape fills the frame: `crop` cuts off its sides,
                      `pad` keeps all of it and adds black bars, `stretch` changes its proportions
     width            pixels of what `base` makes; null takes the cascade's
@@ -146,8 +148,12 @@ def _without_clash(of_all: Mapping[str, Any], values: Mapping[str, Any]) -> dict
     return {k: v for k, v in of_all.items() if k not in without}
 
 
-APPLIED = {"conditions": "to be made after pictures or videos", "longer": "to be longer (`longer`)"}
-"""Columns that only steps act on which apply to takes that have them."""
+APPLIED = {
+    "conditions": ("to be made after pictures or videos", "tiny"),
+    "longer": ("to be longer (`longer`)", "tiny"),
+    "footage": ("to follow edges or motion of footage (`control`)", "plain"),
+}
+"""Columns that only steps act on which apply to takes that have them, in words, and a cascade that has such a step."""
 
 
 def check_takes(takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mapping[str, StepRef]) -> None:
@@ -172,12 +178,15 @@ def check_takes(takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mappi
 
 def _check_applied(takes: Sequence[Row], cascade: Mapping[str, StepRef]) -> None:
     classes = [(load_class(ref.use, name), ref.config) for name, ref in cascade.items()]
-    applied = {c for cls, config in classes if issubclass(cls, Step) for c in cls.inputs(config).when}
-    for column, what in APPLIED.items():
+    read = [cls.inputs(config) for cls, config in classes if issubclass(cls, Step)]
+    applied = {c for inputs in read for c in inputs.when}
+    # A step that is handed the take alone, whatever it holds, acts on all that it reads.
+    applied |= {c for inputs in read if not (inputs.when or inputs.ports) for c in inputs.depends}
+    for column, (what, named) in APPLIED.items():
         if column not in applied and (take := next((t for t in takes if t.get(column)), None)):
             raise BadInput(
                 f"prompt {take['prompt']!r} asks {what}, and the cascade has no step for that; "
-                "configs/cascades/tiny.yaml has one"
+                f"configs/cascades/{named}.yaml has one"
             )
 
 
@@ -189,6 +198,7 @@ def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> I
         "negative_prompt": values.get("negative_prompt", "").strip(),
         **{name: values.get(name) for name in SETTINGS},
         "conditions": conditions or None,
+        "footage": _footage(values, conditions),
         "media": media or None,
         "tags": values.get("tags", []),
     }
@@ -197,6 +207,13 @@ def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> I
     for seed in _seeds(values, config.seed):
         row = {**take, "seed": seed}
         yield {"id": take_id(row), **row}
+
+
+def _footage(values: Mapping[str, Any], conditions: Sequence[Row]) -> str | None:
+    """The SHA-256 of the footage of a control, None where the signal itself is given."""
+    if not (values.get("control") or {}).get("footage"):
+        return None
+    return next(str(c["sha256"]) for c in conditions if c["kind"] == "control")
 
 
 def _seeds(values: Mapping[str, Any], offset: int) -> list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 
 from stages.core.fitting import fit_picture
@@ -19,42 +22,42 @@ def read_clip(
 
     Raises BadMedia for a video that is broken, or lasts less.
     """
-    found, size = _shown(data, width, height, fit, n_frames, fps)
+    found, size = [], (0, 0)
+    for frame in iter_clip(data, n_frames, fps):
+        size = frame.shape[1], frame.shape[0]
+        found.append(fit_picture(frame, width, height, fit))
     return np.stack(found), size
 
 
-def _shown(
-    data: bytes, width: int, height: int, fit: str, n_frames: int, fps: float
-) -> tuple[list[Frames], tuple[int, int]]:
-    size = (0, 0)
-    found: list[Frames] = []
+def iter_clip(data: bytes | Path, n_frames: int, fps: float) -> Iterator[Frames]:
+    """The frames of `read_clip` one by one, [H, W, 3] in the video's own size. Raises BadMedia as it does."""
     with _opened(data) as container:
         if not container.streams.video:
             raise BadMedia("the file has no video stream")
         begin = last_time = step = None
-        lasts = 0.0
+        lasts, given = 0.0, 0
         shown: Frames | None = None
         for frame in container.decode(container.streams.video[0]):
             now = frame.time if frame.time is not None else (last_time or 0.0)
             begin = now if begin is None else begin
-            while shown is not None and len(found) < n_frames and begin + len(found) / fps < now - SLACK_S:
-                found.append(shown)
-            if len(found) == n_frames:
-                return found, size
+            while shown is not None and given < n_frames and begin + given / fps < now - SLACK_S:
+                yield shown
+                given += 1
+            if given == n_frames:
+                return
             step, last_time = (now - last_time if last_time is not None else step), now
             lasts = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
-            size = (frame.width, frame.height)
-            shown = fit_picture(frame.to_ndarray(format="rgb24"), width, height, fit)
+            shown = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     if shown is None or begin is None or last_time is None:
         raise BadMedia("the video has no frames")
     end = last_time + (lasts or step or 1 / fps)  # where the file does not say, as long as the one before it
-    while len(found) < n_frames and begin + len(found) / fps < end - SLACK_S:
-        found.append(shown)
-    if len(found) < n_frames:
+    while given < n_frames and begin + given / fps < end - SLACK_S:
+        yield shown
+        given += 1
+    if given < n_frames:
         raise BadMedia(
-            f"the video lasts {end - begin:.2f} s, which is {len(found)} frames at {fps:g} fps; the clip has {n_frames}"
+            f"the video lasts {end - begin:.2f} s, which is {given} frames at {fps:g} fps; the clip has {n_frames}"
         )
-    return found, size
 
 
 def seconds_of(data: bytes) -> float:

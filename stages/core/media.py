@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import io
 import math
-import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.errors import BadInput
+from stages.core.ffmpeg import Feed, run_ffmpeg
+from stages.core.ffmpeg import ffmpeg_binary as ffmpeg_binary
+from stages.core.ffmpeg import ffmpeg_version as ffmpeg_version
 from stages.core.fitting import fit_picture
 from stages.core.pictures import read_rgb
 from stages.core.reach.containers import NotOpened, open_container
@@ -28,7 +27,6 @@ from stages.core.sound import Sound
 Frames = npt.NDArray[np.uint8]
 """RGB frames [F, H, W, 3], 0 to 255."""
 
-ENCODE_TIMEOUT_S = 600
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 AAC = {"acodec": "aac", "audio_bitrate": "192k", "flags:a": "+bitexact"}
 HIGHEST_FPS, HIGHEST_CRF = 1000, 51
@@ -40,35 +38,13 @@ class BadMedia(ValueError):
     """A file that is no readable video. Permanent: reading it again gives the same."""
 
 
-@functools.cache
-def ffmpeg_binary() -> str:
-    """The ffmpeg in use: IMAGEIO_FFMPEG_EXE, else the imageio-ffmpeg wheel's, else the one on PATH.
-
-    The wheel comes before PATH so that every machine with the same packages writes the same bytes. Raises BadInput.
-    """
-    import imageio_ffmpeg
-
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        raise BadInput("there is no ffmpeg: install the imageio-ffmpeg package, or put ffmpeg on PATH") from None
-
-
-@functools.cache
-def ffmpeg_version() -> str:
-    """The version that the binary says it has, such as `7.0.2-static`."""
-    first = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=True).stdout
-    words = first.split()
-    return words[2] if words[:2] == ["ffmpeg", "version"] else first.splitlines()[0]
-
-
 def check_encoding(fps: float, crf: float = 18, preset: str = "medium") -> None:
     """Refuse what no video can be written with. Raises BadInput.
 
     fps: over 0, at most 1000, and a rate that is not 0 as a fraction of whole numbers up to 1001; crf: 0 (lossless) to
     51; preset: one of PRESETS.
     """
-    if not _is_number(fps) or not 0 < fps <= HIGHEST_FPS or not _rate(fps):
+    if not _is_number(fps) or not 0 < fps <= HIGHEST_FPS or not rate_of(fps):
         raise BadInput(f"fps is {fps!r}; give a number over 0, at most {HIGHEST_FPS}")
     if not _is_number(crf) or not 0 <= crf <= HIGHEST_CRF:
         raise BadInput(f"crf is {crf!r}; give a number from 0 to {HIGHEST_CRF}")
@@ -80,7 +56,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _rate(fps: float) -> Fraction:
+def rate_of(fps: float) -> Fraction:
     """The rate that the container states: 24000/1001 for 23.976."""
     return Fraction(fps).limit_denominator(1001)
 
@@ -102,27 +78,59 @@ def write_video(
     container but those of `metadata`. Raises BadInput for what `check_encoding` refuses, ValueError for frames of
     another form, RuntimeError where ffmpeg fails.
     """
-    check_encoding(fps, crf, preset)
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ValueError(f"frames must be uint8 [F, H, W, 3], these are {frames.dtype} {list(frames.shape)}")
-    if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
     with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
-        target = Path(folder) / "video.mp4"  # +faststart moves the index after writing, so a pipe will not do
-        heard = _sound_input(sound, Path(folder) / "sound.f32") if sound else None
-        command = _encode_command(frames.shape, fps, crf, preset, target, heard)
-        _run(command, np.ascontiguousarray(frames).tobytes(), target)
+        target = Path(folder) / "video.mp4"
+        with VideoWriter(target, fps, crf=crf, preset=preset, sound=sound) as video:
+            video.write(frames)
         return with_tags(target, metadata) if metadata else target.read_bytes()
 
 
-def _run(command: list[str], data: bytes, target: Path) -> None:
-    # In a group of its own: a Ctrl-C in the terminal is for the run, which decides what becomes of its rows.
-    run = subprocess.run(command, input=data, capture_output=True, timeout=ENCODE_TIMEOUT_S, process_group=0)
-    if run.returncode or not target.is_file():
-        said = run.stderr.decode(errors="replace").strip()[:500]  # the cause comes first
-        if os.strerror(errno.ENOSPC) in said:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent))
-        raise RuntimeError(f"ffmpeg failed ({run.returncode}): {said}")
+class VideoWriter:
+    """`write_video` for frames that come piece by piece, into a local file: no more of them are held than one piece.
+
+    A context; the file is whole at its end. However the frames are cut into pieces, the bytes are the same. The samples
+    of `sound` lie beside the target meanwhile. Raises as `write_video` does.
+    """
+
+    def __init__(
+        self, target: Path, fps: float, *, crf: float = 18, preset: str = "medium", sound: Sound | None = None
+    ) -> None:
+        check_encoding(fps, crf, preset)
+        self.target, self.count, self.sound = target, 0, sound
+        self._settings = (fps, crf, preset)
+        self._feed: Feed | None = None
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, frames: Frames) -> None:
+        """Some more frames [F, H, W, 3], all of one size. Raises ValueError for another form."""
+        check_frames(frames, self._shape)
+        if frames.shape[1] % 2 or frames.shape[2] % 2:
+            raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
+        if self._feed is None:
+            self._shape = frames.shape[1:]
+            heard = _sound_input(self.sound, self.target.with_suffix(".f32")) if self.sound else None
+            # +faststart moves the index after writing, so that a pipe for the result will not do.
+            command = _encode_command(frames.shape, *self._settings, self.target, heard)
+            self._feed = Feed(command, self.target).__enter__()
+        self._feed.write(np.ascontiguousarray(frames))
+        self.count += len(frames)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._feed is not None:
+            self._feed.__exit__(*error)
+        elif error[0] is None:
+            raise ValueError("a video needs at least one frame")
+
+
+def check_frames(frames: Frames, shape: tuple[int, ...] = ()) -> None:
+    """Raise ValueError for what are no RGB frames, or frames of another [H, W, 3] than `shape`, where it is given."""
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames must be uint8 [F, H, W, 3], these are {frames.dtype} {list(frames.shape)}")
+    if shape and frames.shape[1:] != shape:
+        raise ValueError(f"the frames before were {list(shape)}, these are {list(frames.shape[1:])}")
 
 
 def _sound_input(sound: Sound, path: Path) -> Any:
@@ -139,7 +147,7 @@ def _encode_command(
     import ffmpeg
 
     source = ffmpeg.input(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(_rate(fps))
+        "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=(shape[2], shape[1]), framerate=str(rate_of(fps))
     )
     yuv = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+bitexact")
     # The frames carry their own colour tags, and what they lack the encoder takes for unknown, whatever its options
@@ -174,7 +182,7 @@ def with_tags(source: bytes | Path, tags: Mapping[str, str]) -> bytes:
         copied = ["-map", "0", "-c", "copy", "-map_metadata", "1", "-map_chapters", "-1"]
         form = ["-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
         command = [ffmpeg_binary(), "-hide_banner", "-loglevel", "error", *inputs, *copied, *form]
-        _run(command, b"", target)
+        run_ffmpeg(command, target)
         return target.read_bytes()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -223,6 +223,10 @@ class Codec(Protocol):
     def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
         """The frames of a latent."""
 
+    def stream(self, video: Floats, recipe: DecodeRecipe) -> Iterator[Frames]:
+        """The same frames in pieces, in their order, each made when it is asked for: one piece where the VAE decodes
+        whole clips only."""
+
     def encode(self, frames: Frames) -> Floats:
         """The latent of frames: the mean of the posterior, so that it needs no seed."""
 
@@ -265,6 +269,12 @@ class Family(Protocol):
     def codec(self, model: ModelConfig) -> Codec: ...
 
     def sound(self, model: ModelConfig) -> SoundDecoder: ...
+
+
+def joined(pieces: Iterable[Frames]) -> Frames:
+    """Frames that came in pieces, as one array."""
+    found = list(pieces)
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def families() -> list[str]:

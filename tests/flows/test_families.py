@@ -190,6 +190,65 @@ def test_a_draft_is_enlarged_in_pixels_and_finished_in_the_full_size(place, name
     np.testing.assert_allclose(made, wanted.numpy(), atol=1e-5)
 
 
+def test_a_signal_made_of_footage_is_followed_as_one_that_is_given(place):
+    """The same take with the video that was made, given as a file: what `see` makes of it is the same to the last bit,
+    and so is the clip. A take without footage has no row of `signal`."""
+    model = {"family": "animatediff", "checkpoint": "drawn", "parts": {"controlnet": "net/controlnet"}}
+    made = {"prompt": "a", "control": {"signal": "flow", "footage": "moves.mp4", "scale": 0.5}}
+    rng = np.random.default_rng(3)
+    still = rng.integers(0, 256, (40, 80, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+    moving = np.stack([still[10:74, 4 * k : 4 * k + 96] for k in range(8)])
+    (place / "moves.mp4").write_bytes(write_video(moving, 8.0, crf=1))
+    store = str(place / "followed")
+
+    def ran(prompts: list) -> list[dict]:
+        path = campaign(place, model, prompts, steps={"text": {"max_tokens": 0}}, **SMALL)
+        done = CliRunner().invoke(main, ["render", str(path), "--store", store, "--executor", "local"])
+        assert done.exit_code == 0, done.output
+        return read_table(existing_catalog(store), "artifacts").to_pylist()
+
+    rows = {r["stage"]: r for r in ran([made])}
+    workspace = Workspace(existing_catalog(store).storage)
+    shown = read_frames(workspace.read(rows["signal"]["uri"]))
+    assert shown.shape == (5, 32, 32, 3)
+    assert shown.std() > 20
+    (place / "flow.mkv").write_bytes(workspace.read(rows["signal"]["uri"]))
+    given = {"prompt": "a", "control": {"signal": "flow", "video": "flow.mkv", "scale": 0.5}}
+    both = ran([made, given])
+    assert sorted(r["stage"] for r in both).count("signal") == 1
+    for stage in ("see", "base", "decode"):
+        assert len({r["sha256"] for r in both if r["stage"] == stage}) == 1, stage
+        assert sum(r["stage"] == stage for r in both) == 2, stage
+    path = campaign(place, model, [made], **SMALL)
+    with pytest.raises(BadInput, match=r"follow edges or motion of footage .*; configs/cascades/plain\.yaml has one"):
+        load_campaign([path], {}, ["signal.enabled=false"])
+
+
+def test_a_video_is_refined_without_a_base_take(place):
+    """The more strength, the further from the video; a take without a video is refused before any work."""
+    model, steps = {"family": "wan", "checkpoint": "wan"}, {"text": {"max_tokens": 16}}
+    prompts = [{"prompt": "a", "video": "a.mp4"}, {"prompt": "b", "video": "a.mp4"}]
+    steps["refine"] = {"sampling": {"steps": 8}}
+    path = place / "refined.yaml"
+    path.write_text(
+        json.dumps({"cascade": "refine-video", "model": model, "prompts": prompts, "steps": steps, **SMALL})
+    )
+    store = str(place / "polished")
+    ran = CliRunner().invoke(main, ["render", str(path), "--store", store, "--executor", "local"])
+    assert ran.exit_code == 0, ran.output
+    rows = read_table(existing_catalog(store), "artifacts").to_pylist()
+    assert {s: len({r["sha256"] for r in rows if r["stage"] == s}) for s in ("encode", "refine", "decode")} == {
+        "encode": 1, "refine": 2, "decode": 2
+    }  # fmt: skip
+    for prompt, said in (
+        ("c", "give `video`"),
+        ({"prompt": "c", "video": "a.mp4", "level": 0.5}, "set `refine.strength`"),
+    ):
+        path.write_text(json.dumps({"cascade": "refine-video", "model": model, "prompts": [prompt], **SMALL}))
+        with pytest.raises(BadInput, match=said):
+            load_campaign([path], {}, [])
+
+
 STAGES = ("base", "enlarge", "refine", "decode")
 
 
@@ -236,6 +295,12 @@ REFUSED = [
     ("vace", {"prompt": "a", "mask": "a.mp4", "image": "a.png"}, r"takes `mask` only together with `video`"),
     ("vace", {"prompt": "a", "control": "edges:a.mp4", "image": "a.png"}, r"takes `image` or `control`, not both"),
     ("vace", {"prompt": "a", "control": "a.mp4"}, r"must begin with its signal, one of depth, pose, edges, flow"),
+    ("animatediff", {"prompt": "a", "control": {"signal": "pose", "footage": "a.mp4"}},
+     "pose is not made from footage, only edges and flow are"),
+    ("animatediff", {"prompt": "a", "control": {"signal": "edges", "footage": "a.mp4", "video": "a.mp4"}},
+     "names a `video` of the signal and `footage` to make it from"),
+    ("animatediff", {"prompt": "a", "control": {"signal": "edges", "footage": "nowhere.mp4"}},
+     r"control .*nowhere\.mp4: No such file"),
     ("animatediff", {"prompt": "a", "control": {"signal": "edges", "video": "a.mp4", "start": 0.9, "end": 0.1}},
      "start below end"),
     ("animatediff", {"prompt": "a", "control": "edges:a.mp4", "frames": 40, "fps": 60},

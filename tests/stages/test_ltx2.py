@@ -14,7 +14,7 @@ from diffusers.pipelines.ltx2.utils import apply_image_conditioning_crf
 
 from stages.base import Base
 from stages.core.errors import BadInput
-from stages.core.latents.form import BadLatent
+from stages.core.latents.form import BadLatent, DecodeRecipe
 from stages.core.sound import BadSound
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Given, Sampling, load_family
@@ -212,3 +212,15 @@ def test_every_pipeline_has_the_arguments_that_steer_both_tracks(tiny):
 
 def _call(stages):
     return stages.denoiser._call(stages.given(), stages.spec(SEED), Sampling(steps=1, guidance=3.0))
+
+
+def test_a_clip_that_is_decoded_in_chunks_has_each_frame_once_and_in_time(tiny):
+    """The library's own chunks show what is behind the first one a frame late."""
+    codec = tiny(LTX2[0]).codec
+    latent = np.random.default_rng(0).normal(size=(codec.vae.channels, 8, 2, 2)).astype(np.float32)
+    whole, pieces = codec.decode(latent, DecodeRecipe()), list(codec.stream(latent, DecodeRecipe(chunk=48)))
+    assert len(pieces) > 2
+    found = np.concatenate(pieces)
+    assert found.shape == whole.shape == (57, 64, 64, 3)
+    late = {n: np.abs(found[8:-8].astype(int) - whole[8 + n : 49 + n]).mean() for n in (-1, 0, 1)}
+    assert min(late, key=late.get) == 0, late

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any, cast
 
 import diffusers
@@ -14,8 +15,10 @@ from stages.core.latents.form import DecodeRecipe, Floats
 from stages.core.step import PermanentError
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.digests import weights_digest
-from stages.families.contract import Frames, VaeFacts
+from stages.families.contract import Frames, VaeFacts, joined
 from stages.families.engine.card import whole_config
+from stages.families.engine.causal import decode_causally
+from stages.families.engine.chunks import chunks
 from stages.families.engine.runtime import Stage
 from stages.families.engine.variant import Adapter
 from stages.families.loading import load_part
@@ -89,20 +92,33 @@ class EngineCodec(Stage):
         self.vae = self.form.facts
         self.by_frame = self.vae.temporal_ratio == 1
         self.network = self.place(load_part(self.form.kind, model.folder(("vae",)) / "vae", self.dtype))
-        self.tells_frames = "num_frames" in inspect.signature(self.network.forward).parameters
+        self.mixes_frames = "num_frames" in inspect.signature(self.network.forward).parameters
 
     def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
         """RGB frames [F, H, W, 3], 0 to 255. Raises PermanentError where a frame is not finite."""
-        with self.running(recipe.seed):
-            self._tile(recipe)
-            latents = torch.from_numpy(np.ascontiguousarray(video)).to(self.device, self.dtype)
-            pixels = self._by_frame(latents, recipe.chunk) if self.by_frame else self._whole(latents)
-            if bad := int((~torch.isfinite(pixels)).any(dim=(0, 2, 3)).sum()):
-                raise PermanentError(
-                    f"the VAE made {bad} of {pixels.shape[1]} frames with values that are not finite in"
-                    f" {self.model.dtype}; try model.dtype=float32"
-                )
-            shown = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).cpu().numpy()
+        return joined(self.stream(video, recipe))
+
+    def stream(self, video: Floats, recipe: DecodeRecipe) -> Iterator[Frames]:
+        """`decode` in pieces: a latent frame at a time where the VAE is causal, a frame where it knows no time, else
+        `recipe.chunk` frames."""
+        latents = torch.from_numpy(np.ascontiguousarray(video)).to(self.device, self.dtype)
+        pieces = self._pieces(latents, recipe.chunk)
+        while True:
+            with self.running(recipe.seed):  # nothing of this is left to the one who takes the frames
+                self._tile(recipe)
+                if (pixels := next(pieces, None)) is None:
+                    return
+                frames = self._shown(pixels)
+            yield frames
+
+    def _shown(self, pixels: torch.Tensor) -> Frames:
+        """Frames of [3, F, H, W] from -1 to 1."""
+        if bad := int((~torch.isfinite(pixels)).any(dim=(0, 2, 3)).sum()):
+            raise PermanentError(
+                f"the VAE made {bad} of {pixels.shape[1]} frames with values that are not finite in"
+                f" {self.model.dtype}; try model.dtype=float32"
+            )
+        shown = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).cpu().numpy()
         return cast(Frames, (shown * 255).round().astype(np.uint8))
 
     def encode(self, frames: Frames) -> Floats:
@@ -116,16 +132,18 @@ class EngineCodec(Stage):
             latent = latent.transpose(0, 1) if self.by_frame else latent[0]
             return cast(Floats, latent.contiguous().numpy())
 
-    def _whole(self, latents: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.network.decode(latents[None], return_dict=False)[0][0])
-
-    def _by_frame(self, latents: torch.Tensor, chunk: int) -> torch.Tensor:
-        """[3, F, H, W] of [C, F, h, w], a few frames at a time."""
-        made = []
-        for part in latents.transpose(0, 1).split(chunk or latents.shape[1]):
-            more = {"num_frames": len(part)} if self.tells_frames else {}
-            made.append(self.network.decode(part, **more).sample)
-        return torch.cat(made).transpose(0, 1)
+    def _pieces(self, latents: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+        """[3, n, H, W] of [C, F, h, w], in order."""
+        if isinstance(self.network, diffusers.AutoencoderKLWan):
+            yield from (made[0] for made in decode_causally(self.network, latents[None]))
+        elif not self.by_frame:
+            yield self.network.decode(latents[None], return_dict=False)[0][0]
+        else:
+            for chunk in chunks(latents.shape[1], size if self.mixes_frames else size or 1, 1, self.mixes_frames):
+                part = latents[:, chunk.start : chunk.end].transpose(0, 1)
+                more = {"num_frames": len(part)} if self.mixes_frames else {}
+                made = self.network.decode(part, **more).sample
+                yield made[chunk.first : chunk.last].transpose(0, 1)
 
     def _tile(self, recipe: DecodeRecipe) -> None:
         """Tiles overlap by a quarter and change pixels, so they come from the recipe, every time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -12,7 +13,8 @@ from diffusers.video_processor import VideoProcessor
 from stages.core.latents.form import DecodeRecipe, Floats
 from stages.core.step import PermanentError
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import Frames
+from stages.families.contract import Frames, joined
+from stages.families.engine.chunks import chunks
 from stages.families.engine.runtime import Stage
 from stages.families.loading import load_part
 from stages.families.ltx.vae import VaeCard
@@ -34,19 +36,28 @@ class LTXCodec(Stage):
 
         Raises PermanentError where a frame is not finite.
         """
-        with self.running(recipe.seed) as generator:
-            self._tile(recipe)
-            latents = torch.from_numpy(np.ascontiguousarray(video))[None]
-            timestep = None
-            if self.card.config.timestep_conditioning:
-                noise = torch.randn(latents.shape, generator=generator)
-                latents = (1 - recipe.noise_scale) * latents + recipe.noise_scale * noise
-                timestep = torch.tensor([recipe.timestep], device=self.device, dtype=self.dtype)
-            latents = latents.to(self.device, self.dtype)
-            pixels = self.network.decode(latents, timestep, return_dict=False)[0]
-            self._check(pixels, what="frames")
-            clip = self.processor.postprocess_video(pixels, output_type="np")[0]
-        return cast(Frames, (clip * 255).round().astype(np.uint8))
+        return joined(self.stream(video, recipe))
+
+    def stream(self, video: Floats, recipe: DecodeRecipe) -> Iterator[Frames]:
+        """`decode` in pieces: chunks of `recipe.chunk` frames.
+
+        The library's own decoding in chunks (diffusers 0.42.1) shows every frame behind the first chunk one frame late:
+        it takes the last frame off a chunk where the first one is too much.
+        """
+        latents, timestep = torch.from_numpy(np.ascontiguousarray(video))[None], None
+        if self.card.config.timestep_conditioning:
+            noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(recipe.seed))
+            latents = (1 - recipe.noise_scale) * latents + recipe.noise_scale * noise
+            timestep = torch.tensor([recipe.timestep], device=self.device, dtype=self.dtype)
+        for chunk in chunks(latents.shape[2], recipe.chunk, self.vae.temporal_ratio):
+            with self.running(recipe.seed):  # each chunk draws the same noise inside the VAE: it knows no time
+                self._tile(recipe)
+                part = latents[:, :, chunk.start : chunk.end].to(self.device, self.dtype)
+                pixels = self.network.decode(part, timestep, return_dict=False)[0][:, :, chunk.first : chunk.last]
+                self._check(pixels, what="frames")
+                clip = self.processor.postprocess_video(pixels, output_type="np")[0]
+                frames = cast(Frames, (clip * 255).round().astype(np.uint8))
+            yield frames
 
     def encode(self, frames: Frames) -> Floats:
         """The mean of the posterior [C, F, H, W] in VAE space. Frames must number k * temporal ratio + 1."""
@@ -66,13 +77,10 @@ class LTXCodec(Stage):
             )
 
     def _tile(self, recipe: DecodeRecipe) -> None:
-        """Tiles overlap by a quarter, chunks by half; both change pixels, so they come from the recipe, every time."""
-        vae, ratio, t = self.network, self.vae.spatial_ratio, self.vae.temporal_ratio
-        vae.use_slicing, vae.use_tiling, vae.use_framewise_decoding = False, recipe.tiling > 0, recipe.chunk > 0
+        """Tiles overlap by a quarter and change pixels, so they come from the recipe, every time."""
+        vae, ratio = self.network, self.vae.spatial_ratio
+        vae.use_slicing, vae.use_tiling, vae.use_framewise_decoding = False, recipe.tiling > 0, False
         if recipe.tiling:
             edge = max(2 * ratio, recipe.tiling // ratio * ratio)
             stride = max(ratio, edge * 3 // 4 // ratio * ratio)
             vae.enable_tiling(edge, edge, None, stride, stride, None)
-        if recipe.chunk:
-            frames = max(2 * t, recipe.chunk // t * t)
-            vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames = frames, max(t, frames // 2 // t * t)

@@ -6,7 +6,7 @@ for the two prompts of one take; what they answer is 60 MB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import diffusers
@@ -20,6 +20,7 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.digests import weights_digest
 from stages.families.contract import Latents, VaeFacts
 from stages.families.engine.card import Card, whole_config
+from stages.families.engine.chunks import chunks
 from stages.families.engine.stages import EngineDenoiser, EngineSeer, EngineText
 from stages.families.engine.vae import EngineCodec, Form, vae_class
 from stages.families.loading import load_component, load_tensors
@@ -187,12 +188,13 @@ class LTX2Denoiser(EngineDenoiser):
 class LTX2Codec(EngineCodec):
     """The VAE of the pictures."""
 
+    def _pieces(self, latents: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+        """[3, n, H, W] of [C, F, h, w], in order: chunks of ours, as for LTX."""
+        for chunk in chunks(latents.shape[1], size, self.vae.temporal_ratio):
+            made = self.network.decode(latents[None, :, chunk.start : chunk.end], return_dict=False)[0][0]
+            yield made[:, chunk.first : chunk.last]
+
     def _tile(self, recipe: DecodeRecipe) -> None:
-        """Chunks overlap by half."""
+        """No chunks of the library's beside ours."""
         super()._tile(recipe)
-        ratio, network = self.vae.temporal_ratio, self.network
-        network.use_framewise_decoding = recipe.chunk > 0
-        if recipe.chunk:
-            frames = max(2 * ratio, recipe.chunk // ratio * ratio)
-            network.tile_sample_min_num_frames = frames
-            network.tile_sample_stride_num_frames = max(ratio, frames // 2 // ratio * ratio)
+        self.network.use_framewise_decoding = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,10 @@ class PixelCodec:
     def decode(self, video: Floats, recipe: DecodeRecipe) -> Frames:
         """The frames, rounded as diffusers rounds pictures."""
         return np.asarray((np.moveaxis(video, 0, -1) * 255).round(), np.uint8)
+
+    def stream(self, video: Floats, recipe: DecodeRecipe) -> Iterator[Frames]:
+        """The frames one by one."""
+        return (self.decode(video[:, i : i + 1], recipe) for i in range(video.shape[1]))
 
     def encode(self, frames: Frames) -> Floats:
         """Frames as floats."""

@@ -1,0 +1,141 @@
+"""Peak memory of decoding 2 s and 10 s of a clip, and what decoding in chunks changes, per kind of VAE.
+
+Every kind is a tiny untrained checkpoint; each clip is decoded by the step `decode` in a process of its own, which says
+the highest resident memory that the kernel saw (VmHWM). The encoder is a further process and not counted.
+python -m tests.benchmarks.bench_decode [KIND[,KIND]...] [WIDTHxHEIGHT] [FPS]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from stages.core.latents.artifacts import put_latent
+from stages.core.latents.form import DecodeRecipe, Floats
+from stages.core.ledger.storage import Storage
+from stages.core.step import Workspace
+from stages.core.weights.checkpoint import ModelConfig
+from stages.decode import Decode
+from stages.families.contract import load_family, load_maker
+
+KINDS: dict[str, tuple[str, str, int]] = {
+    "ltx": ("ltx", "", 48),
+    "wan": ("wan", "t2v", 0),
+    "animatediff": ("animatediff", "text-to-video", 0),
+    "svd": ("svd", "image-to-video", 14),
+}
+"""Kind -> its family, the variant of its tiny checkpoint, and `decode.chunk`."""
+SIZE, FPS = "1920x1088", "24"
+LIMIT = 1.3
+
+
+def checkpoint(kind: str, root: Path) -> ModelConfig:
+    """A tiny checkpoint of this kind."""
+    family, variant, _ = KINDS[kind]
+    folder = root / family
+    if family == "ltx":
+        from stages.families.untrained import build_untrained
+        from tests.stages.conftest import SHAPES
+
+        build_untrained(folder, shape=SHAPES["32x8"])
+    elif not folder.exists():
+        load_maker(family)(folder, variant, 0)
+    return ModelConfig(family=family, checkpoint=str(folder), device="cpu")
+
+
+def config(kind: str, model: ModelConfig) -> Decode.Config:
+    """How it is decoded."""
+    return Decode.Config(model=model, chunk=KINDS[kind][2], preset="ultrafast")
+
+
+def noise(codec: Any, frames: int, height: int, width: int) -> Floats:
+    """A latent [C, F, h, w] of a VAE, drawn around 0 with its spread."""
+    vae = codec.vae
+    shape = (
+        vae.channels,
+        (frames - 1) // vae.temporal_ratio + 1,
+        height // vae.spatial_ratio,
+        width // vae.spatial_ratio,
+    )
+    found: Floats = (np.random.default_rng(0).standard_normal(shape) * vae.scale).astype(np.float32)
+    return found
+
+
+def kept(model: ModelConfig, store: Path, seconds: int, size: str, fps: int) -> dict[str, Any]:
+    """The row of a latent that lasts so long."""
+    codec, frames = load_family(model.family).codec(model), seconds * fps + 1
+    width, height = (int(side) for side in size.split("x"))
+    spec = codec.vae.spec(
+        family=model.family, width=width, height=height, n_frames=frames, fps=float(fps), fps_conditioning=float(fps)
+    )
+    return put_latent(Workspace(Storage(str(store))), noise(codec, frames, height, width), spec)
+
+
+def decode_one(kind: str, model: ModelConfig, store: Path, row: dict[str, Any]) -> dict[str, float]:
+    """Megabytes at the peak of this process, and at that before it decodes."""
+    step = Decode(config(kind, model), Workspace(Storage(str(store))))
+    step.setup()
+    before = peak()
+    step.process({"latent": row, "seed": 0})
+    return {"peak": peak(), "before": before}
+
+
+def peak() -> float:
+    """The highest resident memory of this process so far, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def difference(model: ModelConfig, chunk: int) -> tuple[int, float]:
+    """The largest and the mean difference, of 255, that chunks make to a clip decoded at once, 65 frames of 256x192."""
+    codec = load_family(model.family).codec(model)
+    latent = noise(codec, 65, 192, 256)
+    whole = codec.decode(latent, DecodeRecipe(chunk=65)).astype(int)
+    off = np.abs(codec.decode(latent, DecodeRecipe(chunk=chunk)) - whole)
+    return int(off.max()), float(off.mean())
+
+
+def run(kind: str, model: ModelConfig, store: Path, made: dict[str, Any]) -> dict[str, float]:
+    """`decode_one` in a process of its own."""
+    row = json.dumps(made)
+    words = [sys.executable, "-m", "tests.benchmarks.bench_decode", "--one", kind, model.checkpoint, str(store), row]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """One JSON line a figure."""
+    if sys.argv[1:2] == ["--one"]:
+        kind, folder, store, row = sys.argv[2:]
+        model = ModelConfig(family=KINDS[kind][0], checkpoint=folder, device="cpu")
+        print(json.dumps(decode_one(kind, model, Path(store), json.loads(row))))
+        return
+    kinds, size, fps = [*sys.argv[1:4], *(",".join(KINDS), SIZE, FPS)[len(sys.argv[1:4]) :]]
+    with tempfile.TemporaryDirectory() as place:
+        for kind in kinds.split(","):
+            model, chunk, folder = checkpoint(kind, Path(place)), KINDS[kind][2], Path(place) / "store"
+            most, mean = difference(model, chunk)
+            say(f"{kind}.largest_difference", most, "of 255", mean=round(mean, 4), chunk=chunk)
+            short, long = (run(kind, model, folder, kept(model, folder, s, size, int(fps))) for s in (2, 10))
+            more = {"chunk": chunk, "size": size, "fps": int(fps), "before_mb": round(long["before"])}
+            more |= {"peak_2s_mb": round(short["peak"]), "peak_10s_mb": round(long["peak"])}
+            say(f"{kind}.peak_ratio_10s_to_2s", long["peak"] / short["peak"], "ratio", limit=LIMIT, **more)
+
+
+def say(figure: str, value: float, unit: str, **more: Any) -> None:
+    """One JSON line."""
+    print(json.dumps({"figure": f"decode.{figure}", "value": round(value, 3), "unit": unit, **more}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
