@@ -52,6 +52,9 @@ RETRY_ERRORS = click.option(
     is_flag=True,
     help="Also retry permanent failures, and transient ones that have used up their attempts.",
 )
+RESET = click.option(
+    "--reset", is_flag=True, help="Make the deployments as their file says, whatever was set on the server since."
+)
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this run, not the latest.")
 
 
@@ -339,13 +342,34 @@ def demo(store: str, executor: str | None) -> int:
 
 @main.command()
 @click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Run at most N at once."
+)
+@RESET
 @friendly
-def serve(port: int) -> int:
+def serve(port: int, runs: int, reset: bool) -> int:
     """Start a Prefect server for runs of Rushes. On it you can start and schedule curate, report, publish, render,
     evaluate and train. If PREFECT_API_URL names a server, that one is used instead."""
     from flows.prefect.serve import serve_deployments
 
-    return serve_deployments(port)
+    return serve_deployments(port, runs, reset)
+
+
+@main.command()
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file like infra/prefect.yaml, which is used by default.",
+)
+@RESET
+@friendly
+def deploy(file: Path | None, reset: bool) -> int:
+    """Put the deployments onto the Prefect server of PREFECT_API_URL, for workers. Makes the work pool where there is
+    none. What was set on the server (schedules, parameters, limits) stays, and what differs from the file is told."""
+    from flows.prefect.deploy import deploy_command
+
+    return deploy_command(file, reset)
 
 
 @main.command()
