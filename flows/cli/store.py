@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from rich.table import Table
 
@@ -23,13 +24,17 @@ from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
 console = plain_console()
+Options = dict[str, Any]
+"""Options of the store's file system, as `infra.storage` has them."""
 
 
-def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
+def show_table(
+    name: str, store: str, run_id: str, everything: bool, out: Path | None, options: Options | None = None
+) -> int:
     """Print a table, or write all of it to a file."""
     if out and out.suffix not in FORMATS:
         raise BadInput(f"--out {out}: the name must end in {', '.join(FORMATS)}")
-    catalog = existing_catalog(store, results=name in ("datasets", "checkpoints"))
+    catalog = existing_catalog(store, options, results=name in ("datasets", "checkpoints"))
     if out and is_special(out):
         if everything:
             raise BadInput(f"--out {out}: shots, and files for each source, are of one run; leave --all out")
@@ -45,11 +50,11 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     return 0
 
 
-def make_page(store: str, run_id: str, out: Path | None) -> int:
+def make_page(store: str, run_id: str, out: Path | None, options: Options | None = None) -> int:
     """Write the page of a store, and print where it lies."""
     from flows.views.page import export_page
 
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     where = out or catalog.storage.local_path("page.html")
     if where is None:
         raise BadInput(f"{catalog.storage.url} is no local folder; give --out FILE.html")
@@ -57,9 +62,9 @@ def make_page(store: str, run_id: str, out: Path | None) -> int:
     return 0
 
 
-def show_status(store: str) -> int:
+def show_status(store: str, options: Options | None = None) -> int:
     """The runs of a store, and the progress of every step in the latest run of each flow."""
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     runs = runs_table(catalog).to_pylist()
     if not runs:
         console.print("no runs yet")
@@ -117,13 +122,13 @@ def _name_of(survey: Survey, node: str, row_id: str) -> str:
     return f"{named}, {row_id[:12]}" if named else row_id[:12]
 
 
-def show_lineage(what: str, store: str) -> int:
+def show_lineage(what: str, store: str, options: Options | None = None) -> int:
     """Where a row came from: from a video back to its prompt, from a clip back to its source."""
     from flows.curate.clip_text import clip_lines
     from stages.core.running.lineage import lineage
     from stages.core.running.lineage_text import as_text
 
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     first = row_id = _id_of_file(catalog, Path(what).expanduser()) if _is_file(what) else what
     while row_id:
         origin = lineage(catalog, row_id)
@@ -157,12 +162,12 @@ def _id_of_file(catalog: Catalog, path: Path) -> str:
     return next((v["video_id"] for v in videos if v["sha256"] == found.artifact_sha256), found.artifact_sha256)
 
 
-def verify_store(store: str, repair: bool) -> int:
+def verify_store(store: str, repair: bool, options: Options | None = None) -> int:
     """Report on a store; exit status 1 where a part or a row's file is damaged."""
     from data_prep.publish.folder import faults
     from stages.core.ledger.upkeep import verify
 
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     report = verify(catalog)
     report.faults += faults(catalog.storage)
     for line in report_lines(report):
@@ -189,11 +194,11 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
     return [*lines, "no faults" if report.ok else counted(len(report.faults), "fault")]
 
 
-def compact_store(store: str) -> int:
+def compact_store(store: str, options: Options | None = None) -> int:
     """Merge small parts. Sources stay for a minute, so that no reader that listed them misses a row."""
     from stages.core.ledger.compaction import compact
 
-    done = compact(existing_catalog(store))
+    done = compact(existing_catalog(store, options))
     console.print(
         f"{counted(done.before, 'part')} merged into {done.after}; {counted(done.dropped, 'duplicate row')} dropped"
     )

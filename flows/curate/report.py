@@ -3,7 +3,7 @@ inside the file; nothing is fetched, and every text that came with the footage i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import shorten
@@ -38,9 +38,9 @@ LONGEST_LABEL = 40
 console = plain_console()
 
 
-def report_command(store: str, run_id: str, out: Path | None) -> int:
-    """Write the report of the latest curation, or of one run."""
-    catalog = existing_catalog(store)
+def report_command(store: str, run_id: str, out: Path | None, options: Mapping[str, Any] | None = None) -> int:
+    """Write the report of the latest curation, or of one run. options: of the store's file system."""
+    catalog = existing_catalog(store, options)
     page = build_report(catalog, run_id)
     console.print(write_report(catalog, page, out), soft_wrap=True, markup=False)
     return 0
