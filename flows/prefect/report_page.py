@@ -8,11 +8,11 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows.prefect.artifacts import bullets, show_ending
 from flows.prefect.endings import Ending
-from flows.prefect.flow_run import logs_shown
+from flows.prefect.flow_run import logs_shown, refused
 from flows.prefect.reporting import reporting
 from flows.run.session import existing_catalog
 from flows.run.storage import is_option, read_options
@@ -36,5 +36,5 @@ def make_page(
             show_ending("report", Ending(places={"page": place}))
             log.info("report: %s", place)
     except BadInput as bad:
-        return Failed(message=str(bad))
+        return refused(bad)
     return Completed(message=f"report: {place}")

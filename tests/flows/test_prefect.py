@@ -310,6 +310,7 @@ def test_what_is_wrong_with_a_form_fails_the_run_with_its_sentence(api: Api, cam
     assert "unknown key 'drw'; did you mean 'draw'?" in api.wait(typo)["state"]["message"]
     assert api.run(typo)["state_type"] == "FAILED"
     assert not [r["message"] for r in api.logs(typo) if "Traceback" in r["message"]]
+    api.until(lambda: [r for r in api.logs(typo) if "unknown key 'drw'" in r["message"] and r["level"] == 40])
     assert api.wait(text)["state_type"] == "COMPLETED"
     prompts = read_table(existing_catalog(str(tmp_path / "text")), "takes")["prompt"].to_pylist()
     assert prompts == ["one", "one", "two two", "two two"]
