@@ -51,7 +51,7 @@ def local_server(port: int) -> Iterator[str]:
     _check_free(port)
     home = state_folder()
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # forms and logs are nobody else's
     except OSError as error:
         raise BadInput(
             f"cannot make {home}, where the Prefect server keeps its database ({error.strerror}); "

@@ -103,6 +103,7 @@ def api(state: Path, hanging: Path) -> Iterator[Api]:
         assert serve.wait(600) == 0
         assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
         assert (state / "rushes" / "prefect" / "prefect.db").is_file()
+        assert (state / "rushes" / "prefect").stat().st_mode & 0o077 == 0
         kept = [path for path in state.rglob("*") if path.is_file() and b"kanari" in path.read_bytes()]
         assert not kept, "a key of a campaign came to Prefect"
     finally:
