@@ -167,9 +167,10 @@ async def _run_until_interrupted(url: str, runs: int, reset: bool) -> None:
     runner = Runner(name="rushes", pause_on_shutdown=False, limit=runs)
     for deployment in deployments:
         await runner.aadd_deployment(deployment)
-    work = asyncio.create_task(runner.start())
-    await asyncio.sleep(0)  # the runner sets a signal handler of its own; ours comes after it
     interrupted = asyncio.Event()
+    # A runner without deployments would have nothing to ask for, so that only the server is kept up.
+    work = asyncio.create_task(runner.start() if deployments else interrupted.wait())
+    await asyncio.sleep(0)  # the runner sets a signal handler of its own; ours comes after it
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
     names = ", ".join(d.name for d in deployments) or "none to be run here"
@@ -179,5 +180,6 @@ async def _run_until_interrupted(url: str, runs: int, reset: bool) -> None:
     await asyncio.wait([work, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
     if interrupted.is_set():
         click.echo("stopping")
-        await runner.astop()
+        if deployments:
+            await runner.astop()
     await work

@@ -250,6 +250,7 @@ def test_deploying_again_takes_back_nothing_and_reset_does(api: Api, pooled: Pat
     assert "/other" not in kept
     deploy(api, pooled, "--reset")
     assert as_set(api.deployments()["render-pool"]) == as_set(first)
+    api.ask("/work_pools/rushes", {"concurrency_limit": None}, "PATCH")
 
 
 @pytest.mark.soak
