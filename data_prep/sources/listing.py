@@ -23,6 +23,7 @@ from data_prep.sources.reading import facts_of, remote_facts
 from data_prep.sources.unused import Unused
 from stages.core.errors import BadInput
 from stages.core.identity import digest
+from stages.core.reach.file_systems import naming_extra
 from stages.core.reach.opening import is_web, joined, read_bytes
 from stages.core.reach.policy import in_force, local_path
 from stages.core.reach.secrets import bare, bare_in, cleared, remember, secret_parts
@@ -274,11 +275,14 @@ def _remote_files(word: str) -> Iterator[Row]:
     import fsspec
 
     try:
-        fs, path = fsspec.core.url_to_fs(word)
+        with naming_extra(word):
+            fs, path = fsspec.core.url_to_fs(word)
         if glob.has_magic(path):
             found = [i for i in fs.glob(path, detail=True).values() if i["type"] == "file"]
         else:
             found = list(fs.find(path, detail=True).values()) if fs.isdir(path) else [fs.info(path)]
+    except BadInput:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(cleared(f"{bare(word)!r} cannot be listed: {error}")) from None
     for info in sorted(found, key=lambda i: str(i["name"])):

@@ -6,29 +6,35 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 import click
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from flows.display.terminal import say
+from flows.prefect import places
 from flows.prefect.server import VARIABLE, named_server, ui_address, unreachable
+from infra.ray.session_folder import session_folder
+from infra.settings import InfraConfig
 from stages.core.config import structured
-from stages.core.config_files import CONFIGS, ROOT
+from stages.core.config_files import CONFIGS, ROOT, parse_overrides
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import TEMPORARY, Storage
 from stages.core.media import ffmpeg_binary, ffmpeg_version
+from stages.core.reach import policy
 from stages.core.weights.checkpoint import ModelConfig, is_hub_id
 from stages.families.contract import offers_of
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 COLOURS = {OK: "green", NOTE: "yellow", MISSING: "red"}
-LOW_DISK_GB, NO_DISK_GB, COMMAND_SECONDS = 5.0, 0.2, 10.0
+LOW_DISK_GB, NO_DISK_GB, COMMAND_SECONDS, IMPORT_SECONDS = 5.0, 0.2, 10.0, 300.0
 INSTALL = "run `make setup`, or pip install --constraint constraints.txt --editable ."
 
 
@@ -42,9 +48,12 @@ class Finding:
     advice: str = ""
 
 
-def examine(store: str | None = None) -> int:
-    """Print a line for everything that is examined. Returns 0, or 1 where something that is needed is missing."""
-    findings = list(run_checks(store))
+def examine(store: str | None = None, options: Mapping[str, Any] | None = None) -> int:
+    """Print a line for everything that is examined. Returns 0, or 1 where something that is needed is missing.
+
+    options: of the store's file system
+    """
+    findings = list(run_checks(store, options))
     width = max(len(f.name) for f in findings)
     for f in findings:
         say(f"  {f.name:{width}}  {f.state}", coloured=click.style(f"{f.status:7}", fg=COLOURS[f.status]))
@@ -53,7 +62,7 @@ def examine(store: str | None = None) -> int:
     return int(any(f.status == MISSING for f in findings))
 
 
-def run_checks(store: str | None = None) -> Iterator[Finding]:
+def run_checks(store: str | None = None, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
     """Run every check. Bad input that a check meets is a finding too."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("packages", packages),
@@ -62,8 +71,11 @@ def run_checks(store: str | None = None) -> Iterator[Finding]:
         ("Ray", ray),
         ("Prefect", prefect),
         ("weights", weights),
-        ("disk", lambda: disk(store)),
-        ("store", lambda: writable(store)),
+        (policy.VARIABLE, reach),
+        (places.VARIABLE, overrides),
+        ("TMPDIR", temporary_files),
+        ("disk", lambda: disk(store, options)),
+        ("store", lambda: writable(store, options)),
     ]
     for name, check in checks:
         try:
@@ -162,16 +174,55 @@ def gpu() -> Iterator[Finding]:
 
 
 def ray() -> Iterator[Finding]:
-    """Ray, and the shared memory that its object store lies in."""
-    if have := installed("ray"):
-        yield Finding(
-            OK, "Ray", f"{have}; started by a run that needs it, on this machine unless infra.ray.address is set"
-        )
+    """Ray: whether it can be imported, and has a folder for its session."""
+    if not (have := installed("ray")):
+        return
+    if fault := import_fault("ray"):
+        yield Finding(MISSING, "Ray", f"{have}, which cannot be imported: {fault}", INSTALL)
+        return
+    session_folder()
+    yield Finding(OK, "Ray", f"{have}; started by a run that needs it, on this machine unless infra.ray.address is set")
+
+
+def import_fault(name: str) -> str:
+    """Why a package cannot be imported here, "" where it can. A process of its own: the import takes seconds."""
+    code = f"import {name}"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        return type(error).__name__
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+
+
+def reach() -> Iterator[Finding]:
+    """The operator's rules, where there are some."""
+    if file := os.environ.get(policy.VARIABLE):
+        policy.operators()
+        yield Finding(OK, policy.VARIABLE, file)
+
+
+def overrides() -> Iterator[Finding]:
+    """What the runs of a worker begin with. Of the settings only those under `infra` are the same for all flows."""
+    if os.environ.get(places.VARIABLE):
+        given = parse_overrides(places.worker_overrides())
+        structured(InfraConfig, OmegaConf.select(given, "infra", default={}), f"{places.VARIABLE}: infra")
+        yield Finding(OK, places.VARIABLE, f"sets {', '.join(str(k) for k in given)}")
+
+
+def temporary_files() -> Iterator[Finding]:
+    """The folder for temporary files, where one is named."""
+    if folder := os.environ.get("TMPDIR"):
+        if not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise BadInput(f"{folder} is no folder that can be written to; make it, or unset TMPDIR")
+        yield Finding(OK, "TMPDIR", folder)
 
 
 def prefect() -> Iterator[Finding]:
     """Prefect, and the server that is named."""
     if not (have := installed("prefect")):
+        return
+    if fault := import_fault("prefect"):
+        yield Finding(MISSING, "Prefect", f"{have}, which cannot be imported: {fault}", INSTALL)
         return
     try:
         url = named_server()
@@ -229,9 +280,9 @@ def weights_on_disk(model: ModelConfig) -> str:
     return f"complete, {size / 1e6:,.0f} MB in {len(files)} files: {where}"
 
 
-def disk(store: str | None) -> Iterator[Finding]:
+def disk(store: str | None, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
     """Free space where the store lies, or here."""
-    root = Storage(store).local_root if store else Path.cwd()
+    root = Storage(store, dict(options or {})).local_root if store else Path.cwd()
     if root is None:
         return
     there = nearest_folder(root)
@@ -246,12 +297,12 @@ def nearest_folder(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.is_dir())
 
 
-def writable(store: str | None) -> Iterator[Finding]:
+def writable(store: str | None, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
     """Whether a file can be put into the store and read back."""
     if not store:
         yield Finding(NOTE, "store", "none given", "`rushes doctor --store URL` checks that a store can be written to")
         return
-    storage = Storage(store)
+    storage = Storage(store, dict(options or {}))
     root = storage.local_root
     if root is not None and not root.is_dir():
         yield _can_be_made(storage.url, nearest_folder(root))

@@ -11,11 +11,13 @@ from typing import Any
 
 import click
 
+from flows.cli.storage_options import storage_options
 from flows.cli.telemetry import be_quiet
 
 STORE = click.option("--store", required=True, metavar="URL", help="Folder or fsspec URL of the store.")
 DRY_RUN = click.option("--dry-run", "dry_run", flag_value="plan", help="Show what would run, and run nothing.")
 SETTINGS = click.option("--settings", "dry_run", flag_value="settings", help="Print all settings, and run nothing.")
+Options = dict[str, Any]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -51,6 +53,9 @@ RETRY_ERRORS = click.option(
     "--retry-errors",
     is_flag=True,
     help="Also retry permanent failures, and transient ones that have used up their attempts.",
+)
+RESET = click.option(
+    "--reset", is_flag=True, help="Make the deployments as their file says, whatever was set on the server since."
 )
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this run, not the latest.")
 
@@ -246,12 +251,13 @@ def publish(words: tuple[str, ...], **options: Any) -> int:
 @RUN
 @click.option("--out", metavar="FILE", help="Write the page to this file; default: report.html in the store.")
 @friendly
-def report(store: str, run_id: str, out: str | None) -> int:
+@storage_options()
+def report(store: str, run_id: str, out: str | None, storage: Options) -> int:
     """Write an HTML page about a curation. It says what was kept, why the rest was not, and what other thresholds would
     do."""
     from flows.curate.report import report_command
 
-    return report_command(store, run_id, Path(out) if out else None)
+    return report_command(store, run_id, Path(out) if out else None, storage)
 
 
 @main.command()
@@ -259,16 +265,16 @@ def report(store: str, run_id: str, out: str | None) -> int:
 @RUN
 @click.option("--out", metavar="FILE.html", help="Write the page to this file; default: page.html in the store.")
 @friendly
-def page(store: str, run_id: str, out: str | None) -> int:
+@storage_options()
+def page(store: str, run_id: str, out: str | None, storage: Options) -> int:
     """Write an HTML page of videos and clips. It shows every video of the latest render with its prompt and lineage,
     and every clip of the latest curation with its scores."""
     from flows.cli.store import make_page
 
-    return make_page(store, run_id, Path(out) if out else None)
+    return make_page(store, run_id, Path(out) if out else None, storage)
 
 
 @main.command()
-@click.argument("name", metavar="NAME", default="")
 @STORE
 @RUN
 @click.option("--all", "everything", is_flag=True, help="Show the rows of every run, not only the latest.")
@@ -279,25 +285,26 @@ def page(store: str, run_id: str, out: str | None) -> int:
     "and clips also .edl or .otio. With the text {source} in its name, write one file for each source.",
 )
 @friendly
-def table(name: str, store: str, run_id: str, everything: bool, out: str | None) -> int:
+@storage_options("NAME")
+def table(word: str, store: str, run_id: str, everything: bool, out: str | None, storage: Options) -> int:
     """Show a table of results. NAME is one of runs, takes, artifacts, videos, sources, signals, frames, cuts, clips,
     scores, verdicts, captions, datasets, uncut, judgements, checkpoints."""
     from flows.cli.store import show_table
 
-    return show_table(name, store, run_id, everything, Path(out) if out else None)
+    return show_table(word, store, run_id, everything, Path(out) if out else None, storage)
 
 
 @main.command()
-@click.argument("what", required=False, metavar="[ID|FILE]")
 @STORE
 @friendly
-def status(what: str | None, store: str) -> int:
+@storage_options("[ID|FILE]")
+def status(word: str, store: str, storage: Options) -> int:
     """Show how far along runs are, or where a result came from. Without an argument: the progress of the latest runs.
     With an ID or an exported video: what it was made from. With the id or the path of a source: its clips and their
     verdicts."""
     from flows.cli.store import show_lineage, show_status
 
-    return show_lineage(what, store) if what else show_status(store)
+    return show_lineage(word, store, storage) if word else show_status(store, storage)
 
 
 @main.group()
@@ -309,21 +316,23 @@ def catalog() -> None:
 @STORE
 @click.option("--repair", is_flag=True, help="Remove orphaned and temporary files older than a day.")
 @friendly
-def verify(store: str, repair: bool) -> int:
+@storage_options()
+def verify(store: str, repair: bool, storage: Options) -> int:
     """Check all tables and files. Every table must be readable, and every file must have the right hash."""
     from flows.cli.store import verify_store
 
-    return verify_store(store, repair)
+    return verify_store(store, repair, storage)
 
 
 @catalog.command()
 @STORE
 @friendly
-def compact(store: str) -> int:
+@storage_options()
+def compact(store: str, storage: Options) -> int:
     """Merge small Parquet files. Safe while runs are in progress."""
     from flows.cli.store import compact_store
 
-    return compact_store(store)
+    return compact_store(store, storage)
 
 
 @main.command()
@@ -340,13 +349,34 @@ def demo(store: str, executor: str | None) -> int:
 
 @main.command()
 @click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Run at most N at once."
+)
+@RESET
 @friendly
-def serve(port: int) -> int:
+def serve(port: int, runs: int, reset: bool) -> int:
     """Start a Prefect server for runs of Rushes. On it you can start and schedule curate, report, publish, render,
     evaluate and train. If PREFECT_API_URL names a server, that one is used instead."""
     from flows.prefect.serve import serve_deployments
 
-    return serve_deployments(port)
+    return serve_deployments(port, runs, reset)
+
+
+@main.command()
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file like infra/prefect.yaml, which is used by default.",
+)
+@RESET
+@friendly
+def deploy(file: Path | None, reset: bool) -> int:
+    """Put the deployments onto the Prefect server of PREFECT_API_URL, for workers. Makes the work pool where there is
+    none. What was set on the server (schedules, parameters, limits) stays, and what differs from the file is told."""
+    from flows.prefect.deploy import deploy_command
+
+    return deploy_command(file, reset)
 
 
 @main.command()
@@ -380,11 +410,12 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
 @main.command()
 @click.option("--store", metavar="URL", help="Also check that this store can be written to.")
 @friendly
-def doctor(store: str | None) -> int:
+@storage_options()
+def doctor(store: str | None, storage: Options) -> int:
     """Check this installation. Says what is there, what is missing, and what to do about it."""
     from flows.cli.doctor import examine
 
-    return examine(store)
+    return examine(store, storage)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from rich.table import Table
 
@@ -24,13 +25,17 @@ from stages.core.running.runs import RunRecord, find_run, runs_table
 from stages.core.step import Row
 
 console = plain_console()
+Options = dict[str, Any]
+"""Options of the store's file system, as `infra.storage` has them."""
 
 
-def show_table(name: str, store: str, run_id: str, everything: bool, out: Path | None) -> int:
+def show_table(
+    name: str, store: str, run_id: str, everything: bool, out: Path | None, options: Options | None = None
+) -> int:
     """Print a table, or write all of it to a file."""
     if out and out.suffix not in FORMATS:
         raise BadInput(f"--out {out}: the name must end in {formats_of(name)}")
-    catalog = existing_catalog(store, results=name in ("datasets", "checkpoints"))
+    catalog = existing_catalog(store, options, results=name in ("datasets", "checkpoints"))
     if out and is_special(out):
         if everything:
             raise BadInput(f"--out {out}: shots, and files for each source, are of one run; leave --all out")
@@ -46,11 +51,11 @@ def show_table(name: str, store: str, run_id: str, everything: bool, out: Path |
     return 0
 
 
-def make_page(store: str, run_id: str, out: Path | None) -> int:
+def make_page(store: str, run_id: str, out: Path | None, options: Options | None = None) -> int:
     """Write the page of a store, and print where it lies."""
     from flows.views.page import export_page
 
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     where = out or catalog.storage.local_path("page.html")
     if where is None:
         raise BadInput(f"{catalog.storage.url} is no local folder; give --out FILE.html")
@@ -58,9 +63,9 @@ def make_page(store: str, run_id: str, out: Path | None) -> int:
     return 0
 
 
-def show_status(store: str) -> int:
+def show_status(store: str, options: Options | None = None) -> int:
     """The runs of a store, and the progress of every step in the latest run of each flow."""
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     runs = runs_table(catalog).to_pylist()
     if not runs:
         console.print("no runs yet")
@@ -129,12 +134,12 @@ def _name_of(survey: Survey, node: str, row_id: str) -> str:
     return f"{named}, {row_id[:12]}" if named else row_id[:12]
 
 
-def show_lineage(what: str, store: str) -> int:
+def show_lineage(what: str, store: str, options: Options | None = None) -> int:
     """Where a row came from: from a video back to its prompt, from a clip back to its source; of a source its row, its
     clips and their verdicts."""
     from flows.curate.source_text import source_lines
 
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     try:
         lines = _lineage_lines(catalog, what)
     except BadInput:
@@ -193,12 +198,12 @@ def _ids_of_file(catalog: Catalog, path: Path) -> tuple[str, str]:
     return row_id, ""
 
 
-def verify_store(store: str, repair: bool) -> int:
+def verify_store(store: str, repair: bool, options: Options | None = None) -> int:
     """Report on a store; exit status 1 where a part or a row's file is damaged."""
     from data_prep.publish.folder import faults
     from stages.core.ledger.upkeep import verify
 
-    catalog = existing_catalog(store)
+    catalog = existing_catalog(store, options)
     report = verify(catalog)
     report.faults += faults(catalog.storage)
     for line in report_lines(report):
@@ -226,11 +231,11 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
     return [*lines, "no faults" if report.ok else counted(len(report.faults), "fault")]
 
 
-def compact_store(store: str) -> int:
+def compact_store(store: str, options: Options | None = None) -> int:
     """Merge small parts. Sources stay for a minute, so that no reader that listed them misses a row."""
     from stages.core.ledger.compaction import compact
 
-    done = compact(existing_catalog(store))
+    done = compact(existing_catalog(store, options))
     console.print(
         f"{counted(done.before, 'table file')} merged into {done.after}; "
         f"{counted(done.dropped, 'duplicate row')} dropped"

@@ -38,9 +38,9 @@ LONGEST_LABEL = 40
 console = plain_console()
 
 
-def report_command(store: str, run_id: str, out: Path | None) -> int:
-    """Write the report of the latest curation, or of one run."""
-    catalog = existing_catalog(store)
+def report_command(store: str, run_id: str, out: Path | None, options: Mapping[str, Any] | None = None) -> int:
+    """Write the report of the latest curation, or of one run. options: of the store's file system."""
+    catalog = existing_catalog(store, options)
     page = build_report(catalog, run_id)
     console.print(write_report(catalog, page, out), soft_wrap=True, markup=False)
     return 0

@@ -119,7 +119,9 @@ def report(store: str, curation: str = "", out: str = "") -> State[None]:
     """
     from flows.prefect.report_page import make_page
 
-    return make_page(lambda: check_place("store", store), curation, lambda: check_place("out", out))
+    return make_page(
+        lambda: check_place("store", store), curation, lambda: check_place("out", out), lambda: check_overrides([])
+    )
 
 
 @flow(name="evaluate", **FLOW)

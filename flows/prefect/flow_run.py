@@ -101,10 +101,18 @@ def run_form(prepare: Callable[[], Prepared], form: Form | None = None) -> State
             prepared = prepare()
             outcome = run_tasks(prepared, form=asked)
     except BadInput as bad:
-        return Failed(message=cleared(str(bad)))
+        return refused(bad)
     except Stopped as stopped:
         return Cancelled(message=str(stopped))
     return closing_state(outcome)
+
+
+def refused(bad: BadInput) -> State[None]:
+    """The state of a run that bad input ends. Prefect logs how runs end as information; this is an error."""
+    said = cleared(str(bad))
+    with logs_shown():
+        log.error("%s", said)
+    return Failed(message=said)
 
 
 def _no_ending(record: logging.LogRecord) -> bool:

@@ -25,5 +25,6 @@ def check_form(*places: str, overrides: Iterable[str]) -> None:
 
 
 ELSEWHERE = (
-    "Prefect keeps what a form holds: put credentials into the environment of the worker, or into the campaign's file"
+    "Prefect keeps what a form holds: put credentials into the environment of the worker, or into the campaign's file; "
+    "delete this run on the server, and change the key"
 )

@@ -60,13 +60,18 @@ def find_file(name: str, value: str, kind: str = "") -> str:
     )
 
 
+def worker_overrides() -> list[str]:
+    """The words of RUSHES_OVERRIDES. Raises BadInput where its quotes do not match."""
+    try:
+        return shlex.split(os.environ.get(VARIABLE, ""))
+    except ValueError as error:
+        raise BadInput(f"{VARIABLE} of this worker cannot be read: {error}") from None
+
+
 def check_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides of this worker (RUSHES_OVERRIDES), and after them those of the form. Raises BadInput for one that
     is not key=value, or whose value is a relative path."""
-    try:
-        own = shlex.split(os.environ.get(VARIABLE, ""))
-    except ValueError as error:
-        raise BadInput(f"{VARIABLE} of this worker cannot be read: {error}") from None
+    own = worker_overrides()
     check_form(overrides=overrides)
     for word in overrides:
         _check_value(word.split("=", 1)[0].strip(), OmegaConf.to_container(parse_overrides([word]), resolve=False))

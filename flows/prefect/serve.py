@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from omegaconf import OmegaConf
 
+from flows.prefect.deploy import Settled, read_deployments, settle
 from flows.prefect.server import VARIABLE, require_server, ui_address, unreachable
-from stages.core.config_files import ROOT, read_yaml
+from stages.core.config_files import ROOT
 from stages.core.errors import BadInput
 
-HOST, DEPLOYMENTS = "127.0.0.1", ROOT / "infra" / "prefect.yaml"
+HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS, POLL_SECONDS, RUNS_AT_ONCE = 600.0, 15.0, 2.0, 2
 QUIET = {"PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
 
@@ -32,12 +34,15 @@ def state_folder() -> Path:
     return Path(os.environ.get("PREFECT_HOME") or base / "rushes" / "prefect").expanduser()
 
 
-def serve_deployments(port: int) -> int:
-    """Serve until interrupted. Raises BadInput where the port is taken, or the named server does not answer."""
+def serve_deployments(port: int, runs: int = RUNS_AT_ONCE, reset: bool = False) -> int:
+    """Serve until interrupted. Raises BadInput where the port is taken, or the named server does not answer.
+
+    runs: how many at once; reset: make the deployments as infra/prefect.yaml says, whatever was set on the server
+    """
     if url := require_server():
-        return _serve(url)
+        return _serve(url, runs, reset)
     with local_server(port) as url:
-        return _serve(url)
+        return _serve(url, runs, reset)
 
 
 @contextmanager
@@ -45,7 +50,13 @@ def local_server(port: int) -> Iterator[str]:
     """A Prefect server on this machine while this lasts; gives its API address."""
     _check_free(port)
     home = state_folder()
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # forms and logs are nobody else's
+    except OSError as error:
+        raise BadInput(
+            f"cannot make {home}, where the Prefect server keeps its database ({error.strerror}); "
+            "set PREFECT_HOME to another folder"
+        ) from None
     url = f"http://{HOST}:{port}/api"
     os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_SERVER_UI_API_URL"] = url  # else the pages look for the API at port 4200
@@ -69,7 +80,28 @@ def _check_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise BadInput(f"port {port} is taken ({error.strerror}); give another with --port") from None
+            raise BadInput(_taken(port, error)) from None
+
+
+def _taken(port: int, error: OSError) -> str:
+    """A server outlives a `rushes serve` that was killed, and a second one must not open its database."""
+    if error.errno != errno.EADDRINUSE or unreachable(f"http://{HOST}:{port}/api", 2.0):
+        return f"port {port} is taken ({error.strerror}); give another with --port"
+    return (
+        f"port {port} is taken by a Prefect server, perhaps of a `rushes serve` that runs or was killed: use it with "
+        f"{VARIABLE}=http://{HOST}:{port}/api rushes serve, or end it{_pid_of(port)}"
+    )
+
+
+def _pid_of(port: int) -> str:
+    """The id of the process that listens at a port, for a sentence; "" where another user's does."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for at in psutil.net_connections("tcp"):
+            if at.status == psutil.CONN_LISTEN and at.laddr.port == port and at.pid:
+                return f" (process {at.pid})"
+    return ""
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -93,79 +125,61 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def read_deployments(path: Path = DEPLOYMENTS) -> list[dict[str, Any]]:
-    """The deployments as infra/prefect.yaml lists them."""
-    entries = OmegaConf.to_container(read_yaml(path)["deployments"])
-    assert isinstance(entries, list)
-    return entries
-
-
-def make_deployments(entries: list[dict[str, Any]], switched: Mapping[tuple[str, str], bool]) -> list[Any]:
-    """Prefect's deployments of these entries, for a runner of our own (the work pool is for workers).
-
-    A form whose file gives no store is filled in with the folder `store` of the folder in which this was started.
-    switched: (deployment, schedule) -> whether a person has switched that schedule on; else as the file says.
-    """
-    from prefect.deployments.runner import RunnerDeployment
-
-    deployments = [
-        RunnerDeployment.from_entrypoint(
-            entry["entrypoint"],
-            name=entry["name"],
-            description=entry.get("description"),
-            parameters={"store": str(Path("store").resolve()), **(entry.get("parameters") or {})},
-            tags=entry.get("tags"),
-            schedules=[_schedule(entry["name"], s, switched) for s in entry.get("schedules") or []],
-        )
-        for entry in entries
-    ]
-    for deployment in deployments:
-        deployment.work_pool_name = None  # set explicitly: it replaces the work pool that a cluster may have set
-    return deployments
-
-
-def _schedule(deployment: str, entry: dict[str, Any], switched: Mapping[tuple[str, str], bool]) -> Any:
-    from prefect.schedules import Cron
-
-    options = {k: v for k, v in entry.items() if k != "cron"}
-    options["active"] = switched.get((deployment, entry["slug"]), entry["active"])
-    return Cron(entry["cron"], **options)
-
-
-async def schedules_on_server() -> dict[tuple[str, str], bool]:
-    """(deployment, schedule) -> whether it is switched on there now."""
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
-        deployments = await client.read_deployments()
-    return {(d.name, s.slug): bool(s.active) for d in deployments for s in d.schedules if s.slug}
-
-
-def _serve(url: str) -> int:
+def _serve(url: str, runs: int, reset: bool) -> int:
     """Put the deployments on the server and run what is started from them, until interrupted."""
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", str(POLL_SECONDS))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    asyncio.run(_run_until_interrupted(url))
+    asyncio.run(_run_until_interrupted(url, runs, reset))
     return 0
 
 
-async def _run_until_interrupted(url: str) -> None:
+async def settled(reset: bool = False) -> list[Settled]:
+    """The deployments of infra/prefect.yaml for a runner of our own, with what is set on the server.
+
+    A form whose file gives no store is filled in with the folder `store` of the folder in which this was started.
+    """
+    from prefect.client.orchestration import get_client
+
+    store = {"store": str(Path("store").resolve())}
+    entries = [{**e, "parameters": {**store, **(e.get("parameters") or {})}} for e in read_deployments()]
+    async with get_client() as client:
+        return [await settle(entry, client, reset=reset) for entry in entries]
+
+
+def run_here(found: list[Settled], reset: bool, say: Callable[[str], None]) -> list[Any]:
+    """Those deployments that are to be run here. What belongs to the workers of a pool is left to them: else both
+    would take its runs."""
+    theirs = [] if reset else [s for s in found if s.pool]
+    for line in (line for s in found if s not in theirs for line in s.lines):
+        say(line)
+    for pool in sorted({s.pool for s in theirs}):
+        names = ", ".join(s.deployment.name for s in theirs if s.pool == pool)
+        say(f"{names}: left to the workers of the work pool {pool} (prefect worker start --pool {pool})")
+    if theirs or any("kept as set" in line for s in found for line in s.lines):
+        say("`rushes serve --reset` makes all deployments anew, as Rushes comes with them")
+    return [s.deployment for s in found if s not in theirs]
+
+
+async def _run_until_interrupted(url: str, runs: int, reset: bool) -> None:
     from prefect.runner import Runner
 
-    deployments = make_deployments(read_deployments(), await schedules_on_server())
-    runner = Runner(name="rushes", pause_on_shutdown=False, limit=RUNS_AT_ONCE)
+    deployments = run_here(await settled(reset), reset, click.echo)
+    runner = Runner(name="rushes", pause_on_shutdown=False, limit=runs)
     for deployment in deployments:
         await runner.aadd_deployment(deployment)
-    work = asyncio.create_task(runner.start())
-    await asyncio.sleep(0)  # the runner sets a signal handler of its own; ours comes after it
     interrupted = asyncio.Event()
+    # A runner without deployments would have nothing to ask for, so that only the server is kept up.
+    work = asyncio.create_task(runner.start() if deployments else interrupted.wait())
+    await asyncio.sleep(0)  # the runner sets a signal handler of its own; ours comes after it
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
-    click.echo(f"deployments: {', '.join(d.name for d in deployments)}; their pages are at")
+    names = ", ".join(d.name for d in deployments) or "none to be run here"
+    click.echo(f"deployments: {names}; their pages are at")
     click.echo(ui_address(url))
     click.echo("Ctrl-C stops the server; running flows are cancelled; start them again to continue")
     await asyncio.wait([work, asyncio.create_task(interrupted.wait())], return_when=asyncio.FIRST_COMPLETED)
     if interrupted.is_set():
         click.echo("stopping")
-        await runner.astop()
+        if deployments:
+            await runner.astop()
     await work

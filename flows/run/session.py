@@ -255,6 +255,8 @@ def _execute(
         run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
     except (Stopped, CannotWrite) as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)
+        with contextlib.suppress(CannotWrite):  # what ends Ray in the middle of its work may end this process with it
+            run.finish(STOPPED, error=reason)
     except BaseException as error:
         run.ask_to_stop(f"{type(error).__name__}: {error}")
         with contextlib.suppress(CannotWrite):

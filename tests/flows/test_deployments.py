@@ -8,12 +8,14 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from flows.prefect.serve import DEPLOYMENTS, read_deployments
+from flows.prefect.deploy import FILE, Settled, read_deployments
+from flows.prefect.serve import run_here
 from flows.run.session import prepare
 from stages.core.config import load_class
 from stages.core.errors import BadInput
@@ -151,7 +153,7 @@ def test_a_worker_stays_in_its_folder_and_imports_the_flows_that_the_file_names(
     from rich.console import Console
 
     said = io.StringIO()
-    deployments, actions = _load_deploy_configs_and_actions(DEPLOYMENTS, console=Console(file=said))
+    deployments, actions = _load_deploy_configs_and_actions(FILE, console=Console(file=said))
     assert (said.getvalue(), len(deployments)) == ("", len(PLACES))
     assert actions["pull"], "without one Prefect adds a step into the folder of whoever deployed"
     monkeypatch.chdir(tmp_path)
@@ -248,3 +250,31 @@ def test_text_that_came_with_data_is_no_markup() -> None:
 
     said = bullets(["a_b <b>[x](http://y)</b>\n# | & !"])
     assert said == r"- a\_b \<b\>\[x\]\(http://y\)\</b\> \# \| \& \!"
+
+
+def test_serve_leaves_the_deployments_of_a_work_pool_to_its_workers() -> None:
+    """Else the runs of one deployment would be taken by both."""
+    found = [
+        Settled(SimpleNamespace(name="render"), pool="rushes", is_new=False),
+        Settled(SimpleNamespace(name="train"), lines=["train: kept as set on the server: limit 1"], is_new=False),
+    ]
+    said: list[str] = []
+    assert [d.name for d in run_here(found, False, said.append)] == ["train"]
+    assert "prefect worker start --pool rushes" in " ".join(said)
+    assert "limit 1" in " ".join(said)
+    assert [d.name for d in run_here(found, True, said.append)] == ["render", "train"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("deployments: [{name: a, entrypoint: b, work_pool: {name: p}, triggers: []}]", "unknown key 'triggers'"),
+        ("deployments: [{name: a, entrypoint: b, parameters: {store: '{{ x }}'}}]", "write the value"),
+        ("push: [{x: {}}]\ndeployments: [{name: a, entrypoint: b}]", "unknown key 'push'"),
+        ("deployments: []", "lists no deployments"),
+    ],
+)
+def test_a_file_that_only_prefects_own_deploy_understands_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(BadInput, match=re.escape(said)):
+        read_deployments(tmp_path / "prefect.yaml")

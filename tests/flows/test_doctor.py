@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 
 from flows.cli import doctor
 from flows.cli.doctor import MISSING, NOTE, OK, Finding
+from flows.cli.main import main
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -90,3 +92,52 @@ def test_an_ffmpeg_without_x264_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
     [finding] = doctor.ffmpeg()
     assert finding.status == MISSING
     assert "libx264" in finding.state
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RUSHES_REACH", "/nowhere/rules.yaml", "cannot read /nowhere/rules.yaml"),
+        ("RUSHES_OVERRIDES", "infra.excutor=ray", "unknown key 'excutor'; did you mean 'executor'?"),
+        ("RUSHES_OVERRIDES", "infra.executor='ray", "cannot be read"),
+        ("TMPDIR", "/nowhere", "/nowhere is no folder"),
+        ("RAY_TMPDIR", "/nowhere", "RAY_TMPDIR=/nowhere"),
+    ],
+)
+def test_a_variable_that_stops_every_run_is_missing(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "import_fault", lambda package: "")
+    monkeypatch.setattr(doctor, "weights", lambda: iter(()))
+    monkeypatch.setattr(doctor, "packages", lambda: iter(()))
+    monkeypatch.setenv(name, value)
+    [finding] = [f for f in doctor.run_checks() if said in f.state]
+    assert finding.status == MISSING
+
+
+def test_a_package_that_is_there_and_cannot_be_imported_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ray", "prefect"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('broken wheel')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for [finding] in (list(doctor.ray()), list(doctor.prefect())):
+        assert finding.status == MISSING
+        assert "broken wheel" in finding.state
+
+
+@pytest.mark.parametrize(("url", "said"), [("gs://b/x", "install the extra gcs"), ("nope://b", "no file system")])
+def test_a_file_system_that_cannot_be_opened_is_a_sentence(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object, **options: object) -> None:
+        raise ImportError("Please install gcsfs")
+
+    if url.startswith("gs:"):
+        monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    for name in ("packages", "weights", "ray", "prefect"):
+        monkeypatch.setattr(doctor, name, lambda: iter(()))
+    found = [f for f in doctor.run_checks(url) if f.name in ("disk", "store")]
+    assert [(f.status, said in f.state) for f in found] == [(MISSING, True)] * 2
+    done = CliRunner().invoke(main, ["status", "--store", url])
+    assert (done.exit_code, said in done.stderr) == (2, True), done.output

@@ -18,11 +18,13 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from click.testing import CliRunner
 from fsspec.registry import known_implementations
 from PIL import Image
 
+from flows.cli.main import main
+from flows.prefect.deploy import read_deployments
 from flows.prefect.places import check_overrides, check_place, find_file
-from flows.prefect.serve import read_deployments
 from flows.prefect.server import unreachable
 from flows.run.session import existing_catalog
 from flows.views.tables import read_table
@@ -104,6 +106,7 @@ def api(state: Path, hanging: Path) -> Iterator[Api]:
         assert serve.wait(600) == 0
         assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
         assert (state / "rushes" / "prefect" / "prefect.db").is_file()
+        assert (state / "rushes" / "prefect").stat().st_mode & 0o077 == 0
         kept = [path for path in state.rglob("*") if path.is_file() and b"kanari" in path.read_bytes()]
         assert not kept, "a key of a campaign came to Prefect"
     finally:
@@ -198,28 +201,106 @@ def test_what_a_served_form_shows_is_accepted(api: Api) -> None:
 
 SERVED_AGAIN = """
 import asyncio
-from flows.prefect.serve import make_deployments, read_deployments, schedules_on_server
-for deployment in make_deployments(read_deployments(), asyncio.run(schedules_on_server())):
-    print(deployment.name, [s.active for s in deployment.schedules], deployment.work_pool_name)
+from flows.prefect.serve import run_here, settled
+
+async def again():
+    for deployment in run_here(await settled(), False, print):
+        print("served", deployment.name)
+        await deployment.aapply()
+
+asyncio.run(again())
 """
 
 
-def test_a_schedule_that_is_switched_on_makes_runs_and_stays_on(api: Api) -> None:
-    render = api.deployments()["render"]
-    place = f"/deployments/{render['id']}/schedules/{render['schedules'][0]['id']}"
+def as_set(deployment: dict[str, Any]) -> tuple[Any, ...]:
+    """What a person may have set of a deployment."""
+    schedules = {
+        (s["slug"], s["active"], s["schedule"].get("cron"), str(s["parameters"])) for s in deployment["schedules"]
+    }
+    limit = deployment["global_concurrency_limit"]
+    return schedules, deployment["parameters"], limit and limit["limit"], deployment["tags"], deployment["paused"]
+
+
+def change(api: Api, deployment: dict[str, Any], **parameters: Any) -> None:
+    """What a person sets on the pages of the server."""
+    place = f"/deployments/{deployment['id']}"
+    api.ask(place, {"concurrency_limit": 1, "parameters": deployment["parameters"] | parameters}, "PATCH")
+    cron = {"cron": "30 5 * * *", "timezone": "UTC"}
+    nightly = {"active": True, "schedule": cron, "parameters": {"overrides": ["limit=3"]}}
+    api.ask(f"{place}/schedules/{deployment['schedules'][0]['id']}", nightly, "PATCH")
+    api.ask(f"{place}/schedules", [{"active": False, "schedule": {"interval": 7200}}])
+
+
+def test_what_was_set_on_the_server_stays_when_it_is_served_again(api: Api) -> None:
+    before = api.deployments()["render"]
     wanted = {
-        "deployments": {"id": {"any_": [render["id"]]}},
+        "deployments": {"id": {"any_": [before["id"]]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
     try:
-        api.ask(place, {"active": True}, "PATCH")
+        change(api, before, export="/films")
+        changed = as_set(api.deployments()["render"])
+        assert changed != as_set(before)
         command = [sys.executable, "-c", SERVED_AGAIN]
         done = subprocess.run(command, env=environment(PREFECT_API_URL=api.url), capture_output=True, text=True)
-        switched = [f"{d['name']} [{d['name'] == 'render'}] None" for d in read_deployments()]
-        assert done.stdout.splitlines() == switched, done.stderr
+        said = done.stdout.splitlines()
+        assert [line for line in said if line.startswith("served")] == [
+            f"served {d['name']}" for d in read_deployments()
+        ]
+        [kept] = [line for line in said if line.startswith("render: kept")]
+        for words in ("parameter export", "schedule nightly (on, 30 5 * * *)", "every 2:00:00", "limit 1"):
+            assert words in kept, kept
+        assert "/films" not in done.stdout
+        assert "curate: its schedule cannot be used yet: sources has no value" in said
+        assert as_set(api.deployments()["render"]) == changed
         api.until(lambda: api.ask("/flow_runs/filter", wanted))
     finally:
-        api.ask(place, {"active": False}, "PATCH")
+        now = api.deployments()["render"]
+        for schedule in now["schedules"]:
+            place = f"/deployments/{now['id']}/schedules/{schedule['id']}"
+            if schedule["slug"]:
+                api.ask(place, {"active": False}, "PATCH")
+            else:
+                api.ask(place, method="DELETE")
+        api.ask(f"/deployments/{now['id']}", {"concurrency_limit": None, "parameters": before["parameters"]}, "PATCH")
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """infra/prefect.yaml under other names, for a work pool, with a store."""
+    whole = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
+    for entry in whole["deployments"]:
+        entry["name"] += "-pool"
+        entry["parameters"]["store"] = "/store"
+    path = tmp_path_factory.mktemp("pooled") / "prefect.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    return path
+
+
+def deploy(api: Api, path: Path, *more: str) -> list[str]:
+    done = rushes("deploy", "--file", path, *more, PREFECT_API_URL=api.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_deploying_again_takes_back_nothing_and_reset_does(api: Api, pooled: Path) -> None:
+    assert "work pool rushes made, of the type process" in deploy(api, pooled)
+    first = api.deployments()["render-pool"]
+    assert (first["work_pool_name"], first["parameters"]) == ("rushes", {"campaign": "demo", "store": "/store"})
+    assert first["pull_steps"] == yaml.safe_load(pooled.read_text())["pull"]
+    change(api, first, store="/other")
+    api.ask("/work_pools/rushes", {"concurrency_limit": 1}, "PATCH")
+    changed = as_set(api.deployments()["render-pool"])
+    said = deploy(api, pooled)
+    assert as_set(api.deployments()["render-pool"]) == changed
+    assert api.ask("/work_pools/rushes", method="GET")["concurrency_limit"] == 1
+    [kept] = [line for line in said if line.startswith("render-pool: kept")]
+    assert "parameter store" in kept
+    assert "nightly (on, 30 5" in kept
+    assert "/other" not in kept
+    deploy(api, pooled, "--reset")
+    assert as_set(api.deployments()["render-pool"]) == as_set(first)
+    api.ask("/work_pools/rushes", {"concurrency_limit": None}, "PATCH")
 
 
 @pytest.mark.soak
@@ -281,6 +362,7 @@ def test_what_is_wrong_with_a_form_fails_the_run_with_its_sentence(api: Api, cam
     assert "unknown key 'drw'; did you mean 'draw'?" in api.wait(typo)["state"]["message"]
     assert api.run(typo)["state_type"] == "FAILED"
     assert not [r["message"] for r in api.logs(typo) if "Traceback" in r["message"]]
+    api.until(lambda: [r for r in api.logs(typo) if "unknown key 'drw'" in r["message"] and r["level"] == 40])
     assert api.wait(text)["state_type"] == "COMPLETED"
     prompts = read_table(existing_catalog(str(tmp_path / "text")), "takes")["prompt"].to_pylist()
     assert prompts == ["one", "one", "two two", "two two"]
@@ -372,12 +454,10 @@ def test_the_process_of_a_worker_puts_results_where_the_form_says(api: Api, camp
 
 
 @pytest.mark.soak
-def test_a_process_worker_puts_results_where_the_form_says(api: Api, campaign: Path, tmp_path: Path) -> None:
+def test_a_process_worker_puts_results_where_the_form_says(
+    api: Api, campaign: Path, pooled: Path, tmp_path: Path
+) -> None:
     """A worker as infra/prefect.yaml describes it, in a folder of its own, with what all its runs begin with."""
-    text = re.sub(
-        r"  - name: (\w+)\n    entry", r"  - name: \1-pool\n    entry", (ROOT / "infra/prefect.yaml").read_text()
-    )
-    (tmp_path / "prefect.yaml").write_text(text)
     here = environment(PREFECT_API_URL=api.url, PREFECT_HOME=str(tmp_path / "home"), RUSHES_OVERRIDES="seeds=1")
 
     def prefect(*words: str) -> None:
@@ -385,8 +465,7 @@ def test_a_process_worker_puts_results_where_the_form_says(api: Api, campaign: P
         done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    prefect("work-pool", "create", "rushes", "--type", "process")
-    prefect("--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml")
+    deploy(api, pooled)
     asked = {"campaign": str(campaign), "export": str(tmp_path / "out")}
     good = api.start("render-pool", store=str(tmp_path / "store"), **asked)
     bad = api.start("render-pool", store="store", **asked)
@@ -395,7 +474,7 @@ def test_a_process_worker_puts_results_where_the_form_says(api: Api, campaign: P
     assert "store: 'store' is a relative path" in api.wait(bad)["state"]["message"]
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 3  # three sound prompts, one seed each
     assert last_run(tmp_path / "store")["status"] == "done"
-    assert {p.name for p in tmp_path.iterdir()} == {"prefect.yaml", "home", "out", "store"}
+    assert {p.name for p in tmp_path.iterdir()} == {"home", "out", "store"}
 
 
 @pytest.mark.soak
@@ -534,11 +613,26 @@ def test_a_server_that_does_not_answer_is_one_sentence(
     assert said in done.stderr
 
 
-def test_a_port_that_is_taken_is_one_sentence() -> None:
+@pytest.mark.parametrize(
+    ("no_server", "said"), [("refused", "give another with --port"), ("", f"process {os.getpid()}")]
+)
+def test_a_port_that_is_taken_is_one_sentence(no_server: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Prefect server of before is named with its process: a second one must not open the same database."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("flows.prefect.serve.unreachable", lambda url, wait_s: no_server)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = rushes("serve", "--port", taken.getsockname()[1])
-    assert done.returncode == 2
+        done = CliRunner().invoke(main, ["serve", "--port", str(taken.getsockname()[1])])
+    assert done.exit_code == 2
     assert "is taken" in done.stderr
-    assert "--port" in done.stderr
+    assert said in done.stderr
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "prefect"))
+    done = CliRunner().invoke(main, ["serve", "--port", "0"])
+    assert done.exit_code == 2
+    assert "set PREFECT_HOME to another folder" in done.stderr

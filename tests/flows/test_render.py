@@ -22,7 +22,10 @@ from safetensors.numpy import load_file
 from flows.cli.main import main
 from flows.render.campaign import load_campaign
 from flows.render.provenance import Identity, identify
+from flows.run.session import existing_catalog
 from stages.core.media import read_frames, read_tags
+from stages.core.running.executor import LocalExecutor
+from stages.core.running.runs import runs_table
 
 STAGES = ["text", "base", "spatial", "temporal", "refine", "decode"]
 
@@ -354,11 +357,20 @@ def test_status_of_a_file_leads_back_to_the_prompt(kind, rendered, tmp_path):
         assert all(stage in result.output for stage in STAGES)
 
 
-def test_a_budget_stops_the_run_and_the_next_run_goes_on(campaign_file, tmp_path):
-    store = tmp_path / "store"
+def test_a_budget_stops_the_run_and_the_next_run_goes_on(campaign_file, tmp_path, monkeypatch):
+    """That it was stopped is written down before the executor ends: what ends Ray may abort the whole process."""
+    store, found = tmp_path / "store", []
+    end = LocalExecutor.close
+
+    def close(self: LocalExecutor) -> None:
+        found.append(runs_table(existing_catalog(str(store)))["status"][-1].as_py())
+        end(self)
+
+    monkeypatch.setattr(LocalExecutor, "close", close)
     stopped = rushes("render", campaign_file, "--store", store, "--executor", "local", "budget.wall_seconds=0.001")
     assert stopped.exit_code == 3, stopped.output
     assert "budget" in stopped.output
+    assert found == ["stopped"]
     went_on = rushes("render", campaign_file, "--store", store, "--executor", "local")
     assert went_on.exit_code == 0, went_on.output
     assert {t["status"] for t in table(store, "takes", tmp_path)} == {"ok"}

@@ -6,12 +6,14 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from stages.core.config_files import ROOT
+from stages.core.reach.policy import operators
 
 K8S, DOCKERFILE = ROOT / "infra" / "k8s", ROOT / "infra" / "docker" / "Dockerfile"
 NOT_MADE = {("ConfigMap", "rushes-deployments")}
@@ -19,7 +21,45 @@ NOT_MADE = {("ConfigMap", "rushes-deployments")}
 
 
 def objects() -> list[dict[str, Any]]:
-    return [o for path in sorted(K8S.glob("*.yaml")) for o in yaml.safe_load_all(path.read_text())]
+    """What `kubectl apply -k` makes, and the secret that its user makes by the example."""
+    files = yaml.safe_load((K8S / "kustomization.yaml").read_text())["resources"]
+    return [o for name in [*files, "secret.yaml.example"] for o in yaml.safe_load_all((K8S / name).read_text())]
+
+
+def test_everything_is_applied_except_the_example_of_the_secret() -> None:
+    whole = yaml.safe_load((K8S / "kustomization.yaml").read_text())
+    assert {*whole["resources"], "kustomization.yaml"} == {path.name for path in K8S.glob("*.yaml")}
+    images = {p["image"] for o in objects() for p in walk(o) if "image" in p}
+    assert images == {f"{i['newName']}:{i['newTag']}" for i in whole["images"]}
+
+
+def test_every_pod_that_runs_steps_opens_the_same_places() -> None:
+    """Weights, the folder of trainings and the operator's rules: a step may be placed on any of them."""
+    pods = [p for o in objects() for p in walk(o) if any("envFrom" in c for c in p.get("containers", ()))]
+    steps = [p for p in pods if p["containers"][0]["name"] != "ray-head"]
+    assert len(steps) == 3
+    for pod in steps:
+        [container] = pod["containers"]
+        places = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+        assert {"weights": "/weights", "cache": "/cache", "reach": "/etc/rushes"}.items() <= places.items()
+        assert set(places) <= {v["name"] for v in pod["volumes"]}
+        own = {e["name"]: e["value"] for e in container["env"]}
+        assert (own["XDG_CACHE_HOME"], own["RUSHES_REACH"]) == ("/cache", "/etc/rushes/reach.yaml")
+        assert pod["securityContext"] == {"fsGroup": 1000}
+
+
+def test_the_operators_rules_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [rules] = [o for o in objects() if o["kind"] == "ConfigMap"]
+    (tmp_path / "reach.yaml").write_text(rules["data"]["reach.yaml"])
+    monkeypatch.setenv("RUSHES_REACH", str(tmp_path / "reach.yaml"))
+    operators()
+
+
+def test_the_pod_of_the_worker_deploys_without_taking_back() -> None:
+    [init] = [c for o in objects() for p in walk(o) for c in p.get("initContainers", ())]
+    assert "rushes deploy --file" in init["args"][0]
+    for word in ("--reset", "--overwrite", "prefect --no-prompt deploy"):
+        assert word not in init["args"][0]
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:
@@ -84,7 +124,7 @@ def test_the_image_has_the_extras_and_the_build_has_the_files() -> None:
     text = DOCKERFILE.read_text()
     [extras] = re.findall(r"--editable '\.\[([\w,]+)\]'", text)
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"captions", "models", "s3", "gcs", "azure"} <= set(extras.split(",")) <= set(known)
+    assert set(extras.split(",")) == set(known) - {"dev", "bench"}
     lines = (ROOT / ".dockerignore").read_text().split()
     copied = {word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]}
     assert "*" in lines

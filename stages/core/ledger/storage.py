@@ -20,6 +20,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from stages.core.crash import crash_point
 from stages.core.errors import BadInput
 from stages.core.full_disk import cannot_write, is_refusal
+from stages.core.reach.file_systems import naming_extra
 from stages.core.reach.secrets import bare, remember, secret_parts, secret_values
 
 MEDIA = "media"
@@ -76,7 +77,8 @@ class Storage:
 
     def _opened(self) -> tuple[Any, str]:
         """Listings are never cached: another process may have written since."""
-        fs, path = fsspec.core.url_to_fs(self.address, **{"use_listings_cache": False, **self.options})
+        with naming_extra(self.url):
+            fs, path = fsspec.core.url_to_fs(self.address, **{"use_listings_cache": False, **self.options})
         return fs, path
 
     def check_relative(self, uri: str) -> str:
