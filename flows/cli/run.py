@@ -66,10 +66,10 @@ def render_command(
     if export_to:
         check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
-        return print_plan(prepared, dry_run)
+        return print_plan(prepared, dry_run, campaign.remarks)
     outcome = run_and_report(prepared)
     told = picture_notes(prepared.survey), short_of_video(prepared.survey)
-    for line in ending(takes(prepared.survey), prepared.store, *told):
+    for line in [*ending(takes(prepared.survey), prepared.store, *told), *campaign.remarks]:
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)

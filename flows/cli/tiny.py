@@ -10,15 +10,14 @@ from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import families, load_family, load_maker
 
-
 SMALL = (64, 64, 9)
 """Width, height and frames, where the checkpoint can make them. A size for weights of gigabytes takes minutes."""
 FPS = 8
 
 
 def make_tiny(family: str, folder: str, variant: str = "", seed: int = 0) -> int:
-    """Write it, and print what a campaign says to use it. Raises BadInput for a name that there is not, and for a folder that
-    holds something else."""
+    """Write it, and print what a campaign says to use it. Raises BadInput for a name that there is not, and for a
+    folder that holds something else."""
     makers = load_family(family).makers
     if not makers:
         made = [name for name in families() if load_family(name).makers]

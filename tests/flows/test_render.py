@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from flows.cli.main import main
 from flows.render.campaign import load_campaign
 from flows.render.provenance import Identity, identify
+from stages.core.errors import BadInput
 from stages.core.media import read_frames, read_tags
 
 STAGES = ["text", "base", "spatial", "temporal", "refine", "decode"]
@@ -194,14 +195,21 @@ def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
 BAD = {
     "unknown key": ({"promts": ["x"]}, "did you mean 'prompts'"),
     "wrong type": ({"shard_rows": "many"}, "shard_rows"),
-    "empty prompt": ({"prompts": ["ok", "  "]}, "prompts[1]"),
+    "empty prompt": ({"prompts": ["ok", "  "]}, "prompt 2: there is no prompt"),
+    "text with a colon": (
+        {"prompts": [{"a red circle": "growing"}]},
+        "prompt 1: put quotes around a prompt that holds",
+    ),
     "no prompts": ({"prompts": []}, "no prompts"),
     "bad seeds": ({"seeds": -1}, "seeds"),
     "unknown setting": ({"base": {"samplin": {}}}, "did you mean 'sampling'"),
     "wrong setting": ({"width": "wide"}, "width"),
     "guidance of a stage": ({"base": {"sampling": {"guidance": 3}}}, "set `guidance`"),
-    "impossible size": ({"width": 100}, "nearest is 96x64"),
-    "impossible size of one prompt": ({"prompts": ["a", {"prompt": "b", "width": 100}]}, "nearest is 96x64"),
+    "impossible size": ({"width": 100}, "bad.yaml: ltx cannot make 100x64"),
+    "impossible size of one prompt": (
+        {"prompts": ["a", {"prompt": "b", "width": 100}]},
+        "bad.yaml: prompt 2: ltx cannot make 100x64",
+    ),
     "impossible frames": ({"frames": 10}, "nearest is 9"),
     "no frames": ({"frames": 0}, "frames must be"),
     "half a frame": ({"prompts": [{"prompt": "b", "frames": 9.5}]}, "must be a whole number"),
@@ -239,6 +247,43 @@ def test_bad_campaigns_are_refused_in_one_sentence(case, campaign_file, tmp_path
     assert says in result.output
     assert len(result.output.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_every_bad_prompt_is_named_whatever_is_wrong_with_it(campaign_file, tmp_path):
+    """A wrong number, a picture that is not there and a size that cannot be made, in one go and in their order."""
+    prompts = [{"prompt": "b", "width": 100}, "fine", {"prompt": "c", "image": "none.png"}, {"prompt": "d", "seed": -1}]
+    prompts += [{"prompt": f"e {i}", "height": 100, "frames": 9, "seeds": 3} for i in range(20)]
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(campaign_file.read_text()), "prompts": prompts}))
+    with pytest.raises(BadInput) as caught:
+        load_campaign([path], {}, [])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "23 of 24 prompts cannot be used:"
+    assert [line.split(": ")[1] for line in lines[1:21]] == [f"prompt {n}" for n in (1, *range(3, 22))]
+    assert "100x64" in lines[1]
+    assert "none.png" in lines[2]
+    assert "seed must be" in lines[3]
+    assert lines[21] == "and 3 more"
+
+
+def test_takes_that_are_there_twice_are_told(campaign_file, tmp_path):
+    path, listed = tmp_path / "twice.yaml", tmp_path / "more.csv"
+    listed.write_text("prompt,seed,tags\na,4,\nb,5,\nb,5,hero\n")
+    campaign = {**yaml.safe_load(campaign_file.read_text()), "prompts": ["a", "x"], "seeds": [4, 4]}
+    path.write_text(yaml.safe_dump({**campaign, "prompts_file": "more.csv"}))
+    loaded = load_campaign([path], {}, [])
+    assert [(t["prompt"], t["seed"]) for t in loaded.takes] == [("a", 4), ("x", 4), ("b", 5)]
+    assert loaded.remarks == (
+        f"{path}: prompt 1: seed 4 is given twice; there is one video for it",
+        f"{path}: prompt 2: seed 4 is given twice; there is one video for it",
+        f"{listed}, line 2, seed 4: the same take as {path}: prompt 1; there is one video for both",
+        f"{listed}, line 4, seed 5: the same take as {listed}, line 3; there is one video for both; the tags of the "
+        "first count",
+    )
+    shown = rushes("render", path, "--store", tmp_path / "store", "--dry-run").output
+    assert all(line in shown for line in loaded.remarks)
+    path.write_text(yaml.safe_dump({**campaign, "prompts": ["a"] * 8, "seeds": 1}))
+    assert load_campaign([path], {}, []).remarks[-1] == "and 2 more takes that are there already"
 
 
 @pytest.mark.parametrize(

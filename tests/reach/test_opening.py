@@ -96,8 +96,8 @@ def test_prompts_open_what_lies_below_their_campaign_and_what_is_allowed(tmp_pat
         assert len(lines) == 1 + len(refused), out
         import re
 
-        for number, (line, what) in enumerate(zip(lines[1:], refused.values(), strict=True)):
-            assert f"prompts[{number}]: image" in line
+        for number, (line, what) in enumerate(zip(lines[1:], refused.values(), strict=True), 1):
+            assert f"prompt {number}: image" in line
             assert re.search(what, line), line
         assert inner.asked == [], "no request went to a host that is not allowed"
         assert not list((tmp_path / "store").rglob("*.png"))
