@@ -47,7 +47,7 @@ def render_command(
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import load_campaign
     from flows.render.ending import ending
-    from flows.render.export import check_export, export
+    from flows.render.export import check_export, export, exported_text
     from flows.render.prompts import is_prompts_file
     from flows.render.provenance import described
     from flows.views.tables import picture_notes, read_table, short_of_video, takes
@@ -76,7 +76,7 @@ def render_command(
     elif export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
         paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
-        console.print(f"{counted(len(paths), 'video')} in {export_to}", markup=False)
+        console.print(exported_text(export_to, paths), soft_wrap=True, markup=False)
     return outcome.exit_status
 
 

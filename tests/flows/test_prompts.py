@@ -311,6 +311,7 @@ def test_of_many_bad_lines_the_first_are_shown_and_the_rest_counted(tmp_path):
         ("a.csv", "prompt,seed\n", "holds no prompts"),
         ("a.csv", "a red circle\na blue square\n", "line 1: there is no column `prompt` among 'a red circle'"),
         ("a.csv", "prompt,seeed\nx,1\n", "line 1: unknown column 'seeed'; did you mean 'seed'?"),
+        ("a.csv", "prompt,shot nr\nx,1\n", "what is for your own use goes into the column `tags`"),
         ("a.csv", "prompt,Prompt \nx,y\n", "the column 'prompt' occurs twice"),
         ("a.csv", "prompt,seed\na red circle, moving left,7\n", "line 2: there are 3 cells for 2 columns; put quotes"),
         ("a.csv", 'prompt\nfine\n"no end\n', "line 3: this is not a row of a table"),

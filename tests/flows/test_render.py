@@ -128,7 +128,7 @@ def test_a_run_that_ends_before_the_videos_shows_none(rendered, campaign_file, t
     words = ("render", campaign_file, "--store", store, "--until", "base", "--executor", "local")
     result = rushes(*words, "--export", tmp_path / "out")
     assert "4 of 4 takes finished base" in result.output
-    assert "0 videos in" in result.output
+    assert f"no video exported to {tmp_path / 'out'}" in result.output
     assert table(store, "videos", tmp_path) == []
     assert rushes("page", "--store", store).exit_code == 0
     page = (store / "page.html").read_text()
@@ -204,6 +204,7 @@ BAD = {
     "bad seeds": ({"seeds": -1}, "seeds"),
     "unknown setting": ({"base": {"samplin": {}}}, "did you mean 'sampling'"),
     "wrong setting": ({"width": "wide"}, "width"),
+    "a setting that is not there": ({"name": "x${HOME}"}, "there is no setting 'HOME'; ${...} stands for the value of"),
     "guidance of a stage": ({"base": {"sampling": {"guidance": 3}}}, "set `guidance`"),
     "impossible size": ({"width": 100}, "bad.yaml: ltx cannot make 100x64"),
     "impossible size of one prompt": (
@@ -345,9 +346,15 @@ def test_exports_of_two_campaigns_and_of_a_stopped_run_stand_side_by_side(render
     assert rushes(*words).exit_code == 0
     everything = {p.name for p in out.iterdir()}
     assert len(everything) == 4 + 1 + 1  # videos, the index, the holiday
-    for more in (["--limit", "1"], ["--limit", "1", "name=another"]):
-        assert rushes(*words, *more).exit_code == 0
+    said = "1 video exported to {}; {} other videos of earlier exports stay there"
+    for more, left in ((["--limit", "1"], 3), (["--limit", "1", "name=another"], 4)):
+        result = rushes(*words, *more)
+        assert result.exit_code == 0
+        assert said.format(out, left) in result.output
         assert everything <= {p.name for p in out.iterdir()}
+    shown = rushes("table", "videos", "--store", store).output
+    assert "rows of the latest of 4 render runs; --all shows those of all" in shown
+    assert "--all" not in rushes("table", "videos", "--store", store, "--all").output
     assert len(list(out.glob("*.mp4"))) == 4 + 1 + 1
 
 
