@@ -63,7 +63,7 @@ MOST_REMARKS = 5
 class TakesConfig(FlowConfig):
     """What a campaign says of its takes.
 
-    name             name of the campaign in tables and on pages
+    name             name of the campaign, which is part of each take's id; of a file of prompts it is the file's name
     prompts          list of texts, or of mappings with the keys of a prompt
     prompts_file     a file with more prompts: .csv, .tsv, .jsonl, .ndjson, .json, .parquet or .txt
     seeds            number of takes of each prompt, or the list of their seeds
