@@ -10,9 +10,11 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Rushes needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	@echo "setup: installing the packages of constraints.txt into .venv, some gigabytes: this takes minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+	@echo "setup: done; see what is installed with $(BIN)/rushes doctor"
 
 models: $(MODELS)
 

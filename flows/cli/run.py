@@ -47,7 +47,7 @@ def render_command(
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import load_campaign
     from flows.render.ending import ending
-    from flows.render.export import check_export, export
+    from flows.render.export import check_export, export, exported_text
     from flows.render.prompts import is_prompts_file
     from flows.render.provenance import described
     from flows.views.tables import picture_notes, read_table, short_of_video, takes
@@ -66,17 +66,17 @@ def render_command(
     if export_to:
         check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
-        return print_plan(prepared, dry_run)
+        return print_plan(prepared, dry_run, campaign.remarks)
     outcome = run_and_report(prepared)
     told = picture_notes(prepared.survey), short_of_video(prepared.survey)
-    for line in ending(takes(prepared.survey), prepared.store, *told):
+    for line in [*ending(takes(prepared.survey), prepared.store, *told), *campaign.remarks]:
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
     elif export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
         paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
-        console.print(f"{counted(len(paths), 'video')} in {export_to}", markup=False)
+        console.print(exported_text(export_to, paths), soft_wrap=True, markup=False)
     return outcome.exit_status
 
 

@@ -12,7 +12,7 @@ from flows.cli.outputs import FORMATS, formats_of, is_special, write_special, wr
 from flows.display.grid import print_table
 from flows.display.terminal import console as plain_console
 from flows.run.session import existing_catalog
-from flows.views.tables import read_table
+from flows.views.tables import TABLES, read_table
 from flows.words import counted, file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
@@ -48,6 +48,12 @@ def show_table(
         console.print(f"{counted(table.num_rows, 'row')} in {out}", soft_wrap=True, markup=False)
     else:
         print_table(console, table)
+        if name in TABLES and not everything:
+            flow = TABLES[name][0]
+            runs = sum(r["flow"] == flow for r in runs_table(catalog).to_pylist())
+            which = f"run {run_id}" if run_id else f"the latest of {runs} {flow} runs"
+            if runs > 1:
+                console.print(f"rows of {which}; --all shows those of all", soft_wrap=True, markup=False)
     return 0
 
 

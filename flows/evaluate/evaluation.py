@@ -111,8 +111,9 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
         raise BadInput("the cascade has no step that makes videos, so there are none to judge")
     fill_defaults(settings, steps)
     settings = dataclasses.replace(settings, prompts=[*heldout_prompts(settings), *settings.prompts])
-    takes = expand(settings, str(path))
-    check_takes(takes, whole, run=steps)
+    asked = expand(settings, str(path))
+    check_takes(asked, whole, run=steps)
+    takes = asked.takes
     check_prompts([(f"prompt {t['prompt']!r}", t["prompt"]) for t in takes], settings.world)
     return _with_reference(Evaluation(settings, steps, tuple({**t, "part": JUDGED} for t in takes)))
 

@@ -37,6 +37,8 @@ def render(
         export: The folder (an absolute path) that gets one mp4 per finished take, beside what is there. Empty for none.
     """  # noqa: E501
 
+    form = Form(export=export)
+
     def prepared() -> Prepared:
         from flows.render.campaign import load_campaign
         from flows.render.export import check_export
@@ -48,13 +50,13 @@ def render(
             raise BadInput("give a campaign, or write prompts")
         own: dict[str, Any] = {"prompts": texts, "prompts_file": ""} if texts else {}
         files = [find_file("campaign", campaign, "campaigns")] if campaign else []
-        loaded = load_campaign(files, own, check_overrides(overrides), store)
+        form.checked = loaded = load_campaign(files, own, check_overrides(overrides), store)
         found = prepare(loaded, check_place("store", store))
         if export:
             check_export(export, loaded.takes, found.catalog.storage)
         return found
 
-    return run_form(prepared, Form(export=export))
+    return run_form(prepared, form)
 
 
 @flow(name="curate", **FLOW)

@@ -73,7 +73,7 @@ def _render(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) 
     if last := short_of_video(survey):
         lines = [f"{sum(t['status'] == 'ok' for t in asked)} of {counted(len(asked), 'take')} finished {last}"]
     lines += [f"{waiting} still to do"] if waiting else []
-    lines += fitted(picture_notes(survey), prepared.store)
+    lines += [*fitted(picture_notes(survey), prepared.store), *(checked.remarks if checked else ())]
     missing = tally(t for t in asked if t["status"] not in ("ok", "pending"))
     return Ending(lines, missing, _sheet_of_videos(prepared.catalog, found))
 

@@ -47,11 +47,13 @@ C = TypeVar("C", bound=RenderConfig)
 
 @dataclass(frozen=True)
 class Campaign(ResolvedConfig):
-    """A checked campaign: its settings, the steps of its cascade, and one row per take."""
+    """A checked campaign: its settings, the steps of its cascade, one row per take, and what a person should know of
+    its prompts."""
 
     config: RenderConfig
     steps: dict[str, StepRef]
     takes: tuple[Row, ...]
+    remarks: tuple[str, ...] = ()
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan of this campaign; keeps the takes as the roots of the store's next run."""
@@ -75,9 +77,9 @@ def load_campaign(
     if config.until:
         steps = until(steps, config.until)
     fill_defaults(config, steps)
-    takes = expand(config, str(files[0]) if files else "the command line")
-    check_takes(takes, whole, run=steps)
-    return Campaign(config, steps, tuple(takes))
+    asked = expand(config, str(files[0]) if files else "the command line")
+    check_takes(asked, whole, run=steps)
+    return Campaign(config, steps, tuple(asked.takes), asked.remarks)
 
 
 def fill_defaults(config: TakesConfig, steps: Mapping[str, StepRef]) -> None:

@@ -23,7 +23,7 @@ def ending(takes: pa.Table, store: str, pictures: Sequence[str] = (), last: str 
     done = sum(r["status"] == "ok" for r in rows)
     states = {name: [r for r in rows if r["status"] == state] for state, name in STATES}
     others = [f"{len(found):,} {name}" for name, found in states.items() if found]
-    verb = ("has a video" if done == 1 else "have a video") if not last else f"finished {last}"
+    verb = ("has a video" if 1 in (done, len(rows)) else "have a video") if not last else f"finished {last}"
     lines = [", ".join([f"{done:,} of {counted(len(rows), 'take')} {verb}", *others])]
     failed = states["failed"]
     lines += [f"  failed: {_name(r)}: {cause_text(r)}" for r in failed[:MOST]]

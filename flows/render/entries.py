@@ -55,6 +55,8 @@ def as_entry(place: str, value: Any, folder: str = "") -> Entry:
     if not isinstance(value, Mapping):
         return Entry(place, {}, folder, f"a prompt is a text, or a mapping with the key `prompt`, not {_short(value)}")
     names = [plain_name(key) for key in value]
+    if "prompt" not in names and (text := next((key for key in value if _is_prompt(key)), "")):
+        return Entry(place, {}, folder, f"put quotes around a prompt that holds a colon: {f'{text}: {value[text]}'!r}")
     if twice := sorted({n for n in names if names.count(n) > 1}):
         return Entry(place, {}, folder, f"the key {twice[0]!r} occurs twice")
     return Entry(place, {n: v for n, v in zip(names, value.values(), strict=True) if not _is_none(v)}, folder)
@@ -62,18 +64,23 @@ def as_entry(place: str, value: Any, folder: str = "") -> Entry:
 
 def check_all(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     """The checked values of each entry, in order. Raises one BadInput that names the place of every bad one."""
-    checked: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     faults: list[str] = []
     for entry in entries:
         try:
-            if entry.fault:
-                raise BadInput(f"{entry.place}: {entry.fault}")
-            checked.append(check_entry(entry.place, entry.values))
+            found.append(checked(entry))
         except BadInput as bad:
             faults.append(str(bad))
     if faults:
-        raise_faults(faults, len(faults) + len(checked))
-    return checked
+        raise_faults(faults, len(faults) + len(found))
+    return found
+
+
+def checked(entry: Entry) -> dict[str, Any]:
+    """The checked values of one entry. Raises BadInput that names its place."""
+    if entry.fault:
+        raise BadInput(f"{entry.place}: {entry.fault}")
+    return check_entry(entry.place, entry.values)
 
 
 def raise_faults(faults: list[str], of: int) -> None:
@@ -114,7 +121,7 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises BadInput with the place and every fault of this prompt.
     """
-    checked: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in values.items():
         try:
@@ -124,18 +131,23 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             faults.append(str(error) if key not in CHECKS else f"{key} {error}")
         else:
-            checked |= {} if found is None else {key: found}
-    if "prompt" not in checked and not any(fault.startswith("prompt ") for fault in faults):
+            kept |= {} if found is None else {key: found}
+    if "prompt" not in kept and not any(fault.startswith("prompt ") for fault in faults):
         faults.insert(0, "there is no prompt")
-    if {"seed", "seeds"} <= set(checked):
+    if {"seed", "seeds"} <= set(kept):
         faults.append("give `seed` (one seed) or `seeds` (a count or a list), not both")
     if faults:
         raise BadInput(f"{place}: {'; '.join(faults)}")
-    return checked
+    return kept
 
 
 def _is_none(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip(PADDING))
+
+
+def _is_prompt(key: Any) -> bool:
+    """Whether a key is the beginning of a prompt, which YAML has taken for a key because of a colon."""
+    return isinstance(key, str) and " " in key.strip(PADDING) and plain_name(key) not in CHECKS
 
 
 def _is_nan(value: Any) -> bool:
@@ -226,6 +238,13 @@ def _seed(value: Any) -> int | None:
         return None
     if isinstance(value, list | tuple) or (isinstance(value, str) and re.search(r"[,;\[]", value)):
         raise ValueError(f"is one seed, not {_short(value)}; write several as `seeds`")
+    return _seed_number(value)
+
+
+def _seed_number(value: Any) -> int:
+    """A spreadsheet that writes 1.23E+12 has lost digits, so that it would be another seed."""
+    if isinstance(value, str) and NUMBER.fullmatch(value) and "e" in value.lower():
+        raise ValueError(f"must be written with all its digits, not as {_short(value)}")
     return _whole(0, LARGEST_SEED)(value)
 
 
@@ -238,8 +257,8 @@ def _seeds(value: Any) -> int | list[int] | None:
     if isinstance(value, list | tuple):
         if not value:
             raise ValueError("must be a count, or seeds such as 1, 2, 3")
-        return list(dict.fromkeys(_whole(0, LARGEST_SEED)(seed) for seed in value))
-    count = _whole(0, LARGEST_SEED)(value)
+        return [_seed_number(seed) for seed in value]
+    count = _seed_number(value)
     if not 1 <= count <= MOST_SEEDS:
         raise ValueError(f"is a count from 1 to {MOST_SEEDS}, it is {count}; write one seed as `seed: {count}`")
     return count

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.render.provenance import INDEX, check_metadata, ids_of, read_index, record_uri, tags_of
-from flows.words import look
+from flows.words import counted, look
 from stages.core.errors import BadInput
 from stages.core.full_disk import CannotWrite, as_cannot_write
 from stages.core.identity import digest
@@ -135,6 +135,16 @@ def export(
         said = "\n".join(delivery.faults)
         raise BadInput(f"{len(delivery.faults)} of {len(done)} videos could not be exported:\n{said}")
     return [path / export_name(video) for video in done]
+
+
+def exported_text(folder: str | Path, paths: Sequence[Path]) -> str:
+    """How many videos an export has put into its folder, and how many others of Rushes stay there."""
+    done, names = len(set(paths)), {path.name for path in paths}
+    path = Path(folder).expanduser()
+    others = sum(name not in names and (path / name).is_file() for name in read_index(path))
+    verb = "stays" if others == 1 else "stay"
+    kept = f"; {counted(others, 'other video')} of earlier exports {verb} there" if others else ""
+    return f"{counted(done, 'video') if done else 'no video'} exported to {folder}{kept}"
 
 
 @dataclass

@@ -185,7 +185,9 @@ def _columns(place: str, header: Sequence[str], known: Collection[str]) -> list[
         if names.count(name) > 1:
             raise BadInput(f"{place}: the column {written!r} occurs twice")
         if name not in known:
-            raise BadInput(f"{place}: unknown column {written!r}; {nearest(name, known)}")
+            hint = nearest(name, known)
+            own = "" if hint.startswith("did") else "; what is for your own use goes into the column `tags`"
+            raise BadInput(f"{place}: unknown column {written!r}; {hint}{own}")
     return names
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from flows.render.conditions import KEYS, check_files_of_all, conditions_of
-from flows.render.entries import Entry, as_entry, check_all, check_entry, raise_faults
+from flows.render.entries import Entry, as_entry, check_entry, checked, raise_faults
 from flows.render.prompts import read_prompts
 from flows.run.settings import FlowConfig
+from flows.words import counted
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.identity import digest
@@ -55,13 +57,14 @@ SETTINGS = ("width", "height", "frames", "fps", "guidance", "longer", "fit", "pr
 OF_ALL = ("negative_prompt", "seeds", "tags", *KEYS, "level", *SETTINGS)
 """Settings of a campaign that hold for every prompt that does not set its own."""
 NOT_IDENTITY = ("id", "position", "media", "tags", "priority")
+MOST_REMARKS = 5
 
 
 @dataclass
 class TakesConfig(FlowConfig):
     """What a campaign says of its takes.
 
-    name             name of the campaign in tables and on pages
+    name             name of the campaign, which is part of each take's id; of a file of prompts it is the file's name
     prompts          list of texts, or of mappings with the keys of a prompt
     prompts_file     a file with more prompts: .csv, .tsv, .jsonl, .ndjson, .json, .parquet or .txt
     seeds            number of takes of each prompt, or the list of their seeds
@@ -115,9 +118,32 @@ class TakesConfig(FlowConfig):
     priority: int = 0
 
 
-def expand(config: TakesConfig, where: str) -> list[Row]:
-    """One row per take: every prompt with every seed. Raises BadInput naming every prompt or line that is wrong."""
-    entries = [as_entry(f"{where}: prompts[{i}]", p) for i, p in enumerate(config.prompts)]
+@dataclass(frozen=True)
+class Asked:
+    """What a campaign asks for.
+
+    where    what is called so in messages: its file
+    takes    one row per take, in their order
+    places   id of a take -> where its prompt stands; with several prompts, the first of them
+    prompts  where each prompt stands
+    faults   where a prompt stands that cannot be used -> why, as sentences that name the place
+    remarks  what a person should know of the prompts
+    """
+
+    where: str
+    takes: list[Row]
+    places: dict[str, str]
+    prompts: tuple[str, ...]
+    faults: dict[str, str]
+    remarks: tuple[str, ...] = ()
+
+
+def expand(config: TakesConfig, where: str) -> Asked:
+    """Every prompt with every seed. What is wrong with a prompt by itself is in `faults`, for `check_takes` to tell.
+
+    Raises BadInput where there are no prompts, and for what holds for all of them.
+    """
+    entries = [as_entry(f"{where}: prompt {i}", p) for i, p in enumerate(config.prompts, 1)]
     if config.prompts_file:
         listed = in_force().keep(joined("", config.prompts_file))
         check_named(listed)
@@ -128,17 +154,34 @@ def expand(config: TakesConfig, where: str) -> list[Row]:
     check_files_of_all(check_entry(where, {**of_all, "prompt": "any"}), where)
     asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
     takes: dict[str, Row] = {}
-    faults: list[str] = []
-    for entry, values in zip(asked, check_all(asked), strict=True):
+    places: dict[str, str] = {}
+    faults: dict[str, str] = {}
+    twice: dict[str, None] = {}
+    for entry in asked:
         try:
-            for take in _takes_of(config, entry, values):
-                takes.setdefault(take["id"], take)
+            for take in _takes_of(config, entry, checked(entry)):
+                if (first := takes.setdefault(take["id"], take)) is not take:
+                    twice[_twice(entry.place, places[take["id"]], take, first)] = None
+                places.setdefault(take["id"], entry.place)
         except BadInput as bad:
-            faults.append(str(bad))
-    if faults:
-        raise_faults(faults, len(entries))
+            faults[entry.place] = str(bad)
     ordered = sorted(takes.values(), key=lambda t: -t["priority"])
-    return [{**take, "position": i} for i, take in enumerate(ordered)]
+    rows = [{**take, "position": i} for i, take in enumerate(ordered)]
+    return Asked(where, rows, places, tuple(e.place for e in entries), faults, _remarks(list(twice)))
+
+
+def _twice(place: str, before: str, take: Row, first: Row) -> str:
+    """What is said of a take that is there already."""
+    tags = "; the tags of the first count" if take["tags"] != first["tags"] else ""
+    if place == before:
+        return f"{place}: seed {take['seed']} is given twice; there is one video for it"
+    return f"{place}, seed {take['seed']}: the same take as {before}; there is one video for both{tags}"
+
+
+def _remarks(lines: Sequence[str]) -> tuple[str, ...]:
+    left = len(lines) - MOST_REMARKS
+    more = (f"and {counted(left, 'more take')} that {'is' if left == 1 else 'are'} there already",) if left > 0 else ()
+    return (*lines[:MOST_REMARKS], *more)
 
 
 def _without_clash(of_all: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,38 +199,70 @@ APPLIED = {
 """Columns that only steps act on which apply to takes that have them, in words, and a cascade that has such a step."""
 
 
-def check_takes(takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mapping[str, StepRef]) -> None:
+SETTING = re.compile(r"[\w-]+\.\w")
+"""How what is said of a setting begins: with its key, such as `base.lora.path`."""
+
+
+def check_takes(asked: Asked, cascade: Mapping[str, StepRef], run: Mapping[str, StepRef]) -> None:
     """Ask every step that is run whether it can make what the takes ask for, and the cascade whether any step does.
 
-    Raises BadInput for the first that cannot.
+    Raises one BadInput that names the place of every prompt that cannot be used; what is wrong with all prompts, or
+    with a setting of a step, is said once.
     """
-    _check_applied(takes, cascade)
+    found: dict[str, dict[str, None]] = {place: {} for place in asked.places.values()}
+    for take, said in _refusals(asked.takes, cascade, run):
+        if SETTING.match(said):
+            raise BadInput(said)
+        found[asked.places[take["id"]]][said] = None
+    each = list(found.values())
+    shared = [said for said in each[0] if all(said in others for others in each)] if len(each) > 1 else []
+    if shared and not asked.faults:
+        raise BadInput(f"{asked.where}: {'; '.join(shared)}")
+    faults = asked.faults | {place: f"{place}: {'; '.join(said)}" for place, said in found.items() if said}
+    if faults:
+        raise_faults([faults[place] for place in asked.prompts if place in faults], len(asked.prompts))
+
+
+def _refusals(
+    takes: Sequence[Row], cascade: Mapping[str, StepRef], run: Mapping[str, StepRef]
+) -> Iterator[tuple[Row, str]]:
+    """What the cascade or a step says of a take that it cannot make. A step is asked once for equal values."""
+    yield from _not_applied(takes, cascade)
     for name, ref in run.items():
         cls = load_class(ref.use, name)
         if not issubclass(cls, Step):
             continue
         inputs = cls.inputs(ref.config)
-        seen: set[str] = set()
+        told: dict[str, str] = {}
         for take in takes:
             values = {c: take.get(c) for c in (*inputs.depends, *inputs.carries) if c not in ("seed", "media")}
             mark = digest(values)
-            if mark not in seen and (not inputs.when or any(take.get(c) for c in inputs.when)):
-                seen.add(mark)
-                cls.check_unit(ref.config, values)
+            if inputs.when and not any(take.get(c) for c in inputs.when):
+                continue
+            if mark not in told:
+                told[mark] = _refusal(cls, ref.config, values)
+            if told[mark]:
+                yield take, told[mark]
 
 
-def _check_applied(takes: Sequence[Row], cascade: Mapping[str, StepRef]) -> None:
+def _refusal(cls: type[Step], config: Any, values: Row) -> str:
+    try:
+        cls.check_unit(config, values)
+    except BadInput as bad:
+        return str(bad)
+    return ""
+
+
+def _not_applied(takes: Sequence[Row], cascade: Mapping[str, StepRef]) -> Iterator[tuple[Row, str]]:
     classes = [(load_class(ref.use, name), ref.config) for name, ref in cascade.items()]
     read = [cls.inputs(config) for cls, config in classes if issubclass(cls, Step)]
     applied = {c for inputs in read for c in inputs.when}
     # A step that is handed the take alone, whatever it holds, acts on all that it reads.
     applied |= {c for inputs in read if not (inputs.when or inputs.ports) for c in inputs.depends}
     for column, (what, named) in APPLIED.items():
-        if column not in applied and (take := next((t for t in takes if t.get(column)), None)):
-            raise BadInput(
-                f"prompt {take['prompt']!r} asks {what}, and the cascade has no step for that; "
-                f"configs/cascades/{named}.yaml has one"
-            )
+        if column not in applied:
+            said = f"it asks {what}, and the cascade has no step for that; configs/cascades/{named}.yaml has one"
+            yield from ((take, said) for take in takes if take.get(column))
 
 
 def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> Iterable[Row]:
@@ -221,7 +296,7 @@ def _seeds(values: Mapping[str, Any], offset: int) -> list[int]:
     if "seed" in values:
         return [values["seed"]]
     seeds = values.get("seeds", 1)
-    return [offset + i for i in range(seeds)] if isinstance(seeds, int) else list(dict.fromkeys(seeds))
+    return [offset + i for i in range(seeds)] if isinstance(seeds, int) else seeds
 
 
 def take_id(take: Mapping[str, Any]) -> str:

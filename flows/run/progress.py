@@ -85,7 +85,7 @@ class Bars(logging.Handler):
                 self._progress.update(self._ids[node], completed=self._done[node], description=self._label(node))
 
     def _print_lines(self) -> None:
-        printed, last = "", -LINE_SECONDS
+        printed, last, told = "", -LINE_SECONDS, ""
         while not self._ended.wait(self.poll_s):
             spent = time.monotonic() - self._began
             with self._guard:
@@ -94,8 +94,8 @@ class Bars(logging.Handler):
             if self._progress:
                 for task in tasks:
                     self._progress.update(task, left=doing or left)
-            elif line != printed and (doing or not printed or spent - last >= LINE_SECONDS):
-                printed, last = line, spent
+            elif line != printed and (doing not in ("", told) or not printed or spent - last >= LINE_SECONDS):
+                printed, last, told = line, spent, doing
                 self._console.print(f"  {spent:.0f} s: {line}", highlight=False, soft_wrap=True, markup=False)
 
     def _label(self, node: str) -> str:

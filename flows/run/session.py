@@ -65,7 +65,8 @@ def open_catalog(url: str, options: Mapping[str, Any] | None = None) -> Catalog:
     except CannotWrite as error:
         raise BadInput(str(error)) from None
     except Exception as error:
-        raise BadInput(cleared(f"cannot write to the store {url}: {error}")) from None
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(cleared(f"cannot write to the store {url}: {reason}")) from None
     return Catalog(storage)
 
 

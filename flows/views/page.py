@@ -68,7 +68,12 @@ def _render_part(catalog: Catalog, record: RunRecord, video_source: VideoSource)
     artifacts, videos, takes = _rows(catalog, ("artifacts", "videos", "takes"), run_id)
     for row in artifacts:
         chains.setdefault(row["take_id"], []).append(row)
-    shown = [{**v, "src": video_source(v), "chain": chains[v["take_id"]]} for v in videos if v["uri"]]
+    asked = {t["take_id"]: t for t in takes}
+    shown = [
+        {**v, "src": video_source(v), "chain": chains[v["take_id"]], "tags": asked[v["take_id"]]["tags"]}
+        for v in videos
+        if v["uri"]
+    ]
     config = json.loads(record.row["config"])
     return {
         "run": record.row,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 
 import pyarrow as pa
 
 from flows.curate.tables import curation_tables
+from flows.words import counted
 from stages.core.config import load_class
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
@@ -15,6 +17,7 @@ from stages.core.planning.plan import ROOT_UNITS, Phase
 from stages.core.planning.survey import Survey
 from stages.core.running.runs import RunRecord, find_run, runs_table
 
+SHOWN_PROMPT = 40
 UNFINISHED = ("text", "condition", "latent")
 """Kinds of rows that nobody can watch."""
 View = Callable[[Survey], pa.Table]
@@ -64,18 +67,26 @@ def artifacts(survey: Survey) -> pa.Table:
 
 
 def picture_notes(survey: Survey) -> list[str]:
-    """What was cut off, added to or stretched of the pictures that takes begin with, each once: `a.png: ...`."""
-    found: dict[str, None] = {}
+    """What was cut off, added to or stretched of the pictures that takes begin with, each once: `a.png: ...`, with the
+    prompt that it was done for, and how many others there are."""
+    found: dict[str, list[str]] = {}
     for phase in _phases(survey):
         for n in (n for n in phase.steps if {"note", "uri"} <= set(load_class(n.use, n.name).writes.names)):
             rows = survey.query(
-                f"""SELECT unit.media AS media, "{n.name}".note AS note FROM "p_{phase.name}"
+                f"""SELECT unit.media AS media, unit.prompt AS prompt, unit.seed AS seed, "{n.name}".note AS note
+                FROM "p_{phase.name}"
                 WHERE "{n.name}".status = 'ok' AND "{n.name}".note <> '' ORDER BY unit.position"""
             )
             for row in rows.to_pylist():
                 names = ", ".join(str(m.get("name") or m["sha256"][:12]) for m in row["media"] or ())
-                found[f"{names}: {row['note']}"] = None
-    return list(found)
+                take = f'"{shorten(row["prompt"], SHOWN_PROMPT, placeholder="…")}", seed {row["seed"]}'
+                found.setdefault(f"{names}: {row['note']}", []).append(take)
+    return [f"{note} ({_and_others(named)})" for note, named in found.items()]
+
+
+def _and_others(named: Sequence[str]) -> str:
+    """The first of some takes, and how many others there are."""
+    return named[0] + (f" and {counted(len(named) - 1, 'other take')}" if len(named) > 1 else "")
 
 
 def takes(survey: Survey) -> pa.Table:

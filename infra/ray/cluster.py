@@ -29,6 +29,7 @@ ONE_THREAD = {
 }
 """One thread a worker: results must not depend on how many CPUs a worker was given. `infra.ray.env` may say more."""
 
+log = logging.getLogger("rushes.ray")
 progress = logging.getLogger("rushes.progress")
 
 NODE_CACHE_S = 2.0
@@ -138,14 +139,14 @@ class Cluster:
 
 
 def _init(settings: RaySettings) -> None:
-    """`ray.init`, quiet. Raises BadInput for an address that cannot be used."""
+    """`ray.init`, quiet. Raises BadInput for an address that cannot be used, and where Ray does not start."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it tells every time that tokens are on
     if settings.address != "local":
         _join(settings)
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     folder = session_folder()
-    with _temporary_environment({**worker_environment(settings), "PYTHONPATH": path}):
+    with _temporary_environment({**worker_environment(settings), "PYTHONPATH": path}), _starting():
         ray.init(
             address="local",
             num_cpus=settings.num_cpus if settings.num_cpus is not None else os.cpu_count(),
@@ -156,6 +157,20 @@ def _init(settings: RaySettings) -> None:
             logging_level=logging.ERROR,
             _temp_dir=folder,
         )
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Raise BadInput where Ray does not start, for which it has bare exceptions; the log has the traceback."""
+    try:
+        yield
+    except Exception as error:
+        log.info("Ray did not start", exc_info=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(
+            f"Ray did not start on this machine ({reason}). It may be too busy, or have too little memory: wait for "
+            "other work to end and run the same command again, or run without Ray: --executor local"
+        ) from None
 
 
 def _join(settings: RaySettings) -> None:

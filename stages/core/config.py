@@ -99,6 +99,11 @@ def _explain(where: str, error: Exception, fields: Iterable[str]) -> str:
         return f"{where}: unknown key {key!r}; {nearest(last, known, f'{parent}.' if parent else '')}"
     if match := re.match(r"Value (.+?) (?:of type '\w+' could not be converted to|is not a valid) (\w+)", first):
         return f"{where}: {key} must be {KINDS.get(match[2], match[2])}, not {match[1]}"
+    if match := re.match(r"Interpolation key '(.*)' not found", first):
+        return (
+            f"{where}: {key}: there is no setting {match[1]!r}; " + "${...} stands for the value of another setting, "
+            "except in prompts and tags"
+        )
     if re.match(r"Incompatible value 'None'|field '.*' is not Optional", first):
         return f"{where}: {key or first.split(chr(39))[1]} must not be null"
     return f"{where}: {key + ': ' if key and key not in first else ''}{first}"

@@ -56,7 +56,7 @@ def read_rgb(data: bytes) -> npt.NDArray[np.uint8]:
             if flat.has_transparency_data:
                 white = Image.new("RGBA", flat.size, "white")
                 flat = Image.alpha_composite(white, flat.convert("RGBA"))
-            return np.asarray(flat.convert("RGB"))
+            return np.array(flat.convert("RGB"))  # its own: torch warns of one that cannot be written to
     except UnidentifiedImageError:
         raise ValueError("of no known format") from None
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -295,6 +295,8 @@ def load_family(name: str) -> Family:
 
 def load_maker(name: str) -> Callable[[Path, str, int], Path]:
     """What writes a tiny untrained checkpoint of a family: folder, variant and seed to the folder. Loads torch."""
+    # First, as diffusers asks transformers for a class by its old name, of which that one warns.
+    importlib.import_module("stages.families.engine.tiny").hush()
     found: Callable[[Path, str, int], Path] = importlib.import_module(f"stages.families.{name}.tiny").make
     return found
 

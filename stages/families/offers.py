@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from stages.core.conditions import Condition, prompt_key
@@ -26,6 +26,7 @@ class SizeRule:
     smallest       width and height are at least this, in pixels
     frames         frames are k * `frames` + 1; 1 allows any number
     least, most    frames, at least and at most; `most` 0 sets no limit
+    largest        width and height are at most this, in pixels; 0 sets no limit
     only           width and height where there is one size only
     """
 
@@ -33,23 +34,44 @@ class SizeRule:
     frames: int = 1
     least: int = 1
     most: int = 0
+    largest: int = 0
     only: tuple[int, int] | None = None
     smallest: int = 0
 
+    def within(self, positions: int, patch: Sequence[int], spatial: int, temporal: int) -> SizeRule:
+        """The same for a transformer that knows so many positions along each axis, 0 for any number.
+
+        patch: its patches in latent frames, rows and columns; spatial, temporal: pixels, frames of one of a latent.
+        """
+        if not positions:
+            return self
+        sides, frames = positions * min(patch[1:]) * spatial, (positions * patch[0] - 1) * temporal + 1
+        return replace(
+            self,
+            largest=min(sides, self.largest or sides) // self.step * self.step,
+            most=min(frames, self.most or frames),
+        )
+
+    def nearest(self, width: int, height: int, n_frames: int) -> tuple[int, int, int]:
+        """The size that can be made which is nearest to this one."""
+        return (*(self.only or (self._near(width), self._near(height))), self._near_frames(n_frames))
+
     def check(self, name: str, width: int, height: int, n_frames: int) -> None:
         """Raise BadInput naming the nearest size, unless pixels and frames are what can be made."""
-        near = self.only or (self._near(width), self._near(height))
-        if (width, height) != near:
-            why = f"width and height must be multiples of {self.step}" if not self.only else "it makes one size only"
-            why += f", at least {self.smallest}" if self.smallest > self.step else ""
+        *near, near_frames = self.nearest(width, height, n_frames)
+        if [width, height] != near:
+            least = f", at least {self.smallest}" if self.smallest > self.step else ""
+            most = f", at most {self.largest}" if self.largest else ""
+            why = f"width and height must be multiples of {self.step}{least}{most}"
+            why = "it makes one size only" if self.only else why
             raise BadInput(f"{name} cannot make {width}x{height}: {why}; the nearest is {near[0]}x{near[1]}")
-        near_frames = self._near_frames(n_frames)
         if n_frames != near_frames:
             rule = self._frames_rule()
             raise BadInput(f"{name} cannot make {n_frames} frames: they must be {rule}; the nearest is {near_frames}")
 
     def _near(self, pixels: int) -> int:
-        return max(self.step, self.smallest, round(pixels / self.step) * self.step)
+        near = max(self.step, self.smallest, round(pixels / self.step) * self.step)
+        return min(near, self.largest) if self.largest else near
 
     def _near_frames(self, n_frames: int) -> int:
         first = max(0, -(-(self.least - 1) // self.frames))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from stages.core.media import BadMedia, read_picture
+from stages.core.pictures import read_rgb
 
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data")) / "cases"
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
@@ -157,3 +158,8 @@ def test_a_picture_that_is_cut_off_is_refused(cut):
         with contextlib.suppress(BadMedia):
             assert read_picture(data[:cut], 8, 8).shape == (8, 8, 3)  # a decoder may do without the last byte
             assert cut == -1
+
+
+def test_a_picture_is_an_array_of_its_own():
+    """Torch warns of memory that cannot be written to, in the middle of a run's progress."""
+    assert read_rgb(saved(Image.new("RGB", (8, 8)), "PNG")).flags.writeable

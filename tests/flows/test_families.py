@@ -104,7 +104,7 @@ def test_a_campaign_of_a_family_goes_from_the_command_line_to_its_videos(place, 
     assert len(made) == len(prompts), "no two takes are the same"
     planned = CliRunner().invoke(main, [*words, "--dry-run"])
     assert planned.exit_code == 0
-    counts = re.findall(r"^(?:text|see|base|decode) +\w+ +(\d+) +(\d+)", planned.output, re.MULTILINE)
+    counts = re.findall(r"^(?:text|see|base|decode) +(\d+) +(\d+)", planned.output, re.MULTILINE)
     assert len(counts) >= 3
     assert all(int(done) > 0 and int(left) == 0 for done, left in counts), planned.output
 
@@ -281,8 +281,10 @@ REFUSED = [
      r"svd takes no `control`; these do: animatediff \(ControlNet\), wan \(VACE\)"),
     ("svd", {"prompt": "a", "image": "a.png", "width": 40}, r"svd cannot make 40x32: .*; the nearest is (32|48)x32"),
     ("wan", {"prompt": "a", "image": "a.png"},
-     r"wan \(T2V\) takes no `image`; these do: .*ltx, ltx2, svd, wan \(I2V, FLF2V"),
-    ("wan", {"prompt": "a", "frames": 10}, r"wan cannot make 10 frames: they must be k \* 4 \+ 1; the nearest is 9"),
+     r"wan \(T2V\) takes no `image`; these do: .*ltx, ltx2, skyreels, svd, wan \(I2V, FLF2V"),
+    ("wan", {"prompt": "a", "frames": 10}, r"make 10 frames: they must be k \* 4 \+ 1, at most 125; the nearest is 9"),
+    ("wan", {"prompt": "a", "height": 528}, r"wan cannot make 32x528: .* at most 512; the nearest is 32x512"),
+    ("wan", {"prompt": "a", "frames": 129}, r"wan cannot make 129 frames: .*; the nearest is 125"),
     ("wan", {"prompt": "a", "video": "a.mp4"}, r"wan \(T2V\) needs a level for `video`: give `level`"),
     ("wan", {"prompt": "a", "video": "a.mp4", "level": 1.5}, r"level must be above 0 and below 1"),
     ("wan", {"prompt": "a", "level": 0.5}, r"level is the noise level of a `video`, and there is none"),
@@ -361,9 +363,25 @@ def test_a_checkpoint_says_what_takes_are_where_nothing_else_does(place):
 
 
 def test_the_makers_command_says_how_a_campaign_names_what_it_made(tmp_path):
-    made = CliRunner().invoke(main, ["tiny", "wan", str(tmp_path / "x"), "--variant", "flf2v"])
-    assert made.exit_code == 0, made.output
-    assert f"model: {{family: wan, checkpoint: {tmp_path / 'x'}}}" in made.output
+    """And in which size: the one that the published weights were made for takes minutes, or cannot be made at all."""
+    for family, variant in (("wan", "two-experts"), ("whole", "skyreels-v2"), ("animatediff", "controlnet")):
+        made = CliRunner().invoke(main, ["tiny", family, str(tmp_path / family), "--variant", variant])
+        assert made.exit_code == 0, made.output
+        said = made.output.partition("for a campaign:\n")[2]
+        assert f"model: {{family: {family}, checkpoint: {tmp_path / family}" in said
+        Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+        (tmp_path / "a.mp4").write_bytes(write_video(np.zeros((40, 32, 32, 3), np.uint8), 8.0))
+        prompt = {"prompt": "a fox", **({"control": "edges:a.mp4"} if family == "animatediff" else {})}
+        (tmp_path / "a.yaml").write_text(said + json.dumps({"prompts": [prompt]})[1:-1])
+        (take,) = load_campaign([tmp_path / "a.yaml"], {}, []).takes
+        assert (take["width"], take["height"], take["frames"]) == (64, 64, 9)
+        assert take["fps"], "a campaign of what was printed needs nothing more"
+    sized = ["width=960", "height=544", "frames=9"]
+    (tmp_path / "a.yaml").write_text(
+        json.dumps({"cascade": "plain", "model": {"family": "whole", "checkpoint": "whole"}, "prompts": ["a"]})
+    )
+    with pytest.raises(BadInput, match=r"whole cannot make 960x544: .* at most 512; the nearest is 512x512"):
+        load_campaign([tmp_path / "a.yaml"], {}, sized)
     for words, said in (
         (
             ["tiny", "wan", str(tmp_path / "y"), "--variant", "flf"],

@@ -130,7 +130,7 @@ def test_clips_begin_with_their_picture_and_go_on(campaign_file, picture, tmp_pa
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert {r["status"] for r in rows} == {"ok"}
     assert [r["note"] for r in rows if r["note"]] == ["50 % of its width was cut off"]
-    assert "  first.png: 50 % of its width was cut off" in run.output.splitlines()
+    assert '  first.png: 50 % of its width was cut off ("a red circle", seed 0)' in run.output.splitlines()
     frames = {s: [r["n_frames"] for r in rows if r["stage"] == s] for s in ("see", "base", "extend", "decode")}
     decoded = [49, 49] if motion == "continue" else []
     assert frames == {"see": [9], "base": [9, 9], "extend": [25, 25], "decode": decoded}

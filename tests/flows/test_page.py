@@ -34,6 +34,7 @@ PLAYS = """Promise.all([...document.querySelectorAll('.clip video')].map(async v
 def store(campaign_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     campaign = {**yaml.safe_load(campaign_file.read_text()), "prompts": [HOSTILE, LONG], "seeds": 1}
+    campaign |= {"tags": ["hero", "<i>"], "negative_prompt": "blur"}
     (folder / "campaign.yaml").write_text(yaml.safe_dump(campaign))
     video(folder / "footage" / "moves.mp4", (1, 2))
     write(folder / "footage" / "still <b>.mp4", [shot(3, 1)[0]] * 30)
@@ -70,6 +71,7 @@ def test_verdicts_have_their_reasons(page):
 
 
 def test_text_from_outside_is_escaped(page):
+    assert page.count("tags: hero, &lt;i&gt;") == page.count("not: blur") == 2
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; a red circle &amp; a star" in page
     assert "still &lt;b&gt;.mp4" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import io
+import itertools
 import logging
 import math
 import random
@@ -122,6 +123,18 @@ def test_what_happens_before_the_first_row_is_said(monkeypatch):
         wait_for(lambda: "base 1/2 (1 failed), copies done, clips 1/?" in out.getvalue())
     logging.getLogger(LOGGED).info("after the end")
     assert "after the end" not in out.getvalue()
+
+
+def test_a_line_that_says_only_that_it_goes_on_comes_every_few_seconds(monkeypatch):
+    """The time that is left differs at every look while a worker starts."""
+    out, looks = io.StringIO(), itertools.count()
+    monkeypatch.setattr("flows.run.progress.LINE_SECONDS", math.inf)
+    monkeypatch.setattr(Bars, "_left", lambda bars: f"about {next(looks)} s left")
+    with Bars(Console(file=out, width=200), {"base": 2}) as bars:
+        bars.poll_s = 0.01
+        logging.getLogger(LOGGED).info("starting a worker for %s", "base")
+        wait_for(lambda: "a worker for base" in out.getvalue() and next(looks) > 20)
+    assert out.getvalue().count("starting a worker for base") == 1, out.getvalue()
 
 
 def wait_for(seen) -> None:

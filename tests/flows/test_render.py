@@ -23,6 +23,7 @@ from flows.cli.main import main
 from flows.render.campaign import load_campaign
 from flows.render.provenance import Identity, identify
 from flows.run.session import existing_catalog
+from stages.core.errors import BadInput
 from stages.core.media import read_frames, read_tags
 from stages.core.running.executor import LocalExecutor
 from stages.core.running.runs import runs_table
@@ -130,7 +131,7 @@ def test_a_run_that_ends_before_the_videos_shows_none(rendered, campaign_file, t
     words = ("render", campaign_file, "--store", store, "--until", "base", "--executor", "local")
     result = rushes(*words, "--export", tmp_path / "out")
     assert "4 of 4 takes finished base" in result.output
-    assert "0 videos in" in result.output
+    assert f"no video exported to {tmp_path / 'out'}" in result.output
     assert table(store, "videos", tmp_path) == []
     assert rushes("page", "--store", store).exit_code == 0
     page = (store / "page.html").read_text()
@@ -197,14 +198,22 @@ def test_one_bad_row_stops_nothing(rendered, campaign_file, tmp_path):
 BAD = {
     "unknown key": ({"promts": ["x"]}, "did you mean 'prompts'"),
     "wrong type": ({"shard_rows": "many"}, "shard_rows"),
-    "empty prompt": ({"prompts": ["ok", "  "]}, "prompts[1]"),
+    "empty prompt": ({"prompts": ["ok", "  "]}, "prompt 2: there is no prompt"),
+    "text with a colon": (
+        {"prompts": [{"a red circle": "growing"}]},
+        "prompt 1: put quotes around a prompt that holds",
+    ),
     "no prompts": ({"prompts": []}, "no prompts"),
     "bad seeds": ({"seeds": -1}, "seeds"),
     "unknown setting": ({"base": {"samplin": {}}}, "did you mean 'sampling'"),
     "wrong setting": ({"width": "wide"}, "width"),
+    "a setting that is not there": ({"name": "x${HOME}"}, "there is no setting 'HOME'; ${...} stands for the value of"),
     "guidance of a stage": ({"base": {"sampling": {"guidance": 3}}}, "set `guidance`"),
-    "impossible size": ({"width": 100}, "nearest is 96x64"),
-    "impossible size of one prompt": ({"prompts": ["a", {"prompt": "b", "width": 100}]}, "nearest is 96x64"),
+    "impossible size": ({"width": 100}, "bad.yaml: ltx cannot make 100x64"),
+    "impossible size of one prompt": (
+        {"prompts": ["a", {"prompt": "b", "width": 100}]},
+        "bad.yaml: prompt 2: ltx cannot make 100x64",
+    ),
     "impossible frames": ({"frames": 10}, "nearest is 9"),
     "no frames": ({"frames": 0}, "frames must be"),
     "half a frame": ({"prompts": [{"prompt": "b", "frames": 9.5}]}, "must be a whole number"),
@@ -242,6 +251,43 @@ def test_bad_campaigns_are_refused_in_one_sentence(case, campaign_file, tmp_path
     assert says in result.output
     assert len(result.output.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_every_bad_prompt_is_named_whatever_is_wrong_with_it(campaign_file, tmp_path):
+    """A wrong number, a picture that is not there and a size that cannot be made, in one go and in their order."""
+    prompts = [{"prompt": "b", "width": 100}, "fine", {"prompt": "c", "image": "none.png"}, {"prompt": "d", "seed": -1}]
+    prompts += [{"prompt": f"e {i}", "height": 100, "frames": 9, "seeds": 3} for i in range(20)]
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(campaign_file.read_text()), "prompts": prompts}))
+    with pytest.raises(BadInput) as caught:
+        load_campaign([path], {}, [])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "23 of 24 prompts cannot be used:"
+    assert [line.split(": ")[1] for line in lines[1:21]] == [f"prompt {n}" for n in (1, *range(3, 22))]
+    assert "100x64" in lines[1]
+    assert "none.png" in lines[2]
+    assert "seed must be" in lines[3]
+    assert lines[21] == "and 3 more"
+
+
+def test_takes_that_are_there_twice_are_told(campaign_file, tmp_path):
+    path, listed = tmp_path / "twice.yaml", tmp_path / "more.csv"
+    listed.write_text("prompt,seed,tags\na,4,\nb,5,\nb,5,hero\n")
+    campaign = {**yaml.safe_load(campaign_file.read_text()), "prompts": ["a", "x"], "seeds": [4, 4]}
+    path.write_text(yaml.safe_dump({**campaign, "prompts_file": "more.csv"}))
+    loaded = load_campaign([path], {}, [])
+    assert [(t["prompt"], t["seed"]) for t in loaded.takes] == [("a", 4), ("x", 4), ("b", 5)]
+    assert loaded.remarks == (
+        f"{path}: prompt 1: seed 4 is given twice; there is one video for it",
+        f"{path}: prompt 2: seed 4 is given twice; there is one video for it",
+        f"{listed}, line 2, seed 4: the same take as {path}: prompt 1; there is one video for both",
+        f"{listed}, line 4, seed 5: the same take as {listed}, line 3; there is one video for both; the tags of the "
+        "first count",
+    )
+    shown = rushes("render", path, "--store", tmp_path / "store", "--dry-run").output
+    assert all(line in shown for line in loaded.remarks)
+    path.write_text(yaml.safe_dump({**campaign, "prompts": ["a"] * 8, "seeds": 1}))
+    assert load_campaign([path], {}, []).remarks[-1] == "and 2 more takes that are there already"
 
 
 @pytest.mark.parametrize(
@@ -303,9 +349,15 @@ def test_exports_of_two_campaigns_and_of_a_stopped_run_stand_side_by_side(render
     assert rushes(*words).exit_code == 0
     everything = {p.name for p in out.iterdir()}
     assert len(everything) == 4 + 1 + 1  # videos, the index, the holiday
-    for more in (["--limit", "1"], ["--limit", "1", "name=another"]):
-        assert rushes(*words, *more).exit_code == 0
+    said = "1 video exported to {}; {} other videos of earlier exports stay there"
+    for more, left in ((["--limit", "1"], 3), (["--limit", "1", "name=another"], 4)):
+        result = rushes(*words, *more)
+        assert result.exit_code == 0
+        assert said.format(out, left) in result.output
         assert everything <= {p.name for p in out.iterdir()}
+    shown = rushes("table", "videos", "--store", store).output
+    assert "rows of the latest of 4 render runs; --all shows those of all" in shown
+    assert "--all" not in rushes("table", "videos", "--store", store, "--all").output
     assert len(list(out.glob("*.mp4"))) == 4 + 1 + 1
 
 

@@ -120,3 +120,12 @@ def test_files_of_one_name_are_told_apart_in_a_table():
 def test_a_very_narrow_table_keeps_what_says_most():
     rows = [{"id": "x" * 8, "uri": "a.mp4", "a": "1", "status": "ok", "error": "bad"}]
     assert fitting(["id", "uri", "a", "status", "error"], rows, 36) == ["id", "uri", "status", "error"]
+
+
+@pytest.mark.parametrize(
+    ("states", "text"),
+    [(["pending"], "0 of 1 take has a"), (["ok", "error"], "1 of 2 takes has a"), (["error"] * 2, "0 of 2 takes have")],
+)
+def test_an_ending_agrees_with_its_numbers(states, text):
+    rows = [{"take_id": "a", "prompt": "x", "seed": 1, "status": s, "reasons": None, "error": ""} for s in states]
+    assert ending(pa.Table.from_pylist(rows), "store")[0].startswith(text)

@@ -1,12 +1,18 @@
-"""Where Ray keeps its session when it cannot in TMPDIR. tests/flows/test_faults.py has runs under such TMPDIRs."""
+"""Where Ray keeps its session when it cannot in TMPDIR, and what is said where it does not start.
+
+tests/flows/test_faults.py has runs under such TMPDIRs."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
+import ray
 
+from infra.ray.cluster import Cluster
 from infra.ray.session_folder import MOST_BYTES, SOCKET, session_folder
+from infra.ray.settings import RaySettings
 from stages.core.errors import BadInput
 
 
@@ -42,3 +48,19 @@ def test_where_none_can_be_used_one_sentence_says_what_to_do(tmp_path, monkeypat
     monkeypatch.setattr("infra.ray.session_folder.is_usable", lambda folder: False)
     with pytest.raises(BadInput, match="set RAY_TMPDIR to one that can be written to"):
         session_folder()
+
+
+def test_a_ray_that_does_not_start_is_one_sentence_and_the_log_has_the_rest(monkeypatch, caplog):
+    """Ray raises a bare exception of several lines for it."""
+
+    def late(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nmore")  # what Ray raises
+
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with caplog.at_level(logging.INFO, "rushes.ray"), pytest.raises(BadInput) as caught:
+        Cluster(RaySettings()).connect()
+    assert "(The current node timed out during startup.)" in str(caught.value)
+    assert str(caught.value).endswith("--executor local")
+    assert "\n" not in str(caught.value)
+    assert "Traceback" in caplog.text

@@ -14,7 +14,7 @@ from PIL import Image
 
 from flows.cli.main import main
 from flows.render.campaign import load_campaign
-from flows.run.session import existing_catalog
+from flows.run.session import existing_catalog, prepare
 from flows.views.tables import read_table
 from stages.core.errors import BadInput
 from stages.core.media import BadMedia, read_frames, read_picture
@@ -96,8 +96,8 @@ def test_prompts_open_what_lies_below_their_campaign_and_what_is_allowed(tmp_pat
         assert len(lines) == 1 + len(refused), out
         import re
 
-        for number, (line, what) in enumerate(zip(lines[1:], refused.values(), strict=True)):
-            assert f"prompts[{number}]: image" in line
+        for number, (line, what) in enumerate(zip(lines[1:], refused.values(), strict=True), 1):
+            assert f"prompt {number}: image" in line
             assert re.search(what, line), line
         assert inner.asked == [], "no request went to a host that is not allowed"
         assert not list((tmp_path / "store").rglob("*.png"))
@@ -105,8 +105,9 @@ def test_prompts_open_what_lies_below_their_campaign_and_what_is_allowed(tmp_pat
         operator(private_hosts=[outer.host], roots=[str(secret.parent)])
         status, out = dry_run(written(folder, "in/own.png", str(secret), outer.url("/c.png?k=1")), tmp_path / "store")
         assert status == 0, out
-        takes = load_campaign([folder / "film.yaml"], {}, []).takes
-        assert [t["media"][0]["uri"] for t in takes][2] == outer.url("/c.png")
+        loaded = load_campaign([folder / "film.yaml"], {}, [])
+        assert [t["media"][0]["uri"] for t in loaded.takes][2] == outer.url("/c.png")
+        prepare(loaded, str(tmp_path / "store"))
     assert len(list((tmp_path / "store").rglob("*.png"))) == 2, "equal pictures are kept once"
 
 

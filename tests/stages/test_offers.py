@@ -43,6 +43,12 @@ def test_a_size_rule_says_what_it_asks():
         rule.check("x", 720, 720, 9)
     with pytest.raises(BadInput, match=r"x cannot make 49 frames: they must be k \* 4 \+ 1, at most 33; .* is 33"):
         rule.check("x", 720, 480, 49)
+    within = SizeRule(step=16, frames=4, most=49).within(32, (1, 2, 2), 8, 4)
+    assert (within.largest, within.most) == (512, 49), "the lower of two limits holds"
+    assert SizeRule(step=16, frames=4).within(32, (1, 2, 2), 8, 4).most == 125
+    with pytest.raises(BadInput, match=r"832x480: .* multiples of 16, at most 512; the nearest is 512x480"):
+        within.check("x", 832, 480, 49)
+    assert SizeRule(step=16).within(0, (1, 2, 2), 8, 4) == SizeRule(step=16), "a config may say none"
 
 
 OFFERS = Offers(

@@ -58,6 +58,9 @@ class SkyReels(EngineFamily):
                 f"model.checkpoint: {model.checkpoint} is made for blocks of {block} latent frames;"
                 f" {self.name} runs one frame at a time"
             )
+        patch = tuple(net.get("patch_size") or (1, 2, 2))
+        spatial, temporal = int(vae.get("scale_factor_spatial", 8)), int(vae.get("scale_factor_temporal", 4))
+        size = SizeRule(step=int(patch[1]) * spatial, frames=temporal)
         return Variant(
             pipeline=TEXT,
             looking=lambda shown: IMAGE,
@@ -65,10 +68,7 @@ class SkyReels(EngineFamily):
             encodes=("still",),
             bind=bind,
             offers=Offers(
-                size=SizeRule(
-                    step=int((net.get("patch_size") or (1, 2, 2))[1]) * int(vae.get("scale_factor_spatial", 8)),
-                    frames=int(vae.get("scale_factor_temporal", 4)),
-                ),
+                size=size.within(int(net.get("rope_max_seq_len") or 0), patch, spatial, temporal),
                 parts={
                     "text": {"checkpoint": self.text_parts},
                     "see": {"checkpoint": ("vae",)},

@@ -11,6 +11,7 @@ from diffusers import (
     StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stages.families.engine.tiny import clip_vision, save_whole, seeded
 
@@ -42,6 +43,6 @@ def make(folder: Path, variant: str = "", seed: int = 0) -> Path:
         unet=unet,
         scheduler=scheduler,
         image_encoder=clip_vision(transformers.CLIPVisionModelWithProjection, 32, 224, 56, seed + 2),
-        feature_extractor=transformers.CLIPImageProcessor(crop_size=224, size=224),
+        feature_extractor=CLIPImageProcessorPil(crop_size=224, size=224),
     )
     return save_whole(folder, pipeline)

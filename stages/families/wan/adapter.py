@@ -57,7 +57,8 @@ class Wan(EngineFamily):
         if len(experts) > 1:
             name = f"{name}, two experts"
         spatial = int(vae.get("scale_factor_spatial", 8))
-        step = int((net.get("patch_size") or (1, 2, 2))[1]) * spatial
+        patch, temporal = net.get("patch_size") or (1, 2, 2), int(vae.get("scale_factor_temporal", 4))
+        size = SizeRule(step=int(patch[1]) * spatial, frames=temporal)
         options: dict[str, Any] = {"boundary_ratio": boundary}
         if kind != VACE:
             options["expand_timesteps"] = expands
@@ -79,7 +80,7 @@ class Wan(EngineFamily):
             bind=_bind_either if kind == TEXT and expands else BINDS[kind],
             offers=Offers(
                 variant=name,
-                size=SizeRule(step=step, frames=int(vae.get("scale_factor_temporal", 4))),
+                size=size.within(int(net.get("rope_max_seq_len") or 0), patch, spatial, temporal),
                 parts={
                     "text": {"checkpoint": self.text_parts},
                     "see": {"checkpoint": (*see, "vae")},

@@ -15,6 +15,7 @@ from diffusers import (
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stages.families.engine.tiny import clip_vision, liven, save_whole, seeded, t5_tokenizer, umt5_encoder
 
@@ -47,7 +48,7 @@ def make(folder: Path, variant: str = "t2v", seed: int = 0) -> Path:
     }  # fmt: skip
     vision = {
         "image_encoder": clip_vision(transformers.CLIPVisionModel, 4, 32, 8, seed + 2),
-        "image_processor": transformers.CLIPImageProcessor(crop_size=32, size=32),
+        "image_processor": CLIPImageProcessorPil(crop_size=32, size=32),
     }
     looking = {"in_channels": 36, "image_dim": 4}
     more: dict[str, Any] = {}

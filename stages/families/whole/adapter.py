@@ -62,7 +62,7 @@ class Whole:
         rate = next((arguments[name].default for name in RATES if name in arguments), None)
         return Offers(
             variant=pipeline,
-            size=SizeRule(step=STEP),
+            size=_sizes(model),
             parts={"see": {}, "denoise": {"checkpoint": components(model)}, "decode": {}},
             accepts=_accepts(arguments),
             asks=tuple(k for k, a in (("still", "image"), ("source", "video")) if _must(arguments, a)),
@@ -116,6 +116,18 @@ class Whole:
         raise BadInput(
             "model.family is whole: a pipeline that runs as one step has no latents to upsample; leave the step out"
         )
+
+
+def _sizes(model: ModelConfig) -> SizeRule:
+    """Multiples of a step and, for a transformer like Wan's, no more positions than it knows: the pipeline itself finds
+    that out only after it has encoded the text."""
+    rule = SizeRule(step=STEP)
+    net = model.read_part("transformer") if "transformer" in components(model) else {}
+    if not net.get("rope_max_seq_len") or "vae" not in components(model):
+        return rule
+    vae = model.read_part("vae")
+    ratios = int(vae.get("scale_factor_spatial", 8)), int(vae.get("scale_factor_temporal", 4))
+    return rule.within(int(net["rope_max_seq_len"]), net.get("patch_size") or (1, 2, 2), *ratios)
 
 
 def _must(arguments: Mapping[str, Argument], name: str) -> bool:
