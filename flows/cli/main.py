@@ -288,13 +288,13 @@ def table(name: str, store: str, run_id: str, everything: bool, out: str | None)
 
 
 @main.command()
-@click.argument("what", required=False, metavar="[ID|FILE]")
+@click.argument("what", required=False, metavar="[ID|FILE|SHA256]")
 @STORE
 @friendly
 def status(what: str | None, store: str) -> int:
     """Show how far along runs are, or where a result came from. Without an argument: the progress of the latest runs.
-    With an ID or an exported video: what it was made from. With the id or the path of a source: its clips and their
-    verdicts."""
+    With an ID, an exported video or the SHA256 of a file: what it was made from. With the id or the path of a source:
+    its clips and their verdicts."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(what, store) if what else show_status(store)

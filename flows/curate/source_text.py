@@ -23,8 +23,8 @@ SAID = ("uri", "source_id", "status", "reasons", "error", "keyframes")
 def source_lines(catalog: Catalog, wanted: str) -> list[str]:
     """Lines for a terminal, of the latest curation that knows the source; none where no curation does.
 
-    wanted: a source's id or its first characters, a path or URL, or the end of one as tables show it. Raises BadInput
-    where several files of that curation fit.
+    wanted: a source's id, the sha256 of its file, or the first characters of these; a path or URL, or the end of one as
+    tables show it. Raises BadInput where several files of that curation fit.
     """
     for record in _curations(catalog):
         survey = record.survey(catalog)
@@ -52,11 +52,13 @@ def _curations(catalog: Catalog) -> Iterator[RunRecord]:
 
 
 def _fitting(rows: Sequence[Row], wanted: str) -> list[Row]:
-    """The rows that a word means, in the order of: an id, a whole path, the end of a path."""
+    """The rows that a word means, in the order of: an id, the hash of a file, a whole path, the end of a path."""
     path, tail = os.path.abspath(os.path.expanduser(wanted)), "/" + wanted.removeprefix("./")
-    by_id = [r for r in rows if len(wanted) >= SHORTEST and r["source_id"].startswith(wanted)]
+    long = len(wanted) >= SHORTEST
+    by_id = [r for r in rows if long and r["source_id"].startswith(wanted)]
+    by_hash = [r for r in rows if long and r["status"] == "ok" and (r["sha256"] or "").startswith(wanted)]
     whole = [r for r in rows if r["uri"] in (wanted, path)]
-    return by_id or whole or [r for r in rows if r["uri"].endswith(tail)]
+    return by_id or by_hash or whole or [r for r in rows if r["uri"].endswith(tail)]
 
 
 def _lines(survey: Survey, source: Row) -> list[str]:
