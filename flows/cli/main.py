@@ -94,6 +94,12 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
     return wrapped
 
 
+def say_it_starts(dry_run: str | None) -> None:
+    """The first line of a command that runs steps, before what takes seconds to import. Not of a call from Python."""
+    if not dry_run and click.get_current_context().find_root().info_name != main.name:
+        click.echo("  0 s: reading the settings and the store", err=True)
+
+
 class Rushes(click.Group):
     """The commands. Ctrl-C before one listens for signals itself ends with the exit status that it has later, too."""
 
@@ -138,7 +144,9 @@ def main() -> None:
 @friendly
 def render(words: tuple[str, ...], **options: Any) -> int:
     """Render prompts to videos. Give a CAMPAIGN (a YAML file, or a name from the list below), a file of prompts (.csv,
-    .jsonl, .txt, ...), or --prompt TEXT."""
+    .jsonl, .txt, ...), or --prompt TEXT. For previews of the base takes alone, see "Stop after the base latents" in
+    docs/recipes.md."""
+    say_it_starts(options["dry_run"])
     from flows.cli.run import render_command
 
     return render_command(words, **options)
@@ -165,6 +173,7 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 def curate(words: tuple[str, ...], **options: Any) -> int:
     """Turn footage into clips with scores and captions. SOURCEs are files, folders, globs or manifests, on local disk
     or on any fsspec URL."""
+    say_it_starts(options["dry_run"])
     from flows.cli.run import curate_command
 
     return curate_command(words, **options)
@@ -198,6 +207,7 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 def evaluate(words: tuple[str, ...], **options: Any) -> int:
     """Measure how often videos show what prompts say. CONFIG is a name from the list below, or a YAML file;
     without it, 200 prompts that were held out from training are rendered with two seeds each."""
+    say_it_starts(options["dry_run"])
     from flows.cli.evaluate import evaluate_command
 
     return evaluate_command(words, **options)
@@ -212,6 +222,7 @@ def evaluate(words: tuple[str, ...], **options: Any) -> int:
 def train(words: tuple[str, ...], **options: Any) -> int:
     """Train one part of a checkpoint. CONFIG is a name from the list below, or a YAML file. After a stop
     (exit status 3), the same command continues."""
+    say_it_starts(options["dry_run"])
     from flows.cli.train import train_command
 
     return train_command(words, **options)
@@ -236,6 +247,7 @@ def train(words: tuple[str, ...], **options: Any) -> int:
 def publish(words: tuple[str, ...], **options: Any) -> int:
     """Freeze the kept clips as a version of a dataset. Dataset NAME gets one video file per clip, an index, captions,
     splits and a dataset card."""
+    say_it_starts(options["dry_run"])
     from flows.cli.publish import publish_command
 
     return publish_command(words, **options)
