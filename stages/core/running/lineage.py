@@ -129,7 +129,7 @@ class _Finder:
         ids = sorted({p.id for p in places})
         if wanted in ids:
             ids = [wanted]
-        if not ids and SHORTEST <= len(wanted) and (places := self._with_file(wanted)):
+        if not ids and len(wanted) >= SHORTEST and (places := self._with_file(wanted)):
             ids = [places[0].id]
         if not ids:
             more = f"; give at least the first {SHORTEST} characters of an id that a table or a page shows"
