@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from flows.curate.clip_text import rows_of
+from flows.curate.clip_text import reasons_text, rows_of
 from flows.curate.tables import clips, sources, verdicts
 from flows.display.grid import cell_text
-from flows.words import cause_text, counted, listed, reason_text, span_text, told_apart
+from flows.words import cause_text, counted, listed, span_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -69,11 +69,13 @@ def _lines(survey: Survey, source: Row) -> list[str]:
     lines += [f"  {name}: {cell_text(name, value)}" for name, value in told.items()]
     made = rows_of(survey, clips, "source_id", source["source_id"])
     judged = {v["clip_id"]: v for v in rows_of(survey, verdicts, "uri", source["uri"])}
-    return [*lines, "", counted(len(made), "clip") + (":" if made else ""), *(_clip(c, judged) for c in made)]
+    files = told_apart(sources(survey)["uri"].to_pylist())
+    said = [_clip(survey, c, judged, files) for c in made]
+    return [*lines, "", counted(len(made), "clip") + (":" if made else ""), *said]
 
 
-def _clip(clip: Row, judged: dict[str, Row]) -> str:
+def _clip(survey: Survey, clip: Row, judged: dict[str, Row], files: dict[str, str]) -> str:
     verdict = judged.get(clip["clip_id"], {"status": "not judged yet", "reasons": []})
-    why = "; ".join(map(reason_text, verdict["reasons"]))
+    why = reasons_text(survey, verdict, files)
     line = f"  {clip['clip_id']}  {span_text(clip['start_s'], clip['end_s'])}  {verdict['status']}"
     return line + (f": {why}" if why else "")

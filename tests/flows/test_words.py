@@ -42,6 +42,7 @@ def test_of_many_words_the_first_are_listed():
             "copy of clip 17a2bee49839, which is better and was kept",
         ),
         (("duplicate_of", "s3://b/a.mp4", "==", "9f"), "same content as a.mp4"),
+        (("frames", "1", ">=", "2"), "it has 1 frame; a video has at least 2"),
     ],
 )
 def test_a_reason_is_a_sentence(reason, text):
