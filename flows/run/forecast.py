@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, geometric_mean
 
 from stages.core.step import Row
 
@@ -21,7 +21,8 @@ class _Step:
     """Rows that are left, workers that make them, seconds a row before this run; rows of this run, their seconds; when
     its first worker was started, in seconds since the epoch, and how long that took.
 
-    job: it begins once all before it is done. supposed: how many rows it will make is a guess; 0 where there is none.
+    light: it runs no model. job: it begins once all before it is done. supposed: how many rows it will make is a guess;
+    0 where there is none.
     """
 
     left: int
@@ -29,6 +30,7 @@ class _Step:
     earlier: float = 0.0
     job: bool = False
     supposed: bool = False
+    light: bool = False
     rows: int = 0
     seconds: float = 0.0
     starting: float | None = None
@@ -69,7 +71,7 @@ class Forecast:
     totals: step -> rows that it is expected to make; earlier: step -> seconds a row in runs before; workers:
     step -> how many make its rows (1); slots: how many rows can be at work at a time, as far as that is known; jobs:
     steps that begin once all before them is done; supposed: steps whose total is a guess, or 0 where there is none;
-    shard: rows of a shard. Not thread-safe.
+    light: steps that run no model; shard: rows of a shard. Not thread-safe.
     """
 
     def __init__(
@@ -81,11 +83,12 @@ class Forecast:
         *,
         jobs: Set[str] = frozenset(),
         supposed: Set[str] = frozenset(),
+        light: Set[str] = frozenset(),
         shard: int = 1,
     ) -> None:
         earlier, workers = earlier or {}, workers or {}
         self._steps = {
-            n: _Step(t, max(1, workers.get(n, 1)), earlier.get(n, 0.0), n in jobs, n in supposed)
+            n: _Step(t, max(1, workers.get(n, 1)), earlier.get(n, 0.0), n in jobs, n in supposed, n in light)
             for n, t in totals.items()
         }
         self._slots, self._shard, self._one_by_one = slots, max(1, shard), False
@@ -122,9 +125,9 @@ class Forecast:
     def seconds_left(self, now: float | None = None) -> float | None:
         """None before the first row. now: in seconds since the epoch, where that is not the clock's time.
 
-        Of a step of which nothing is known a row is taken to cost what one of the slowest known step does: of a few
-        steps of a cascade one is cheap and the next is not, and a wait that is shorter than told annoys nobody. A
-        worker that is still to start is taken to need as long as the others did.
+        Of a step of which nothing is known a row is taken to cost what one of the slowest known step does, where it
+        runs a model, as the costly steps of a cascade come late; else what one of the known steps does, their geometric
+        mean. A worker that is still to start is taken to need as long as the others did.
         """
         if not any(s.rows for s in self._steps.values()):
             return None
@@ -148,14 +151,15 @@ class Forecast:
         pace = self._pace()
         known = [m for s in self._steps.values() if (m := s.mean(pace)) and not s.job]
         took = [s.set_up for s in self._steps.values() if s.set_up is not None]
-        most, each = max(known, default=0.0), fmean(took or [0.0])
+        most, usual = (max(known), geometric_mean(known)) if known else (0.0, 0.0)
+        each = fmean(took or [0.0])
         rest, before = list[_Rest](), 0.0
         for step in self._steps.values():
             if not step.left:
                 continue
             gone = 0.0 if step.starting is None else now - step.starting
             set_up = max(0.0, each - gone) if not step.rows and not step.job else 0.0
-            mean = step.mean(pace) or (0.0 if step.job else most)
+            mean = step.mean(pace) or (0.0 if step.job else usual if step.light else most)
             rest.append(_Rest(set_up, step.left, mean, step.workers, step.job, step.left > before))
             before = math.inf if step.job else step.left
         return rest

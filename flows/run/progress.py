@@ -159,12 +159,15 @@ def make_forecast(survey: Survey, plan: Plan, slots: float) -> Forecast:
     jobs = {n.name for n in plan.nodes if n.job and not n.per}
     supposed = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.steps}
     unknown = {n.name for p in plan.phases if not survey.units_known(p) for n in p.steps}
+    light = {n.name for n in plan.nodes if not n.weights}
     units = max((rows for name, rows in counts.items() if name not in jobs), default=0)
     expected = {name: 1 if name in jobs else units if name in unknown else rows for name, rows in counts.items()}
     for node in plan.nodes:
         if node.per:
             del expected[node.name]
-    return Forecast(expected, earlier, workers, slots, jobs=jobs, supposed=supposed, shard=shard_size(units))
+    return Forecast(
+        expected, earlier, workers, slots, jobs=jobs, supposed=supposed, light=light, shard=shard_size(units)
+    )
 
 
 def _progress(console: Console) -> Progress:

@@ -142,6 +142,16 @@ def test_four_stages_of_unequal_cost(known, workers, set_up):
         assert all(0.5 <= r <= 2 for r in ratios.values()), (units, ratios)
 
 
+def test_a_step_without_a_model_is_not_taken_to_be_as_slow_as_the_slowest():
+    """A curation: one step decodes, and those after it, which nothing is known of yet, only compute."""
+    names = ("probe", "decode", "cuts", "scores")
+    forecast = Forecast(dict.fromkeys(names, 4), slots=1, light=set(names))
+    at = datetime.fromtimestamp(EPOCH, UTC)
+    for name, seconds in (*[("probe", 0.1)] * 4, *[("decode", 10.0)] * 2):
+        forecast.add(name, {"started": at, "ended": (at := at + timedelta(seconds=seconds))})
+    assert forecast.seconds_left(at.timestamp()) == pytest.approx(2 * 10 + 2 * 4 * 1.0)
+
+
 def test_a_row_at_work_counts_and_how_sure_it_is_is_said():
     forecast = Forecast({"base": 3, "decode": 3}, {"base": 10.0, "decode": 1.0}, slots=1)
     at = datetime.fromtimestamp(EPOCH, UTC)

@@ -94,6 +94,17 @@ ROWS = {
 }
 
 
+def test_a_copy_is_named_by_the_file_and_span_of_the_better_clip():
+    out, better = io.StringIO(), "17a2bee49839583b9cdb2df9d9668fd5"
+    reason = {"metric": "duplicate", "value": better, "op": "is", "threshold": "the best copy"}
+    rows = [
+        {"clip_id": better, "uri": "/f/a.mp4", "start_s": 0.0, "end_s": 10.3, "reasons": [], "duplicate_of": ""},
+        {"clip_id": "0" * 32, "uri": "/f/b.mp4", "start_s": 0, "end_s": 9, "reasons": [reason], "duplicate_of": better},
+    ]
+    print_table(Console(file=out, width=200), pa.Table.from_pylist(rows))
+    assert "copy of a.mp4, 0.00-10.30 s, which is better and was kept" in out.getvalue()
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_table_fits_and_no_sentence_is_cut(width):
     out = io.StringIO()
