@@ -57,6 +57,11 @@ def span_text(start_s: float, end_s: float) -> str:
     return f"{start_s:.2f}-{end_s:.2f} s"
 
 
+def clip_name(file: str, start_s: float, end_s: float) -> str:
+    """What a clip is called: its file and span."""
+    return f"{file}, {span_text(start_s, end_s)}"
+
+
 def copy_text(of: str) -> str:
     """What is said of a clip that has a better copy; of: that clip."""
     return f"copy of {of}, which is better and was kept"
@@ -71,6 +76,8 @@ def reason_text(reason: Mapping[str, Any], names: Mapping[str, str] | None = Non
         return copy_text(named or f"clip {str(value)[:12]}")
     if metric == "suffix":
         return f"{value} is not a suffix of a video file" if value else "a file without suffix is no video"
+    if metric == "frames" and op == ">=":
+        return f"it has {counted(int(value), 'frame')}; a video has at least {threshold}"
     if metric == "duplicate_of":
         return f"same content as {named or file_name(str(value))}"
     return f"{metric} is {_rounded(value)}, {COMPARED.get(op, op)} {threshold}"

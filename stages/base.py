@@ -31,7 +31,7 @@ class Base(Step):
         model             the weights
         lora              an adapter that is put onto the denoiser
         sampling          how to denoise; its guidance is that of the take
-        fps_conditioning  [from 0] frame rate that the model is told, in frames a second; 0 is the take's
+        fps_conditioning  [from 0] frame rate that is given to the model, in frames a second; 0 is the take's
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)

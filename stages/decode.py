@@ -51,7 +51,7 @@ class Decode(Step):
         """How latents become videos.
 
         model           the weights
-        timestep        timestep that the decoder is told; null takes the latent's own recipe
+        timestep        timestep that is given to the decoder; null takes the latent's own recipe
         noise_scale     noise that is added before decoding; null takes the latent's own recipe
         tiling          [from 0] pixels of a tile, to save memory; 0 decodes whole frames
         chunk           [from 0] frames decoded at a time, to save memory, half of which overlap with their neighbours;

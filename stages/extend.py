@@ -112,7 +112,7 @@ class Extend(Step):
         for one in read_conditions(values.get("conditions")):
             if one.role not in stay:
                 raise BadInput(
-                    f"longer: a clip that is made longer cannot have a `{one.key}`, which would not stand where it "
+                    f"longer: a clip that is made longer cannot have a `{one.key}`, which would not be where it "
                     f"should: leave out `longer` or `{one.key}`"
                 )
 

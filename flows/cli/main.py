@@ -99,6 +99,12 @@ def friendly(command: Callable[..., int]) -> Callable[..., None]:
     return wrapped
 
 
+def say_it_starts(dry_run: str | None) -> None:
+    """The first line of a command that runs steps, before what takes seconds to import. Not of a call from Python."""
+    if not dry_run and click.get_current_context().find_root().info_name != main.name:
+        click.echo("  0 s: reading the settings and the store", err=True)
+
+
 class Rushes(click.Group):
     """The commands. Ctrl-C before one listens for signals itself ends with the exit status that it has later, too."""
 
@@ -143,7 +149,9 @@ def main() -> None:
 @friendly
 def render(words: tuple[str, ...], **options: Any) -> int:
     """Render prompts to videos. Give a CAMPAIGN (a YAML file, or a name from the list below), a file of prompts (.csv,
-    .jsonl, .txt, ...), or --prompt TEXT."""
+    .jsonl, .txt, ...), or --prompt TEXT. For previews of the base takes alone, see "Stop after the base latents" in
+    docs/recipes.md."""
+    say_it_starts(options["dry_run"])
     from flows.cli.run import render_command
 
     return render_command(words, **options)
@@ -170,6 +178,7 @@ def render(words: tuple[str, ...], **options: Any) -> int:
 def curate(words: tuple[str, ...], **options: Any) -> int:
     """Turn footage into clips with scores and captions. SOURCEs are files, folders, globs or manifests, on local disk
     or on any fsspec URL."""
+    say_it_starts(options["dry_run"])
     from flows.cli.run import curate_command
 
     return curate_command(words, **options)
@@ -203,6 +212,7 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 def evaluate(words: tuple[str, ...], **options: Any) -> int:
     """Measure how often videos show what prompts say. CONFIG is a name from the list below, or a YAML file;
     without it, 200 prompts that were held out from training are rendered with two seeds each."""
+    say_it_starts(options["dry_run"])
     from flows.cli.evaluate import evaluate_command
 
     return evaluate_command(words, **options)
@@ -217,6 +227,7 @@ def evaluate(words: tuple[str, ...], **options: Any) -> int:
 def train(words: tuple[str, ...], **options: Any) -> int:
     """Train one part of a checkpoint. CONFIG is a name from the list below, or a YAML file. After a stop
     (exit status 3), the same command continues."""
+    say_it_starts(options["dry_run"])
     from flows.cli.train import train_command
 
     return train_command(words, **options)
@@ -241,6 +252,7 @@ def train(words: tuple[str, ...], **options: Any) -> int:
 def publish(words: tuple[str, ...], **options: Any) -> int:
     """Freeze the kept clips as a version of a dataset. Dataset NAME gets one video file per clip, an index, captions,
     splits and a dataset card."""
+    say_it_starts(options["dry_run"])
     from flows.cli.publish import publish_command
 
     return publish_command(words, **options)
@@ -297,11 +309,11 @@ def table(word: str, store: str, run_id: str, everything: bool, out: str | None,
 @main.command()
 @STORE
 @friendly
-@storage_options("[ID|FILE]")
+@storage_options("[ID|FILE|SHA256]")
 def status(word: str, store: str, storage: Options) -> int:
     """Show how far along runs are, or where a result came from. Without an argument: the progress of the latest runs.
-    With an ID or an exported video: what it was made from. With the id or the path of a source: its clips and their
-    verdicts."""
+    With an ID, an exported video or the SHA256 of a file: what it was made from. With the id or the path of a source:
+    its clips and their verdicts."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(word, store, storage) if word else show_status(store, storage)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.reach.harmless import for_terminal
 
+ABOUT_SOURCES = ("probe", "signals", "cuts", "clips")
+"""What steps make that fail where a file of a curation cannot be read."""
 console = plain_console(stderr=not sys.stdout.isatty())
 
 
@@ -126,13 +129,24 @@ def run_and_report(prepared: Prepared) -> Outcome:
         outcome = execute(prepared)
     else:
         url = require_server(prepared.config.infra.prefect.api_url)
-        slots = 1 if prepared.config.infra.executor == "local" else os.cpu_count() or 1
-        forecast = make_forecast(prepared.survey, prepared.plan, slots)
+        forecast = make_forecast(prepared.survey, prepared.plan, _slots(prepared))
         jobs = {n.name for n in prepared.plan.nodes if n.job and not n.per}
         with Bars(console, totals(prepared.survey.counts()), forecast, jobs) as bars:
             outcome = _execute_on(url, prepared, bars) if url else execute(prepared, listener=bars)
-    print_outcome(outcome, prepared.catalog)
+    # What became of files that cannot be read is said of sources, at the end of a curation, and not of rows as well.
+    told = {n.name for n in prepared.plan.nodes if n.kind in ABOUT_SOURCES} if outcome.exit_status != 1 else set()
+    print_outcome(outcome, prepared.catalog, told)
     return outcome
+
+
+def _slots(prepared: Prepared) -> float:
+    """How many rows can be at work at a time; no limit on a cluster, whose size is not known yet."""
+    infra = prepared.config.infra
+    if infra.executor == "local":
+        return 1
+    if infra.ray.address != "local":
+        return math.inf
+    return infra.ray.num_cpus or os.cpu_count() or 1
 
 
 def _execute_on(url: str, prepared: Prepared, bars: Bars) -> Outcome:
@@ -150,9 +164,10 @@ def _execute_on(url: str, prepared: Prepared, bars: Bars) -> Outcome:
     return execute_as_flow(url, prepared, bars, print_link, print_warning)
 
 
-def print_outcome(outcome: Outcome, catalog: Catalog) -> None:
-    """One line that says how a run ended, and where to look."""
-    failed = [f"{counted(c.failed, 'row')} of {name}" for name, c in outcome.counts.items() if c.failed]
+def print_outcome(outcome: Outcome, catalog: Catalog, told: Set[str] = frozenset()) -> None:
+    """One line that says how a run ended, and where to look. told: steps whose failed rows are told elsewhere."""
+    counts = {name: c for name, c in outcome.counts.items() if name not in told}
+    failed = [f"{counted(c.failed, 'row')} of {name}" for name, c in counts.items() if c.failed]
     done = "nothing to do" if outcome.did_nothing else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
     rows = f"; {', '.join(failed)} failed" if failed else ""

@@ -163,7 +163,10 @@ def _lineage_lines(catalog: Catalog, what: str) -> list[str]:
     from stages.core.running.lineage_text import as_text
 
     lines = list[str]()
-    row_id, take = _ids_of_file(catalog, Path(what).expanduser()) if _is_file(what) else (what, "")
+    if _is_file(what):
+        row_id, take = _ids_of_file(catalog, Path(what).expanduser())
+    else:
+        row_id, take = _ids_of_export(catalog, what) or (what, "")
     first = row_id
     while row_id:
         origin = lineage(catalog, row_id, take)
@@ -184,6 +187,14 @@ def _lineage_lines(catalog: Catalog, what: str) -> list[str]:
 def _is_file(what: str) -> bool:
     """Whether a word names a file, there or not: ids hold neither `/` nor `.`."""
     return "/" in what or "." in what or Path(what).is_file()
+
+
+def _ids_of_export(catalog: Catalog, sha256: str) -> tuple[str, str] | None:
+    """As `_ids_of_file`, of an exported file with this sha256, which may be shortened; None where there is none."""
+    from flows.render.provenance import identify_hash
+
+    found = identify_hash(sha256, catalog.storage)
+    return (found.artifact_id or found.take_id, found.take_id) if found else None
 
 
 def _ids_of_file(catalog: Catalog, path: Path) -> tuple[str, str]:

@@ -38,6 +38,8 @@ def _source_lines(survey: Survey) -> list[str]:
     lines += [f"  and {len(bad) - MOST} more; {more}"] if len(bad) > MOST else []
     told = [f"{names[r['uri']]} (same content as {names[_original(r)]})" for r in copies]
     lines += [f"  not used: {listed(told, MOST)}"] if copies else []
+    others = [names[r["uri"]] for r in rows if _is_other(r)]
+    lines += [f"  no video by suffix: {listed(others, MOST)}"] if others else []
     lines += _other_labels({r["uri"]: r for r in rows}, copies, names)
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
     lines += [f"  {names[r['uri']]}: {r['note']}" for r in odd[:MOST]]
@@ -45,19 +47,26 @@ def _source_lines(survey: Survey) -> list[str]:
 
 
 def not_used(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Of the table `sources`: the files that were not read, and those with the content of another."""
-    left = [r for r in rows if r["status"] not in ("ok", "pending")]
+    """Of the table `sources`: the files that cannot be read as video, and those with the content of another. What is no
+    video file by its suffix, such as a README beside the footage, is in neither."""
+    left = [r for r in rows if r["status"] not in ("ok", "pending") and not _is_other(r)]
     return [r for r in left if not _original(r)], [r for r in left if _original(r)]
 
 
 def source_counts(rows: list[Row]) -> str:
     """How many files of the table `sources` are sources, and what became of the others."""
     bad, copies = not_used(rows)
-    waiting = sum(r["status"] == "pending" for r in rows)
+    waiting, others = sum(r["status"] == "pending" for r in rows), sum(map(_is_other, rows))
     counts = [f"{counted(len(bad), 'file')} not read"] if bad else []
     counts += [f"{len(copies):,} with the content of another"] if copies else []
     counts += [f"{waiting:,} not looked at yet"] if waiting else []
-    return ", ".join([counted(len(rows) - len(bad) - len(copies) - waiting, "source"), *counts])
+    counts += [counted(others, "other file")] if others else []
+    return ", ".join([counted(len(rows) - len(bad) - len(copies) - waiting - others, "source"), *counts])
+
+
+def _is_other(source: Row) -> bool:
+    """Whether a file is no video file by its suffix."""
+    return any(r["metric"] == "suffix" for r in source["reasons"])
 
 
 def _original(source: Row) -> str:
@@ -145,14 +154,17 @@ def _changes(catalog: Catalog, survey: Survey, run_id: str) -> list[str]:
         before = verdicts(find_run(catalog, "curate", earlier[-1]["run_id"]).survey(catalog))
     except BadInput:
         return []
-    tables, lines = {"now": verdicts(survey), "before": before}, list[str]()
-    if not any("kept" in table["status"].to_pylist() for table in tables.values()):
+    tables = {"now": verdicts(survey), "before": before, "given": sources(survey).select(["uri"])}
+    lines = list[str]()
+    if not any("kept" in tables[name]["status"].to_pylist() for name in ("now", "before")):
         return []
     names = told_apart(uri for table in tables.values() for uri in table["uri"].to_pylist())
     for one, other in (("now", "before"), ("before", "now")):
+        # Footage that was not given to this run is not judged by it.
+        judged = "true" if one == "now" else "(uri IN (FROM given) OR clip_id IN (SELECT clip_id FROM now))"
         rows = _asked(
             f"""SELECT uri, start_s, end_s, count(*) OVER () AS n FROM {one} WHERE status = 'kept' AND clip_id NOT IN
-            (SELECT clip_id FROM {other} WHERE status = 'kept') ORDER BY uri, start_s LIMIT {MOST}""",
+            (SELECT clip_id FROM {other} WHERE status = 'kept') AND {judged} ORDER BY uri, start_s LIMIT {MOST}""",
             **tables,
         )
         if rows:

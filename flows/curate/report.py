@@ -24,7 +24,7 @@ from flows.curate.tables import captions_sql, is_known, sources
 from flows.display.html import data_uri, page_environment
 from flows.display.terminal import console as plain_console
 from flows.run.session import existing_catalog
-from flows.words import cause_text, copy_text, look, reason_text, span_text, told_apart
+from flows.words import cause_text, clip_name, copy_text, look, reason_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -159,7 +159,7 @@ def _reason(reason: Row, row: Row, names: Mapping[str, str]) -> str:
     """A reason in words; of a copy, what it is a copy of."""
     if row.get("copy_of") is None or reason["value"] != row["copy_of"]:
         return reason_text(reason)
-    return copy_text(f"{names[row['copy_uri']]}, {span_text(row['copy_start_s'], row['copy_end_s'])}")
+    return copy_text(clip_name(names[row["copy_uri"]], row["copy_start_s"], row["copy_end_s"]))
 
 
 def _picture(catalog: Catalog, uri: str | None) -> str:

@@ -36,7 +36,7 @@ NO_SOURCE = {
     "suffix": "no video file, by its suffix",
     "duplicate_of": "same content as another file",
     "video_streams": "no video in it",
-    "frames": "a still picture",
+    "frames": "fewer than two frames",
 }
 """What is said of files that are no sources, by the metric of the reason."""
 NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "UBIGINT", "UINTEGER", "SMALLINT", "DECIMAL", "BOOLEAN")
@@ -160,6 +160,7 @@ def spread(scored: Scored, metric: str) -> Row | None:
 
     edges      BINS + 1 values; a threshold lies on one of them, values beyond the ends count in the outer bins
     shown_from the lower end of the axis as it is written: 0 where no value is below it
+    shown_to   the upper end, as it is written: 1 where no value is above it, as of a share
     every      clips in each bin
     from_edge  clips that fail nothing else, binned with their lower edge in (for `min`); hours_from the same in hours
     to_edge    the same, binned with their upper edge in (for `max`)
@@ -175,6 +176,7 @@ def spread(scored: Scored, metric: str) -> Row | None:
     if not measured or (_is_one(low, high) and not limits):
         return None
     start, step = grid(low, high, sorted(set(limits.values())))
+    end = _tidy(start + BINS * step, step)
     rows = _binned(scored, metric, start, step)
     (rest,) = scored.rows(
         f"""SELECT count(*) AS n, coalesce(sum(end_s - start_s), 0) / 3600 AS hours FROM scored
@@ -187,6 +189,7 @@ def spread(scored: Scored, metric: str) -> Row | None:
         "edges": [_tidy(start + i * step, step) for i in range(BINS + 1)],
         "measured": measured,
         "shown_from": 0.0 if low >= -1e-9 > start else start,
+        "shown_to": 1.0 if high <= 1 + 1e-9 < end else end,
         "free": rest["n"],
         "free_hours": rest["hours"],
         **rows,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from flows.curate.clip_text import rows_of
+from flows.curate.clip_text import reasons_text, rows_of
 from flows.curate.tables import clips, sources, verdicts
 from flows.display.grid import cell_text
-from flows.words import cause_text, counted, listed, reason_text, span_text, told_apart
+from flows.words import cause_text, counted, listed, span_text, told_apart
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.survey import Survey
@@ -23,8 +23,8 @@ SAID = ("uri", "source_id", "status", "reasons", "error", "keyframes")
 def source_lines(catalog: Catalog, wanted: str) -> list[str]:
     """Lines for a terminal, of the latest curation that knows the source; none where no curation does.
 
-    wanted: a source's id or its first characters, a path or URL, or the end of one as tables show it. Raises BadInput
-    where several files of that curation fit.
+    wanted: a source's id, the sha256 of its file, or the first characters of these; a path or URL, or the end of one as
+    tables show it. Raises BadInput where several files of that curation fit.
     """
     for record in _curations(catalog):
         survey = record.survey(catalog)
@@ -52,11 +52,13 @@ def _curations(catalog: Catalog) -> Iterator[RunRecord]:
 
 
 def _fitting(rows: Sequence[Row], wanted: str) -> list[Row]:
-    """The rows that a word means, in the order of: an id, a whole path, the end of a path."""
+    """The rows that a word means, in the order of: an id, the hash of a file, a whole path, the end of a path."""
     path, tail = os.path.abspath(os.path.expanduser(wanted)), "/" + wanted.removeprefix("./")
-    by_id = [r for r in rows if len(wanted) >= SHORTEST and r["source_id"].startswith(wanted)]
+    long = len(wanted) >= SHORTEST
+    by_id = [r for r in rows if long and r["source_id"].startswith(wanted)]
+    by_hash = [r for r in rows if long and r["status"] == "ok" and (r["sha256"] or "").startswith(wanted)]
     whole = [r for r in rows if r["uri"] in (wanted, path)]
-    return by_id or whole or [r for r in rows if r["uri"].endswith(tail)]
+    return by_id or by_hash or whole or [r for r in rows if r["uri"].endswith(tail)]
 
 
 def _lines(survey: Survey, source: Row) -> list[str]:
@@ -67,11 +69,13 @@ def _lines(survey: Survey, source: Row) -> list[str]:
     lines += [f"  {name}: {cell_text(name, value)}" for name, value in told.items()]
     made = rows_of(survey, clips, "source_id", source["source_id"])
     judged = {v["clip_id"]: v for v in rows_of(survey, verdicts, "uri", source["uri"])}
-    return [*lines, "", counted(len(made), "clip") + (":" if made else ""), *(_clip(c, judged) for c in made)]
+    files = told_apart(sources(survey)["uri"].to_pylist())
+    said = [_clip(survey, c, judged, files) for c in made]
+    return [*lines, "", counted(len(made), "clip") + (":" if made else ""), *said]
 
 
-def _clip(clip: Row, judged: dict[str, Row]) -> str:
+def _clip(survey: Survey, clip: Row, judged: dict[str, Row], files: dict[str, str]) -> str:
     verdict = judged.get(clip["clip_id"], {"status": "not judged yet", "reasons": []})
-    why = "; ".join(map(reason_text, verdict["reasons"]))
+    why = reasons_text(survey, verdict, files)
     line = f"  {clip['clip_id']}  {span_text(clip['start_s'], clip['end_s'])}  {verdict['status']}"
     return line + (f": {why}" if why else "")

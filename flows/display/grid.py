@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.words import counted, error_text, listed, reason_text, told_apart
+from flows.words import clip_name, counted, error_text, listed, reason_text, told_apart
 from stages.core.reach.harmless import for_terminal
 
 SHOWN_ROWS, ID_LENGTH, GAP = 40, 12, 3
@@ -34,6 +35,7 @@ def print_table(console: Console, table: pa.Table) -> None:
         names = [n for n in FIRST if n in there] + [n for n in there if n not in FIRST]
         first = table.select(names).slice(0, SHOWN_ROWS).to_pylist()
         files = _files(table)
+        files |= _clips(table, files)
         rows = [{n: cell_text(n, v, files) for n, v in row.items()} for row in first]
         shown = fitting(names, rows, console.width)
         console.print(_grid(shown, rows, table.schema, _widest(console.width)))
@@ -91,6 +93,14 @@ def _files(table: pa.Table) -> dict[str, str]:
     return told_apart(v for column in columns for v in column.to_pylist() if v and _is_elsewhere(v))
 
 
+def _clips(table: pa.Table, files: Mapping[str, str]) -> dict[str, str]:
+    """What each clip is called that another is a copy of: its file and span; none where the table does not say."""
+    if not {"clip_id", "uri", "start_s", "end_s", "duplicate_of"} <= {*table.column_names}:
+        return {}
+    better = table.filter(pc.is_in(table["clip_id"], table["duplicate_of"].unique()))
+    return {r["clip_id"]: clip_name(files[r["uri"]], r["start_s"], r["end_s"]) for r in better.to_pylist()}
+
+
 def _is_elsewhere(uri: str) -> bool:
     return "://" in uri or uri.startswith("/")
 
@@ -101,7 +111,7 @@ def _is_empty(column: pa.ChunkedArray) -> bool:
 
 def cell_text(name: str, value: Any, files: Mapping[str, str] | None = None) -> str:
     """A value as a person reads it: ids by their beginning, files by their name, reasons as sentences. files: what each
-    path or URL outside the store is called."""
+    path or URL outside the store is called, and each clip (by its id) in a reason."""
     if value is None:
         return ""
     if isinstance(value, float):

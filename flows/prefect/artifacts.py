@@ -20,7 +20,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.prefect.endings import Ending, address_of
+from flows.prefect.endings import Ending
 from flows.prefect.reporting import contact
 from flows.run.session import Outcome
 from flows.words import command
@@ -30,7 +30,7 @@ from stages.core.step import Row
 
 log = logging.getLogger("rushes")
 
-UPDATE_SECONDS, ERRORS_LOGGED = 3.0, 20
+UPDATE_SECONDS, LOG_SECONDS, ERRORS_LOGGED = 3.0, 60.0, 20
 WITHOUT_RUN = ("train", "publish")
 """Flows whose table is of the whole store."""
 SHOWN = {"render": "videos", "evaluate": "judgements", "train": "checkpoints", "publish": "datasets"}
@@ -72,6 +72,7 @@ class Watch:
         self.costs: dict[str, Cost] = {name: Cost() for name in totals}
         self._flow, self._expected, self._made = flow, max(1, sum(totals.values())), 0
         self._count, self._sending, self._sent = threading.Lock(), threading.Lock(), 0.0
+        self._logged = time.monotonic()
         self._artifact: UUID | None = None
 
     def begin(self) -> None:
@@ -100,6 +101,9 @@ class Watch:
         try:
             self._sent = time.monotonic()
             self._send()
+            if self._sent - self._logged >= LOG_SECONDS:
+                self._logged = self._sent
+                self._log()
         finally:
             self._sending.release()
 
@@ -108,6 +112,10 @@ class Watch:
             return
         percent = min(100.0, 100.0 * self._made / self._expected)
         contact.send(update_progress_artifact, self._artifact, percent, description=self._progress_text())
+
+    def _log(self) -> None:
+        """Log how far the run is, in a thread of its own, so that the line belongs to the flow run and to no task."""
+        threading.Thread(target=log.info, args=("%s", self._progress_text()), name="progress log").start()
 
     def _progress_text(self) -> str:
         parts = [f"{name} {c.rows}" + (f" ({c.failed} failed)" if c.failed else "") for name, c in self.costs.items()]
@@ -155,10 +163,12 @@ def show_ending(flow: str, ending: Ending) -> None:
         picture = f"data:image/jpeg;base64,{base64.b64encode(ending.sheet).decode()}"
         contact.send(create_image_artifact, picture, key=f"{flow}-contact-sheet", description="Contact sheet")
     for name, place in ending.places.items():
-        address = address_of(place)
-        contact.send(
-            create_link_artifact, address, link_text=place, key=f"{flow}-{name}", description=f"{name}: {place}"
-        )
+        key, about = f"{flow}-{name}", f"{name}: {place}"
+        if place.startswith(("http://", "https://")):
+            contact.send(create_link_artifact, place, link_text=place, key=key, description=about)
+        else:  # a browser opens no link from a page of the server to a file
+            where = f"{plain(name)}: {plain(place)}\n\nIt is where the flow ran; open it there."
+            contact.send(create_markdown_artifact, where, key=key, description=about)
 
 
 def result_text(flow: str, scope: str, store: str, outcome: Outcome, ending: Ending) -> str:
@@ -167,8 +177,8 @@ def result_text(flow: str, scope: str, store: str, outcome: Outcome, ending: End
     reason = f" ({plain(outcome.reason)})" if outcome.reason else ""
     parts = [f"## {flow}: {word}{reason}", bullets(ending.lines)]
     if ending.reasons:
-        parts += ["### Why the rest is missing", *_table(("rows", "reason"), ending.reasons)]
-    places = {"scope": scope, "store": store, **ending.places}
+        parts += ["### Why the rest is missing", *_table(("how many", "reason"), ending.reasons)]
+    places = {"of": scope, "store": store, **ending.places}
     parts += ["### Where", "\n".join(f"- {name}: {plain(place)}" for name, place in places.items())]
     table, run = SHOWN.get(flow, "clips"), "" if flow in WITHOUT_RUN else f" --run {outcome.run_id}"
     commands = (command(words, bare(store)).strip("`") for words in (f"table {table}{run}", "status"))

@@ -48,7 +48,7 @@ def render(
         texts = lines_of(prompts)
         if not (campaign or texts):
             raise BadInput("give a campaign, or write prompts")
-        own: dict[str, Any] = {"prompts": texts, "prompts_file": ""} if texts else {}
+        own: dict[str, Any] = {"prompts": texts, "prompts_file": "", "name": "prompts"} if texts else {}
         files = [find_file("campaign", campaign, "campaigns")] if campaign else []
         form.checked = loaded = load_campaign(files, own, check_overrides(overrides), store)
         found = prepare(loaded, check_place("store", store))

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from flows.prefect.contact_sheet import contact_sheet
@@ -98,16 +97,18 @@ def _sheet_of_videos(catalog: Catalog, videos: Sequence[Row]) -> bytes:
 
 
 def _curate(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) -> Ending:
-    from flows.curate.notes import not_used, source_counts
+    from flows.curate.notes import not_used, source_counts, sources_without_clips
     from flows.curate.report_data import reasons_of
     from flows.curate.tables import clips, sources, verdicts
 
     files = sources(survey).to_pylist()
     bad = [file for group in not_used(files) for file in group]
+    without = sources_without_clips(survey)
     ending = Ending([source_counts(files)])
     ending.lines += checked.remarks if checked else []
     called = told_apart(f["uri"] for f in files)
     ending.reasons = [(1, f"{called[f['uri']]}: {cause_text(f)}") for f in bad[:MOST_REASONS]]
+    ending.reasons += [(1, f"{called[uri]}: no shot is long enough for a clip") for uri in without[:MOST_REASONS]]
     found, judged = clips(survey).to_pylist(), verdicts(survey).to_pylist()
     kept = {v["clip_id"] for v in judged if v["status"] == "kept"}
     ending.lines.append(f"{counted(len(found), 'clip')}, {len(kept)} of them kept")
@@ -189,8 +190,3 @@ PAGES: dict[str, Callable[[Prepared, Outcome, Survey], dict[str, str]]] = {
     "render": _render_page,
     "curate": _curate_page,
 }
-
-
-def address_of(place: str) -> str:
-    """A place as a link takes it: a local path as a file:// address."""
-    return place if "://" in place else Path(place).expanduser().resolve().as_uri()

@@ -164,7 +164,7 @@ def run_tasks(prepared: Prepared, listener: Listener | None = None, form: Form |
         except BadInput as bad:  # the results are in the store, and are shown
             fault = bad
         show_result(p.plan.flow, p.scope, p.store, outcome, watch.costs, ending)
-        for line in (*ending.lines, *(f"{count} x {why}" for count, why in ending.reasons)):
+        for line in (*ending.lines, *(f"{count} x {why}" if count > 1 else why for count, why in ending.reasons)):
             log.info("%s", line)
     if fault:
         raise fault
@@ -238,7 +238,7 @@ def execute_as_flow(
     """
     work = _Work(prepared, listener)
 
-    def run(scope: str, store: str) -> State[None]:
+    def run(of: str, store: str) -> State[None]:
         context = FlowRunContext.get()
         if say and context and context.flow_run:
             say(run_link(url, context.flow_run.id))

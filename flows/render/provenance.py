@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.words import file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import MEDIA, Storage
 from stages.core.media import BadMedia, read_tags
@@ -129,6 +130,24 @@ def identify(path: str | Path, storage: Storage | None = None) -> Identity | Non
     return _by_tags(path) or _by_hash(path.parent, sha256, storage) or _by_name(path.name)
 
 
+def identify_hash(sha256: str, storage: Storage) -> Identity | None:
+    """Which take a file shows that a store has delivered, by its sha256 or the first characters of it (8 at least).
+    None where the store has delivered no such file. Raises BadInput where several begin so."""
+    if not ID.fullmatch(sha256):
+        return None
+    found = [f.uri for f in storage.files(f"{EXPORTS}/{sha256[:2]}") if file_name(f.uri).startswith(sha256)]
+    if len(found) > 1:
+        raise BadInput(f"{sha256!r} is the beginning of the sha256 of {len(found)} exported files; give more of it")
+    return _by_record(storage, file_name(found[0]).removesuffix(".json")) if found else None
+
+
+def _by_record(storage: Storage, sha256: str) -> Identity | None:
+    try:
+        return _identity(json.loads(storage.read(record_uri(sha256))), "hash")
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _by_tags(path: Path) -> Identity | None:
     try:
         said = json.loads(read_tags(path).get("comment", ""))
@@ -139,13 +158,10 @@ def _by_tags(path: Path) -> Identity | None:
 
 def _by_hash(folder: Path, sha256: str, storage: Storage | None) -> Identity | None:
     found = next((e for e in read_index(folder).values() if e.get("sha256") == sha256), None)
-    if found is None and storage is not None:
-        try:
-            found = json.loads(storage.read(record_uri(sha256)))
-        except (FileNotFoundError, ValueError):
-            kept = storage.exists(f"{MEDIA}/{sha256[:2]}/{sha256}.mp4")
-            return Identity(artifact_sha256=sha256, by="hash") if kept else None
-    return _identity(found, "hash")
+    if found is not None or storage is None:
+        return _identity(found, "hash")
+    kept = storage.exists(f"{MEDIA}/{sha256[:2]}/{sha256}.mp4")
+    return _by_record(storage, sha256) or (Identity(artifact_sha256=sha256, by="hash") if kept else None)
 
 
 def _by_name(name: str) -> Identity | None:

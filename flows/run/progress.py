@@ -12,18 +12,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flows.run.forecast import Forecast
+from flows.run.schedule import shard_size
 from stages.core.planning.plan import Plan
 from stages.core.planning.survey import Count, Survey
 from stages.core.step import Row
 
-LINE_SECONDS, POLL_S = 5.0, 0.5
+LINE_SECONDS, LONGEST_PAUSE, PAUSES, POLL_S = 5.0, 60.0, 20, 0.5
+"""Where the console is no terminal: seconds from one line to the next at first, and later; between these a pause is as
+long as the run has gone on by a part in PAUSES."""
 LOGGED = "rushes.progress"
 """What executors log here while they get ready (Ray starts, a worker loads its weights) is shown."""
 
 
 class Bars(logging.Handler):
     """A listener that counts rows per node, and shows what goes on before there are any. Safe to call from several
-    threads. Where the console is no terminal, a line is printed at the start and then every few seconds.
+    threads. Where the console is no terminal, a line is printed at the start, when something else begins, and every few
+    seconds, less often the longer the run goes on.
 
     jobs: nodes that decide all rows at once, of which there is nothing to count.
     """
@@ -68,9 +72,22 @@ class Bars(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show what an executor says that it does."""
         with self._guard:
+            if (expects := getattr(record, "expects", None)) is not None:
+                self._expect(expects)
+                return
             self._doing = record.getMessage()
             if step := getattr(record, "starts", ""):
                 self._forecast.start(step, record.created)
+            if getattr(record, "one_by_one", False):
+                self._forecast.run_one_by_one()
+
+    def _expect(self, left: Mapping[str, int]) -> None:
+        """So many rows are to be made, as is known from now on."""
+        self._forecast.expect(left)
+        for node, rows in left.items():
+            self._totals[node] = self._done.get(node, 0) + rows
+            if self._progress and node in self._ids:
+                self._progress.update(self._ids[node], total=self._totals[node])
 
     def __call__(self, node: str, row: Row) -> None:
         """One more row of a node."""
@@ -85,7 +102,7 @@ class Bars(logging.Handler):
                 self._progress.update(self._ids[node], completed=self._done[node], description=self._label(node))
 
     def _print_lines(self) -> None:
-        printed, last, told = "", -LINE_SECONDS, ""
+        said, last = None, -LONGEST_PAUSE
         while not self._ended.wait(self.poll_s):
             spent = time.monotonic() - self._began
             with self._guard:
@@ -94,8 +111,8 @@ class Bars(logging.Handler):
             if self._progress:
                 for task in tasks:
                     self._progress.update(task, left=doing or left)
-            elif line != printed and (doing not in ("", told) or not printed or spent - last >= LINE_SECONDS):
-                printed, last, told = line, spent, doing
+            elif spent - last >= pause(spent) or (doing and doing != said):
+                said, last = doing, spent
                 self._console.print(f"  {spent:.0f} s: {line}", highlight=False, soft_wrap=True, markup=False)
 
     def _label(self, node: str) -> str:
@@ -114,7 +131,12 @@ class Bars(logging.Handler):
         seconds = self._forecast.seconds_left()
         if not seconds:
             return ""
-        return f"{'at least' if self._forecast.unknown else 'about'} {duration_text(seconds)} left"
+        return f"{self._forecast.sureness} {duration_text(seconds)} left"
+
+
+def pause(spent: float) -> float:
+    """Seconds from one line to the next, of a run that has gone on for so many."""
+    return max(LINE_SECONDS, min(LONGEST_PAUSE, spent / PAUSES))
 
 
 def duration_text(seconds: float) -> str:
@@ -128,13 +150,24 @@ def duration_text(seconds: float) -> str:
 
 def make_forecast(survey: Survey, plan: Plan, slots: float) -> Forecast:
     """What the counts of a survey, and earlier rows of the same steps in its store, say of a run; slots: how many rows
-    can be at work at a time."""
-    earlier, workers = {}, {}
+    can be at work at a time. Steps whose units are not known yet are taken to have as many as the others."""
+    earlier, workers, counts = {}, {}, totals(survey.counts())
     for node in (n for p in plan.phases if survey.units_known(p) for n in p.steps):
         query = f"SELECT avg(epoch(ended - started)) AS mean FROM \"l_{node.name}\" WHERE status = 'ok'"
         earlier[node.name] = float(survey.query(query)["mean"][0].as_py() or 0.0)
         workers[node.name] = plan.refs[node.name].resources.workers
-    return Forecast(totals(survey.counts()), earlier, workers, slots)
+    jobs = {n.name for n in plan.nodes if n.job and not n.per}
+    supposed = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.steps}
+    unknown = {n.name for p in plan.phases if not survey.units_known(p) for n in p.steps}
+    light = {n.name for n in plan.nodes if not n.weights}
+    units = max((rows for name, rows in counts.items() if name not in jobs), default=0)
+    expected = {name: 1 if name in jobs else units if name in unknown else rows for name, rows in counts.items()}
+    for node in plan.nodes:
+        if node.per:
+            del expected[node.name]
+    return Forecast(
+        expected, earlier, workers, slots, jobs=jobs, supposed=supposed, light=light, shard=shard_size(units)
+    )
 
 
 def _progress(console: Console) -> Progress:

@@ -7,6 +7,7 @@ Where a job decides group by group, what it lets pass goes on at once, ahead of 
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import time
@@ -21,6 +22,8 @@ from stages.core.errors import Stopped
 from stages.core.planning.plan import Node, Phase, Plan
 from stages.core.planning.survey import Item, Survey
 from stages.core.running.run import Run
+
+progress = logging.getLogger("rushes.progress")
 
 MAX_SHARD_ROWS, SHARDS_WANTED, TASKS_AT_ONCE = 32, 6, 48
 LOOK_SHARE = 10
@@ -61,9 +64,16 @@ class ThreadSubmit:
 
 
 def shards(items: Sequence[Item], rows: int = 0) -> list[list[Item]]:
-    """Cut units into shards of `rows`; by default some tens, and fewer where that would leave nothing to overlap."""
-    size = rows or max(1, min(MAX_SHARD_ROWS, math.ceil(len(items) / SHARDS_WANTED)))
-    return [list(items[i : i + size]) for i in range(0, len(items), size)]
+    """Cut units into shards of `rows`; by default as `shard_size` says, after one unit alone: it is through all steps
+    early, so that a step that fails does so at once, and what a row of each step takes is known."""
+    size = rows or shard_size(len(items))
+    alone = 1 if size > 1 and not rows else 0
+    return ([list(items[:1])] if alone else []) + [list(items[i : i + size]) for i in range(alone, len(items), size)]
+
+
+def shard_size(units: int) -> int:
+    """How many units a shard has: some tens, and fewer where that would leave nothing to overlap."""
+    return max(1, min(MAX_SHARD_ROWS, math.ceil(units / SHARDS_WANTED)))
 
 
 def run_plan(run: Run, submit: Submit, *, shard_rows: int = 0, overlap: bool = True, only: Sequence[str] = ()) -> None:
@@ -95,6 +105,7 @@ class _Schedule:
     def __init__(self, run: Run, submit: Submit, rows: int, overlap: bool, only: frozenset[str]) -> None:
         self.run, self.submit, self.rows, self.overlap, self.only = run, submit, rows, overlap, only
         self.work = {p.name: _Work(p) for p in run.plan.phases}
+        self.known = {p.name for p in run.plan.phases if run.survey.units_known(p)}
         self.ended: queue.SimpleQueue[tuple[_Work, Pending]] = queue.SimpleQueue()
         self.failure: BaseException | None = None
         self.looked_at = self.look_took = 0.0
@@ -141,8 +152,17 @@ class _Schedule:
         if work.taken and survey.units_complete(work.phase) and not self._grows(work.phase):
             return  # all of them are: asking again would cost, and give none
         items = [i for i in survey.items(work.phase) if i["unit"]["id"] not in work.taken]
+        if items and work.phase.name not in self.known:
+            self.known.add(work.phase.name)
+            self._say_how_many(work.phase, survey)
         work.taken |= {i["unit"]["id"] for i in items}
         work.waiting.extend(shards(items, self.rows if self.overlap else max(1, len(items))))
+
+    def _say_how_many(self, phase: Phase, survey: Survey) -> None:
+        """What was not known when the run began: how many rows the steps of a phase make."""
+        counts = survey.counts()
+        left = {n.name: counts[n.name].todo + counts[n.name].waiting for n in phase.steps if self._wanted(n)}
+        progress.info("to do: %s", ", ".join(f"{n} {rows}" for n, rows in left.items()), extra={"expects": left})
 
     def _grows(self, phase: Phase) -> bool:
         before = self.run.plan.by_name.get(phase.name)

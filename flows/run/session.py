@@ -32,6 +32,7 @@ from stages.core.running.run import Budget, Listener, Run
 from stages.core.step import StepRef
 
 log = logging.getLogger("rushes")
+progress = logging.getLogger("rushes.progress")
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 STORE, FORMAT = "store.json", 2
@@ -253,6 +254,7 @@ def _execute(
             log.warning(
                 "one worker of each step does not fit into this Ray at the same time: the steps run one after another"
             )
+            progress.info("steps run one after another", extra={"one_by_one": True})
         run_plan(run, submit or threads, shard_rows=config.shard_rows, overlap=overlap, only=config.only)  # type: ignore[arg-type]
     except (Stopped, CannotWrite) as stopped:
         status, reason = STOPPED, run.stopped_because or str(stopped)

@@ -104,7 +104,7 @@ def takes(survey: Survey) -> pa.Table:
             reasons = f"{job}.reasons" if "reasons" in load_class(gate.use, gate.name).writes.names else "NULL"
             cases.append(
                 f"WHEN {job}.status <> 'ok' THEN {{'status': {job}.status, 'reasons': {reasons}, "
-                f"'error': '{phase.name}: not chosen'}}"
+                f"'error': '{phase.name}: not promoted'}}"
             )
         for n in (n for n in names if survey.plan.phase_of(n).name == phase.name):
             errors.append(f"""CASE WHEN {here}."{n}".status = 'error' THEN '{n}: ' || {here}."{n}".error END""")

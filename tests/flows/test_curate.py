@@ -142,6 +142,9 @@ def test_another_threshold_costs_a_select(footage, store):
     back = Curated(store, [footage])
     assert back.work == Counter()
     assert read_tables(back.catalog, TABLES) == before
+    fewer = Curated(store, [footage / "b.mp4"])
+    lines = notes(fewer.catalog, fewer.survey, find_run(fewer.catalog, "curate").row["run_id"])
+    assert not [line for line in lines if "kept before, not now" in line], "footage that was not given is not judged"
 
 
 def test_other_cut_rules_decode_nothing(footage, store):
@@ -162,6 +165,7 @@ def test_a_moved_file_is_the_same_source(footage, store, more):
 
 def test_the_same_bytes_count_once(footage, store, more):
     shutil.copy(footage / "a.mp4", more / "copy.mp4")
+    (more / "PROVENANCE.md").write_text("where it is from")
     run = Curated(store, [footage, more])
     row = run.by_name("sources")["copy.mp4"]
     assert row["status"] == "skipped"
@@ -170,8 +174,9 @@ def test_the_same_bytes_count_once(footage, store, more):
     assert len(run.rows("clips")) == 4
     record = find_run(run.catalog, "curate")
     said = notes(run.catalog, record.survey(run.catalog), record.row["run_id"])
-    assert said[0].endswith("1 with the content of another")
+    assert said[0].endswith("1 with the content of another, 1 other file")
     assert said[1] == "  not used: copy.mp4 (same content as a.mp4)"
+    assert said[2] == "  no video by suffix: PROVENANCE.md"
     assert not [line for line in said if "not read" in line]
 
 

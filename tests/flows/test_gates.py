@@ -77,7 +77,7 @@ def test_one_take_of_each_prompt_goes_on(toys, tmp_path):
     made = run(toys, tmp_path)
     assert Counter(r["stage"] for r in made["artifacts"]) == {"text": 6, "draw": 6, "finish": 3}
     assert [t["status"] for t in made["takes"]] == ["rejected", "ok"] * 3, "the higher seed draws more"
-    assert {t["error"] for t in made["takes"] if t["status"] == "rejected"} == {"gate: not chosen"}
+    assert {t["error"] for t in made["takes"] if t["status"] == "rejected"} == {"gate: not promoted"}
     again = prepare(load(toys), str(tmp_path))
     assert again.idle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -111,7 +112,7 @@ def test_pages_fit_their_window_and_can_be_read_by_all(store, page, tmp_path):
     (tmp_path / "bad.html").write_text('<p style="width: 2000px; color: #ccc">text</p>')
     with tab(tmp_path / "profile") as browser:
         for name in ("page.html", "report.html"):
-            for width, dark in (*((width, False) for width in WIDTHS), (WIDTHS[0], True)):
+            for width, dark in itertools.product(WIDTHS, (False, True)):
                 browser.open(tmp_path / name, width, dark)
                 found = browser.overflow()
                 assert (found["by"], found["elements"]) == (0, []), (name, width)

@@ -347,8 +347,10 @@ def test_a_run_from_the_form_makes_the_same_store_as_threads(
     result, page = artifacts["render-result"]["data"].replace("\\", ""), tmp_path / "store" / "render.html"
     for words in ("6 of 8 videos finished", "| 2 | letters: this prompt is broken |", "rushes table videos", str(page)):
         assert words in result, result
-    assert (tmp_path / "out").as_uri() in artifacts["render-export"]["data"]
-    assert page.as_uri() in artifacts["render-page"]["data"]
+    for place, name in ((tmp_path / "out", "export"), (page, "page")):
+        where = artifacts[f"render-{name}"]["data"].replace("\\", "")
+        assert str(place) in where
+        assert "file://" not in where, "no browser opens it from a page of the server"
     assert page.read_text().count("<video") == 6
     kind, picture = artifacts["render-contact-sheet"]["data"].split(",", 1)
     assert kind == "data:image/jpeg;base64"
@@ -366,6 +368,7 @@ def test_what_is_wrong_with_a_form_fails_the_run_with_its_sentence(api: Api, cam
     assert api.wait(text)["state_type"] == "COMPLETED"
     prompts = read_table(existing_catalog(str(tmp_path / "text")), "takes")["prompt"].to_pylist()
     assert prompts == ["one", "one", "two two", "two two"]
+    assert "of: prompts" in api.artifacts(text)["render-result"]["data"]
 
 
 @pytest.mark.soak
@@ -386,7 +389,7 @@ def test_a_curation_is_published_and_reported_from_forms(api: Api, tmp_path: Pat
     assert "2 clips, 2 of them kept" in results[curated]["curate-result"]
     assert "set v1: 2 clips" in results[published]["publish-result"]
     assert "set/v1" in results[published]["publish-dataset"]
-    assert Path(store, "report.html").as_uri() in results[reported]["report-page"]
+    assert str(Path(store, "report.html")) in results[reported]["report-page"].replace("\\", "")
     for run, key in ((curated, "curate-contact-sheet"), (published, "publish-contact-sheet")):
         assert results[run][key].startswith("data:image/jpeg;base64,")
 
@@ -609,8 +612,9 @@ def test_a_server_that_does_not_answer_is_one_sentence(
 ) -> None:
     done = rushes("render", campaign, "--store", tmp_path, **named)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
+    first, sentence = done.stderr.splitlines()
+    assert first == "  0 s: reading the settings and the store"
+    assert said in sentence
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -385,6 +386,28 @@ def test_a_delivered_video_says_what_it_shows(rendered, small_checkpoint, tmp_pa
     for place in (store, out, small_checkpoint):
         assert str(place).encode() not in path.read_bytes()
     assert (read_frames(path) == read_frames(store / video["uri"])).all()
+
+
+@pytest.mark.parametrize("kind", ["delivered", "artifact", "text"])
+def test_status_of_the_hash_of_a_file_says_what_status_of_the_file_says(kind, rendered, tmp_path):
+    """Of the delivered file and of what the store keeps, whole or shortened; `text` is a file that is no video."""
+    store, out = rendered
+    video = table(store, "videos", tmp_path)[1]
+    file = next(p for p in out.glob("*.mp4") if video["take_id"].startswith(p.stem[-8:]))
+    if kind != "delivered":
+        shutil.copy(store / video["uri"], file := tmp_path / "copy.mp4")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if kind == "text":
+        rows = [r for r in table(store, "artifacts", tmp_path) if r["stage"] == "text"]
+        said = rushes("status", rows[0]["sha256"][:12], "--store", store)
+        assert said.exit_code == 0, said.output
+        assert any(f"text {r['artifact_id']}" in said.output for r in rows)
+        return
+    right = rushes("status", file, "--store", store)
+    for given in (digest, digest[:12]):
+        said = rushes("status", given, "--store", store)
+        assert (said.exit_code, said.output) == (0, right.output)
+    assert rushes("status", "f" * 64, "--store", store).exit_code == 2
 
 
 @pytest.mark.parametrize("kind", ["delivered", "artifact", "encoded again", "gone", "stranger"])

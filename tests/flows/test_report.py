@@ -94,6 +94,7 @@ def test_examples_lie_next_to_the_threshold(catalog):
     ends = {m["metric"]: (m["edges"][0], m["shown_from"]) for m in spreads(scored)}
     assert any(edge < 0 for edge, _ in ends.values())
     assert min(shown for _, shown in ends.values()) == 0, "no axis goes below what a score can be"
+    assert {m["shown_to"] for m in spreads(scored) if m["metric"] == "static_ratio"} <= {1.0}
 
 
 def test_sources_without_clips_are_named_with_the_reason(page):
@@ -120,7 +121,7 @@ def test_text_of_the_footage_is_text(page):
 def test_it_goes_into_the_store_or_a_file(catalog, tmp_path, capsys):
     assert report_command(catalog.storage.url, "", None) == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
-    assert b"What survived" in catalog.storage.read("report.html")
+    assert b"What was kept, and why the rest was not" in catalog.storage.read("report.html")
     assert report_command(catalog.storage.url, "", tmp_path / "sub" / "r.html") == 0
     assert (tmp_path / "sub" / "r.html").stat().st_size > 10_000
     with pytest.raises(BadInput, match="cannot write"):

@@ -42,6 +42,7 @@ def test_of_many_words_the_first_are_listed():
             "copy of clip 17a2bee49839, which is better and was kept",
         ),
         (("duplicate_of", "s3://b/a.mp4", "==", "9f"), "same content as a.mp4"),
+        (("frames", "1", ">=", "2"), "it has 1 frame; a video has at least 2"),
     ],
 )
 def test_a_reason_is_a_sentence(reason, text):
@@ -91,6 +92,17 @@ ROWS = {
     **{f"metric_{i:02}": [0.5, 0.25] for i in range(30)},
     "never": ["", ""],
 }
+
+
+def test_a_copy_is_named_by_the_file_and_span_of_the_better_clip():
+    out, better = io.StringIO(), "17a2bee49839583b9cdb2df9d9668fd5"
+    reason = {"metric": "duplicate", "value": better, "op": "is", "threshold": "the best copy"}
+    rows = [
+        {"clip_id": better, "uri": "/f/a.mp4", "start_s": 0.0, "end_s": 10.3, "reasons": [], "duplicate_of": ""},
+        {"clip_id": "0" * 32, "uri": "/f/b.mp4", "start_s": 0, "end_s": 9, "reasons": [reason], "duplicate_of": better},
+    ]
+    print_table(Console(file=out, width=200), pa.Table.from_pylist(rows))
+    assert "copy of a.mp4, 0.00-10.30 s, which is better and was kept" in out.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

@@ -1,6 +1,7 @@
 """Where a thing came from and what was made of it: from a video back to its prompt, from a clip back to its source.
 
 Any id is understood: of a row, of a child row, of a unit (a take, a source), of a job's row; or its first characters.
+So is the sha256 of a file that a row has in the store.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Lineage:
 
 
 def lineage(catalog: Catalog, wanted: str, unit: str = "") -> Lineage:
-    """The chain of an id, or of the one id that begins so (six characters at least). Raises BadInput.
+    """The chain of an id, or of the one id that begins so (six characters at least); else of the row that has a file
+    with this sha256, which may be shortened in the same way. Raises BadInput.
 
     unit: the unit (a take) whose chain it is, where several share a row. Of each flow's runs the newest is read that
     knows the thing and a unit of it; later runs may know the step alone, with other units.
@@ -127,6 +129,8 @@ class _Finder:
         ids = sorted({p.id for p in places})
         if wanted in ids:
             ids = [wanted]
+        if not ids and len(wanted) >= SHORTEST and (places := self._with_file(wanted)):
+            ids = [places[0].id]
         if not ids:
             more = f"; give at least the first {SHORTEST} characters of an id that a table or a page shows"
             hint = more if len(wanted) < SHORTEST else ""
@@ -142,6 +146,29 @@ class _Finder:
         for info in self.catalog.storage.files(ROOTS):
             yield from self._ids("unit", wanted, self.catalog.scan(self.sql, [info.uri]), info.uri)
 
+    def _with_file(self, wanted: str) -> list[_Place]:
+        """The rows whose file in the store has this sha256: several, where they made the same bytes."""
+        found: list[tuple[str, _Place]] = []
+        for step, fingerprint in self.catalog.steps():
+            look = partial(self._files_of, wanted, step, fingerprint)
+            found += [] if step == RUNS else self.catalog.with_rows(self.sql, step, fingerprint, look)
+        hashes = sorted({sha256 for sha256, _ in found})
+        if len(hashes) > 1:
+            raise BadInput(
+                f"{wanted!r} is the beginning of the sha256 of {len(hashes)} files ({', '.join(hashes[:3])}, ...); "
+                "give more of it"
+            )
+        return sorted((place for _, place in found), key=lambda p: p.id)
+
+    def _files_of(self, wanted: str, step: str, fingerprint: str, source: str) -> list[tuple[str, _Place]]:
+        if source == NO_ROWS or "sha256" not in self._columns(source) or "uri" not in self._columns(source):
+            return []
+        query = f"SELECT DISTINCT sha256, id FROM {source} WHERE status = 'ok' AND starts_with(sha256, ?) LIMIT {MANY}"
+        return [(s, _Place("row", i, step, fingerprint)) for s, i in self.sql.execute(query, [wanted]).fetchall()]
+
+    def _columns(self, source: str) -> list[str]:
+        return [name for name, *_ in self.sql.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+
     def _in_folders(self, wanted: str) -> Iterator[_Place]:
         for step, fingerprint in self.catalog.steps():
             if step == RUNS:
@@ -155,8 +182,7 @@ class _Finder:
         if source == NO_ROWS:
             return []
         found = self._ids("row", wanted, source, step, fingerprint)
-        columns = [name for name, *_ in self.sql.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
-        if "rows" in columns:
+        if "rows" in self._columns(source):
             found += self._ids("child", wanted, CHILDREN.format(source), step, fingerprint)
         return found
 
