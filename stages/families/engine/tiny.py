@@ -11,6 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
+from diffusers import (
+    AutoencoderKLWan,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from stages.families.load_report import hush
@@ -100,3 +106,26 @@ def save_whole(folder: Path, pipeline: Any, further: Mapping[str, Any] | None = 
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def skyreels_v2(seed: int) -> Any:
+    """SkyReels V2 with diffusion forcing, which is a family, and one of the pipelines that run whole."""
+    return SkyReelsV2DiffusionForcingPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=umt5_encoder(seed=seed),
+        vae=seeded(
+            lambda: AutoencoderKLWan(
+                base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+            ),
+            seed + 1,
+        ),
+        transformer=seeded(
+            lambda: SkyReelsV2Transformer3DModel(
+                patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
+                text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2, cross_attn_norm=True,
+                qk_norm="rms_norm_across_heads", rope_max_seq_len=32, inject_sample_info=True,
+            ),
+            seed + 2,
+        ),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0),
+    )  # fmt: skip

@@ -13,13 +13,12 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
 )
 
-from stages.families.engine.tiny import clip_text, clip_tokenizer, save_whole, seeded, t5_tokenizer
-from stages.families.skyreels import tiny as skyreels
+from stages.families.engine.tiny import clip_text, clip_tokenizer, save_whole, seeded, skyreels_v2, t5_tokenizer
 
 
 def make(folder: Path, variant: str = "hunyuan-video", seed: int = 0) -> Path:
     """Write one; equal seeds give equal weights. variant: hunyuan-video or skyreels-v2."""
-    return skyreels.make(folder, seed=seed) if variant == "skyreels-v2" else save_whole(folder, _hunyuan(seed))
+    return save_whole(folder, skyreels_v2(seed) if variant == "skyreels-v2" else _hunyuan(seed))
 
 
 def _hunyuan(seed: int) -> Any:
