@@ -6,7 +6,6 @@ import errno
 import functools
 import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,15 +49,24 @@ class Feed:
 
     def __init__(self, command: list[str], target: Path) -> None:
         self.command, self.target = command, target
-        self._stuck = False
+        self._stuck = self._ended = False
+        self._said = bytearray()
 
     def __enter__(self) -> Feed:
-        self._said = tempfile.TemporaryFile()  # a pipe that nobody reads would fill up and hold ffmpeg
         # In a group of its own: a Ctrl-C in the terminal is for the run, which decides what becomes of its rows.
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, process_group=0
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
         )
+        # Read as it comes, since a full pipe would hold ffmpeg; and not in a file, since the disk may be what is full.
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         return self
+
+    def _listen(self) -> None:
+        pipe: Any = self._process.stderr
+        with pipe:
+            while part := pipe.read1(4096):
+                self._said += part if len(self._said) < 4000 else b""
 
     def write(self, data: Any) -> None:
         """Feed some bytes, or a contiguous array. Returns when ffmpeg has taken them."""
@@ -85,11 +93,11 @@ class Feed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
             status = self._process.wait()
-        if self._said.closed:  # a failed write has said it
+            self._listener.join()
+        if self._ended:  # a failed write has said it
             return
-        self._said.seek(0)
-        said = self._said.read(4000).decode(errors="replace").strip()[:500]  # the cause comes first
-        self._said.close()
+        self._ended = True
+        said = self._said.decode(errors="replace").strip()[:500]  # the cause comes first
         if status or not self.target.is_file():
             if os.strerror(errno.ENOSPC) in said:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.target.parent))
