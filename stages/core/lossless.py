@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from stages.core.ffmpeg import Feed, ffmpeg_binary
-from stages.core.media import Frames, check_encoding, check_frames, rate_of
+from stages.core.ffmpeg import ffmpeg_binary
+from stages.core.media import FrameWriter, check_encoding, rate_of
 
 SUFFIX = ".mkv"
 
 
-class LosslessWriter:
-    """Writes RGB frames into a local file, piece by piece; no more of them are held than one piece. `iter_frames` of
-    `stages.core.media` reads them back, equal to the last bit.
+class LosslessWriter(FrameWriter):
+    """`iter_frames` of `stages.core.media` reads the frames back, equal to the last bit.
 
-    A context; the file is whole at its end. One thread and a bit-exact mux: equal frames give equal bytes with the same
-    ffmpeg. Each frame can be decoded by itself, and has a checksum. Raises BadInput for a rate that is none, ValueError
-    for frames of another form, RuntimeError where ffmpeg fails.
+    One thread and a bit-exact mux: equal frames give equal bytes with the same ffmpeg. Each frame can be decoded by
+    itself, and has a checksum. Raises BadInput for a rate that is none, else as `FrameWriter` does.
     """
 
     def __init__(self, target: Path, fps: float) -> None:
         check_encoding(fps)
-        self.target, self.fps, self.count = target, fps, 0
-        self._feed: Feed | None = None
-        self._shape: tuple[int, ...] = ()
+        super().__init__(target)
+        self.fps = fps
 
-    def __enter__(self) -> LosslessWriter:
-        return self
-
-    def write(self, frames: Frames) -> None:
-        """Some more frames [F, H, W, 3], all of one size. Raises ValueError for another form."""
-        check_frames(frames, self._shape)
-        if self._feed is None:
-            self._shape = frames.shape[1:]
-            self._feed = Feed(self._command(), self.target).__enter__()
-        self._feed.write(np.ascontiguousarray(frames))
-        self.count += len(frames)
-
-    def __exit__(self, *error: Any) -> None:
-        if self._feed is not None:
-            self._feed.__exit__(*error)
-        elif error[0] is None:
-            raise ValueError("a video needs at least one frame")
-
-    def _command(self) -> list[str]:
+    def command(self, shape: tuple[int, ...]) -> list[str]:
+        """FFV1 in Matroska."""
         import ffmpeg
 
+        size = (shape[2], shape[1])
         source = ffmpeg.input(
-            "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=self._shape[1::-1], framerate=str(rate_of(self.fps))
+            "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=size, framerate=str(rate_of(self.fps))
         )
         whole = {"vcodec": "ffv1", "level": 3, "g": 1, "slicecrc": 1, "pix_fmt": "bgr0", "threads": 1}
         exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1}

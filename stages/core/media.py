@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -85,36 +85,31 @@ def write_video(
         return with_tags(target, metadata) if metadata else target.read_bytes()
 
 
-class VideoWriter:
-    """`write_video` for frames that come piece by piece, into a local file: no more of them are held than one piece.
+class FrameWriter:
+    """Frames that come piece by piece, into a local file by one run of ffmpeg: no more of them are held than one piece.
 
-    A context; the file is whole at its end. However the frames are cut into pieces, the bytes are the same. The samples
-    of `sound` lie beside the target meanwhile. Raises as `write_video` does.
+    A context; the file is whole at its end. However the frames are cut into pieces, the bytes are the same. Raises
+    ValueError for frames of another form, RuntimeError where ffmpeg fails.
     """
 
-    def __init__(
-        self, target: Path, fps: float, *, crf: float = 18, preset: str = "medium", sound: Sound | None = None
-    ) -> None:
-        check_encoding(fps, crf, preset)
-        self.target, self.count, self.sound = target, 0, sound
-        self._settings = (fps, crf, preset)
+    def __init__(self, target: Path) -> None:
+        self.target, self.count = target, 0
         self._feed: Feed | None = None
         self._shape: tuple[int, ...] = ()
 
-    def __enter__(self) -> VideoWriter:
+    def command(self, shape: tuple[int, ...]) -> list[str]:
+        """What is run for frames [F, H, W, 3] of this shape. Raises ValueError for a size that it cannot write."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
         return self
 
     def write(self, frames: Frames) -> None:
         """Some more frames [F, H, W, 3], all of one size. Raises ValueError for another form."""
         check_frames(frames, self._shape)
-        if frames.shape[1] % 2 or frames.shape[2] % 2:
-            raise ValueError(f"H.264 in yuv420p needs even sizes, these are {frames.shape[2]}x{frames.shape[1]}")
         if self._feed is None:
+            self._feed = Feed(self.command(frames.shape), self.target).__enter__()
             self._shape = frames.shape[1:]
-            heard = _sound_input(self.sound, self.target.with_suffix(".f32")) if self.sound else None
-            # +faststart moves the index after writing, so that a pipe for the result will not do.
-            command = _encode_command(frames.shape, *self._settings, self.target, heard)
-            self._feed = Feed(command, self.target).__enter__()
         self._feed.write(np.ascontiguousarray(frames))
         self.count += len(frames)
 
@@ -123,6 +118,26 @@ class VideoWriter:
             self._feed.__exit__(*error)
         elif error[0] is None:
             raise ValueError("a video needs at least one frame")
+
+
+class VideoWriter(FrameWriter):
+    """`write_video` for frames that come piece by piece. The samples of `sound` lie beside the target meanwhile. Raises
+    as `write_video` does."""
+
+    def __init__(
+        self, target: Path, fps: float, *, crf: float = 18, preset: str = "medium", sound: Sound | None = None
+    ) -> None:
+        check_encoding(fps, crf, preset)
+        super().__init__(target)
+        self.sound, self._settings = sound, (fps, crf, preset)
+
+    def command(self, shape: tuple[int, ...]) -> list[str]:
+        """H.264 in mp4, with the sound."""
+        if shape[1] % 2 or shape[2] % 2:
+            raise ValueError(f"H.264 in yuv420p needs even sizes, these are {shape[2]}x{shape[1]}")
+        heard = _sound_input(self.sound, self.target.with_suffix(".f32")) if self.sound else None
+        # +faststart moves the index after writing, so that a pipe for the result will not do.
+        return _encode_command(shape, *self._settings, self.target, heard)
 
 
 def check_frames(frames: Frames, shape: tuple[int, ...] = ()) -> None:
