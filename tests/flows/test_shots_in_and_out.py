@@ -157,7 +157,7 @@ def test_a_list_that_does_not_fit_costs_its_source_only(tmp_path):
     (tmp_path / "a.csv").write_text(SCENES)
     words = (f"shot_lists={tmp_path}", "infra.executor=local", "--until", "clips")
     made = rushes("curate", tmp_path / "footage", "--store", tmp_path / "store", *words)
-    assert "1 row of shot_list failed" in made.output
+    assert "a.mp4: shot_list: its shot list has frames 20 to 50" in made.output
     catalog = Catalog(Storage(str(tmp_path / "store")))
     errors = {Path(r["uri"]).name: r["error"] for r in read_table(catalog, "sources").to_pylist()}
     assert "frames 20 to 50, and the source has 30 frames" in errors["a.mp4"]

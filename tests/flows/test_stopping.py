@@ -178,7 +178,7 @@ def test_a_query_that_is_interrupted_is_no_error_of_its_own(number, tmp_path, mo
     monkeypatch.setattr("flows.run.stopping.GRACE_S", WAIT_S)
     sent = threading.Timer(0.1, os.kill, (os.getpid(), number))
 
-    def reads(store: str) -> int:
+    def reads(*_: object) -> int:
         sent.start()
         return len(connect().execute("SELECT sum(range % 7) FROM range(100000000)").fetchall())
 

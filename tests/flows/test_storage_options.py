@@ -58,7 +58,7 @@ def test_options_reach_the_file_system_and_are_not_shown(
             ("catalog", "verify", "infra.executor=ray"),
             "infra.executor: this command takes infra.storage.KEY=VALUE only",
         ),
-        (("status", "a", "b=kanari"), "b: this command takes [ID|FILE] and infra.storage.KEY=VALUE only"),
+        (("status", "a", "b=kanari"), "b: this command takes [ID|FILE|SHA256] and infra.storage.KEY=VALUE only"),
         (("page", "--config", "nowhere.yaml"), "cannot read nowhere.yaml"),
     ],
 )

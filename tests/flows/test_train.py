@@ -48,7 +48,7 @@ def test_the_checkpoint_is_a_row_with_its_whole_history(store, training_file):
     assert {f["path"] for f in row["files"]} >= {"model_index.json", "training.json", "vae/config.json"}
     result = rushes("status", row["id"], "--store", store)
     assert result.exit_code == 0, result.output
-    assert [line.split()[0] for line in result.output.splitlines() if row["id"] in line][:2] == ["start", "train"]
+    assert [line.split()[0] for line in result.output.splitlines() if row["id"] in line][:2] == ["unit", "train"]
 
 
 def test_the_checkpoint_opens_with_from_pretrained(store):
@@ -154,7 +154,7 @@ def test_an_interrupt_saves_and_leaves(training_file, tmp_path, monkeypatch):
         (["data.flip=2"], "rushes: data.flip is 2.0; it must be 0 to 1"),
         (["at_least={psnr: 20}"], "give `promote`"),
         (["promote=../x"], "is not a valid name"),
-        (["model.checkpoint=nowhere"], "model.checkpoint: there is no checkpoint at nowhere; train the part before it"),
+        (["model.checkpoint=nowhere"], "model.checkpoint: there is no checkpoint at nowhere; train the parts before"),
         (["model.checkpoint=promoted:none@{store}"], "no checkpoint of"),
         (["data.use=os:system"], "data.use"),
     ],

@@ -82,13 +82,14 @@ def test_a_ray_that_is_too_slow_to_start_is_started_again(slow: int, monkeypatch
 
     monkeypatch.setattr(cluster, "_init", init)
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     ray = cluster.Cluster(RaySettings())
     if slow == 2:
         ray.connect()
         ray.close()
         assert len(threads) == 3
     else:
-        with pytest.raises(BadInput, match=r"Ray did not start within 30 s, 4 times: this machine is too busy"):
+        with pytest.raises(Exception, match=SLOW[:42]):
             ray.connect()
         assert len(threads) == 4
     monkeypatch.setattr(cluster, "_init", lambda settings: (_ for _ in ()).throw(ValueError("another reason")))

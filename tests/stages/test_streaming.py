@@ -157,7 +157,7 @@ def test_three_times_as_long_a_clip_holds_no_more_at_once(codecs, workspace, fam
         spec = codec.vae.spec(family=family, width=3 * s, height=2 * s, n_frames=frames, fps=8.0, fps_conditioning=8.0)
         row = put_latent(workspace, latent_of(codec, latent_frames), spec)
         step = Decode(Decode.Config(model=codec.model, chunk=CHUNK[family], crf=0, preset="ultrafast"), workspace)
-        step.codec, step.draws = Counting(codec), False
+        step.codec, step.draws, step.vocoder = Counting(codec), False, None
         with Largest() as largest:
             made = step.process(InputRow(latent=row))
         assert (made["n_frames"], len(read_frames(workspace.read(made["uri"])))) == (frames, frames)
@@ -185,7 +185,7 @@ def test_what_fails_on_the_way_leaves_no_video(codecs, workspace):
     spec = codec.vae.spec(family="wan", width=24, height=16, n_frames=5, fps=8.0, fps_conditioning=8.0)
     row = put_latent(workspace, latent_of(codec, 2), spec)
     step = Decode(Decode.Config(model=codec.model), workspace)
-    step.draws = False
+    step.draws, step.vocoder = False, None
     for frames, error in ((1, PermanentError), (3, OSError)):
 
         class Broken:

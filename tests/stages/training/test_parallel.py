@@ -165,7 +165,7 @@ def test_the_command_line_trains_and_says_whether_to_go_on(config_file, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["optim.lrr=1"], "did you mean 'lr'"),
+        (["optim.lrr=1"], "did you mean 'optim.lr'"),
         (["stage=vaee"], "did you mean 'vae'"),
         (["optim.name=sgd"], "known: adamw, muon"),
         (["model.checkpoint=nowhere"], "has no vae/"),
