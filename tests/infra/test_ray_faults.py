@@ -30,7 +30,8 @@ def test_the_row_that_kills_is_found_and_the_others_are_done(executors: Make, ba
     assert rows[4]["error"].startswith("worker lost: ActorDiedError: ")
     assert (rows[4]["error_kind"], rows[4]["attempt"]) == ("transient", 2)
     assert rows[4]["worker"]
-    assert executor.stats["toy"].lost == 2
+    # One more where the driver has not yet seen that the batch before is done: then the loss is no try of this row.
+    assert executor.stats["toy"].lost in (2, 3)
 
 
 def test_tries_of_earlier_runs_count(executors: Make) -> None:
