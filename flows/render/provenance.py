@@ -160,8 +160,10 @@ def _by_hash(folder: Path, sha256: str, storage: Storage | None) -> Identity | N
     found = next((e for e in read_index(folder).values() if e.get("sha256") == sha256), None)
     if found is not None or storage is None:
         return _identity(found, "hash")
+    if recorded := _by_record(storage, sha256):
+        return recorded
     kept = storage.exists(f"{MEDIA}/{sha256[:2]}/{sha256}.mp4")
-    return _by_record(storage, sha256) or (Identity(artifact_sha256=sha256, by="hash") if kept else None)
+    return Identity(artifact_sha256=sha256, by="hash") if kept else None
 
 
 def _by_name(name: str) -> Identity | None:

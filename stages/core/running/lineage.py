@@ -84,9 +84,12 @@ _CLOSEST = 3
 
 
 def _closeness(found: tuple[_Place, Lineage] | None, unit: str) -> int:
-    """How well a run knows a thing: not at all, its step alone, with a unit, with the unit that is meant."""
+    """How well a run knows a thing: not at all, its step alone, with a unit, with the unit that is meant. Of a job's
+    row no run knows more than the newest: many a job has no units."""
     if found is None:
         return 0
+    if found[0].kind == "job":
+        return _CLOSEST
     first = next((link for link in found[1].above if link.kind == "unit"), None)
     if first is None:
         return 1

@@ -50,8 +50,10 @@ class EngineFamily:
         """Put right what keeps a pipeline of the library from being called as it says that it can be."""
 
     def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
-        """The embeddings of both prompts, [1, L, D] each."""
-        raise NotImplementedError
+        """The embeddings of both prompts, [1, L, D] each: by the pipeline's own method, which cleans the text first."""
+        return pipeline.encode_prompt(
+            prompt, negative_prompt, do_classifier_free_guidance=True, max_sequence_length=length, device=device
+        )
 
     def text(self, model: ModelConfig) -> EngineText:
         """Tokenizer and text encoder."""

@@ -10,7 +10,7 @@ from stages.core.conditions import Condition
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, Sampling, Shot
-from stages.families.offers import Offers
+from stages.families.offers import Offers, SizeRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,18 @@ class Adapter(Protocol):
 
     def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
         """The embeddings of both prompts, [1, L, D] each."""
+
+
+def wan_ratios(vae: Mapping[str, Any]) -> tuple[int, int]:
+    """Spatial and temporal ratio of a VAE like Wan's, by its config, with what the class has where that is silent."""
+    return int(vae.get("scale_factor_spatial", 8)), int(vae.get("scale_factor_temporal", 4))
+
+
+def wan_sizes(net: Mapping[str, Any], vae: Mapping[str, Any]) -> SizeRule:
+    """The sizes of a transformer like Wan's: whole patches, and no more positions than it knows."""
+    patch, (spatial, temporal) = net.get("patch_size") or (1, 2, 2), wan_ratios(vae)
+    size = SizeRule(step=int(patch[1]) * spatial, frames=temporal)
+    return size.within(int(net.get("rope_max_seq_len") or 0), patch, spatial, temporal)
 
 
 def check_index(name: str, model: ModelConfig, known: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.engine.family import EngineFamily
-from stages.families.engine.variant import Call, Variant, check_index
-from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_parts_known
+from stages.families.engine.variant import Call, Variant, check_index, wan_sizes
+from stages.families.offers import Accepts, Knob, Offers, check_parts_known
 
 TEXT, IMAGE = "SkyReelsV2DiffusionForcingPipeline", "SkyReelsV2DiffusionForcingImageToVideoPipeline"
 SCHEDULERS = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler")
@@ -58,9 +58,6 @@ class SkyReels(EngineFamily):
                 f"model.checkpoint: {model.checkpoint} is made for blocks of {block} latent frames;"
                 f" {self.name} runs one frame at a time"
             )
-        patch = tuple(net.get("patch_size") or (1, 2, 2))
-        spatial, temporal = int(vae.get("scale_factor_spatial", 8)), int(vae.get("scale_factor_temporal", 4))
-        size = SizeRule(step=int(patch[1]) * spatial, frames=temporal)
         return Variant(
             pipeline=TEXT,
             looking=lambda shown: IMAGE,
@@ -68,7 +65,7 @@ class SkyReels(EngineFamily):
             encodes=("still",),
             bind=bind,
             offers=Offers(
-                size=size.within(int(net.get("rope_max_seq_len") or 0), patch, spatial, temporal),
+                size=wan_sizes(net, vae),
                 parts={
                     "text": {"checkpoint": self.text_parts},
                     "see": {"checkpoint": ("vae",)},
@@ -86,12 +83,6 @@ class SkyReels(EngineFamily):
                 decodes=("tiling",),
                 refines_after=True,
             ),
-        )
-
-    def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
-        """By the pipeline's own method, which cleans the text first."""
-        return pipeline.encode_prompt(
-            prompt, negative_prompt, do_classifier_free_guidance=True, max_sequence_length=length, device=device
         )
 
     def amend(self, pipeline: Any) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames
 from stages.families.engine.family import EngineFamily
-from stages.families.engine.variant import Call, Variant, check_index, has
-from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_parts_known, place_of
+from stages.families.engine.variant import Call, Variant, check_index, has, wan_sizes
+from stages.families.offers import Accepts, Knob, Offers, check_parts_known, place_of
 
 TEXT, IMAGE, VACE = "WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline"
 SCHEDULERS = (
@@ -56,9 +56,6 @@ class Wan(EngineFamily):
         name, accepts = _accepts(kind, net, looks, expands)
         if len(experts) > 1:
             name = f"{name}, two experts"
-        spatial = int(vae.get("scale_factor_spatial", 8))
-        patch, temporal = net.get("patch_size") or (1, 2, 2), int(vae.get("scale_factor_temporal", 4))
-        size = SizeRule(step=int(patch[1]) * spatial, frames=temporal)
         options: dict[str, Any] = {"boundary_ratio": boundary}
         if kind != VACE:
             options["expand_timesteps"] = expands
@@ -80,7 +77,7 @@ class Wan(EngineFamily):
             bind=_bind_either if kind == TEXT and expands else BINDS[kind],
             offers=Offers(
                 variant=name,
-                size=size.within(int(net.get("rope_max_seq_len") or 0), patch, spatial, temporal),
+                size=wan_sizes(net, vae),
                 parts={
                     "text": {"checkpoint": self.text_parts},
                     "see": {"checkpoint": (*see, "vae")},
@@ -103,12 +100,6 @@ class Wan(EngineFamily):
                 refines_after=kind != TEXT or expands,
                 lora=len(experts) == 1,
             ),
-        )
-
-    def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
-        """By the pipeline's own method, which cleans the text first."""
-        return pipeline.encode_prompt(
-            prompt, negative_prompt, do_classifier_free_guidance=True, max_sequence_length=length, device=device
         )
 
 

@@ -15,6 +15,7 @@ from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA
+from stages.families.engine.variant import wan_ratios
 from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_parts_known
 from stages.families.whole.call import CONTROLS, OF_TAKES, RATES, components, pipeline_of
 from stages.families.whole.signature import Argument, arguments_of
@@ -125,8 +126,7 @@ def _sizes(model: ModelConfig) -> SizeRule:
     net = model.read_part("transformer") if "transformer" in components(model) else {}
     if not net.get("rope_max_seq_len") or "vae" not in components(model):
         return rule
-    vae = model.read_part("vae")
-    ratios = int(vae.get("scale_factor_spatial", 8)), int(vae.get("scale_factor_temporal", 4))
+    ratios = wan_ratios(model.read_part("vae"))
     return rule.within(int(net["rope_max_seq_len"]), net.get("patch_size") or (1, 2, 2), *ratios)
 
 
