@@ -39,7 +39,8 @@ def cascades(path: Path) -> None:
     size = {} if "width" in read_yaml(path) else {"width": 64, "height": 64, "frames": 9, "fps": 8, "guidance": 1}
     asked = {"prompts": ["a test"], "cascade": str(path), "model": model, **size}
     if "encode" in read_yaml(path)["steps"]:  # it begins from a video, which is all that is missing here
-        assert refusal(asked).endswith("prompt 1: encode: there is no video to begin from: give `video`")
+        said = "the command line: prompt 1: encode: there is no video to begin from: give `video`"
+        assert refusal(asked) == said
         return
     campaign = load_campaign([], asked, [])
     kinds = [load_class(ref.use).kind for ref in campaign.steps.values()]

@@ -154,7 +154,10 @@ def test_an_interrupt_saves_and_leaves(training_file, tmp_path, monkeypatch):
         (["data.flip=2"], "rushes: data.flip is 2.0; it must be 0 to 1"),
         (["at_least={psnr: 20}"], "give `promote`"),
         (["promote=../x"], "is not a valid name"),
-        (["model.checkpoint=nowhere"], "model.checkpoint: there is no checkpoint at nowhere; train the parts before"),
+        (
+            ["model.checkpoint=nowhere"],
+            "model.checkpoint: there is no checkpoint at nowhere; train the parts before this one",
+        ),
         (["model.checkpoint=promoted:none@{store}"], "no checkpoint of"),
         (["data.use=os:system"], "data.use"),
     ],

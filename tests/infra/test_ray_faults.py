@@ -21,7 +21,12 @@ LIMIT_S = 20.0
 
 
 @pytest.mark.parametrize("batch_rows", [pytest.param(1, marks=pytest.mark.soak), 8])
-def test_the_row_that_kills_is_found_and_the_others_are_done(executors: Make, batch_rows: int) -> None:
+def test_the_row_that_kills_is_found_and_the_others_are_done(
+    executors: Make, batch_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No batch waits in a worker behind another: else, where the driver has not yet seen that the one before is done,
+    a loss is put down to that one, and the row at fault is tried once more."""
+    monkeypatch.setattr("infra.ray.dispatch.QUICK_ROW_S", 0.0)
     executor = executors()
     step = ref(seconds=0.02, resources={"workers": 2, "batch_rows": batch_rows, "attempts": 2})
     rows = by_number(list(executor.map(step, works(9, {4: "kill"}), NEVER)))
@@ -30,8 +35,7 @@ def test_the_row_that_kills_is_found_and_the_others_are_done(executors: Make, ba
     assert rows[4]["error"].startswith("worker lost: ActorDiedError: ")
     assert (rows[4]["error_kind"], rows[4]["attempt"]) == ("transient", 2)
     assert rows[4]["worker"]
-    # One more where the driver has not yet seen that the batch before is done: then the loss is no try of this row.
-    assert executor.stats["toy"].lost in (2, 3)
+    assert executor.stats["toy"].lost == 2
 
 
 def test_tries_of_earlier_runs_count(executors: Make) -> None:

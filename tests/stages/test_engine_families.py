@@ -542,12 +542,13 @@ def test_a_codec_goes_by_what_it_offers(tiny, name):
         assert (stages.codec.decode(latent, DecodeRecipe(tiling=16)) != whole).any()
         np.testing.assert_array_equal(stages.frames(latent), whole)
     if "chunk" in stages.offers.decodes:
-        latent = np.tile(latent, (1, 4, 1, 1)) * np.linspace(0.5, 1, 4 * latent.shape[1])[None, :, None, None]
-        latent = latent.astype(np.float32)
-        whole, chunked = (stages.codec.decode(latent, DecodeRecipe(chunk=chunk)) for chunk in (0, 2))
+        if name == "svd-image-to-video":  # its chunks have six frames at least
+            latent = np.concatenate([latent, *(latent[:, ::-1] * np.float32(f) for f in (0.9, 0.8, 0.7))], axis=1)
+            whole = stages.frames(latent)
+        chunked = stages.codec.decode(latent, DecodeRecipe(chunk=2))
         assert chunked.shape == whole.shape
-        # A VAE that looks at single frames decodes chunks to the same pixels, but for rounding.
-        assert (np.abs(chunked.astype(int) - whole).max() > 1) == (name == "svd-image-to-video")
+        # A VAE that looks at single frames decodes chunks to the same pixels.
+        assert ((chunked != whole).any()) == (name == "svd-image-to-video")
     with pytest.raises(BadLatent, match="takes the embeddings") if stages.reader else pytest.raises(IndexError):
         stages.denoiser.denoise(Given(), stages.spec(SEED), Sampling(steps=1))
 
