@@ -31,6 +31,8 @@ class LosslessWriter(FrameWriter):
             "pipe:", format="rawvideo", pix_fmt="rgb24", video_size=size, framerate=str(rate_of(self.fps))
         )
         whole = {"vcodec": "ffv1", "level": 3, "g": 1, "slicecrc": 1, "pix_fmt": "bgr0", "threads": 1}
+        if shape[2] < 2:  # the encoder finds no number of slices for it by itself
+            whole["slices"] = 1
         exact = {"fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1}
         output = source.output(str(self.target), format="matroska", **whole, **exact)
         command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(cmd=ffmpeg_binary())

@@ -68,6 +68,12 @@ def case_of(name: str) -> Case:
     return next(c for c in CASES if c.name == name)
 
 
+def bound_of(case: Case, values: np.ndarray) -> float:
+    """The bound of the comparison for values of this magnitude. Weights drawn at random make latents of up to 70, and
+    the last bits of float32, which differ with the processor and with where arrays lie in memory, grow with them."""
+    return case.bound * max(1.0, float(np.abs(values).max()))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_the_split_chain_equals_the_librarys_one_call(case, tiny):
     stages = tiny(case)
@@ -77,7 +83,8 @@ def test_the_split_chain_equals_the_librarys_one_call(case, tiny):
     leading = sum(c.kind == "reference" for c, _ in case.conditions)
     made_at_once = call_whole(case, pipeline, "latent")
     whole = stages.denoiser.form.to_rest(made_at_once.frames)[:, leading:]
-    np.testing.assert_allclose(latent, whole, rtol=0, atol=case.bound)
+    bound = bound_of(case, whole)
+    np.testing.assert_allclose(latent, whole, rtol=0, atol=bound)
     assert tuple(tracks) == stages.offers.tracks
     if "audio" in tracks:
         np.testing.assert_allclose(tracks["audio"], made_at_once.audio[0].numpy(), rtol=0, atol=case.bound)
@@ -94,7 +101,7 @@ def test_the_split_chain_equals_the_librarys_one_call(case, tiny):
         media[number] = case.media(seed=1)[number]
         moved[one.words] = stages.latent(stages.given(media=media))
     least = {name: float(np.abs(other - latent).max()) for name, other in moved.items()}
-    assert min(least.values()) >= MOVED * case.bound, least
+    assert min(least.values()) >= MOVED * bound, least
 
 
 def test_the_noise_on_a_picture_is_that_of_the_seed_and_of_its_strength(tiny):
@@ -547,8 +554,9 @@ def test_a_codec_goes_by_what_it_offers(tiny, name):
             whole = stages.frames(latent)
         chunked = stages.codec.decode(latent, DecodeRecipe(chunk=2))
         assert chunked.shape == whole.shape
-        # A VAE that looks at single frames decodes chunks to the same pixels.
-        assert ((chunked != whole).any()) == (name == "svd-image-to-video")
+        # A VAE that looks at single frames decodes chunks to the same pixels, but for rounding.
+        apart = np.abs(chunked.astype(int) - whole)
+        assert (apart.max() > 1) == (name == "svd-image-to-video")
     with pytest.raises(BadLatent, match="takes the embeddings") if stages.reader else pytest.raises(IndexError):
         stages.denoiser.denoise(Given(), stages.spec(SEED), Sampling(steps=1))
 
