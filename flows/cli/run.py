@@ -9,10 +9,13 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from flows.display.terminal import console as plain_console
 from flows.display.terminal import say
 from flows.prefect.server import require_server
-from flows.run.progress import Bars, counts_table, make_forecast, totals
+from flows.run.estimate import estimate, estimate_table, estimate_text
+from flows.run.progress import Bars, counts_table, duration_text, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.words import counted, look
 from stages.core.errors import BadInput
@@ -115,9 +118,22 @@ def print_plan(prepared: Prepared, what: str, remarks: Sequence[str] = ()) -> in
     out.print(counts_table(survey.counts(), unknown))
     if unknown:
         out.print("?: known only after the steps above have run", soft_wrap=True)
+    print_estimate(prepared, out)
     for line in remarks:
         out.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     return 0
+
+
+def print_estimate(prepared: Prepared, out: Console) -> None:
+    """What the run will cost, and how long it will take, as far as the store's own rows tell."""
+    found, prices = estimate(prepared.catalog, prepared.survey), prepared.config.prices
+    if text := estimate_text(found, prices):
+        out.print()
+        if not text.startswith("estimate: unknown"):
+            out.print(estimate_table(found, prices))
+        seconds = make_forecast(prepared.survey, prepared.plan, _slots(prepared), found).seconds_expected()
+        clock = f"; {duration_text(seconds)} on the clock, and what workers take to start" if seconds else ""
+        out.print(text + clock, soft_wrap=True, markup=False)
 
 
 def run_and_report(prepared: Prepared) -> Outcome:
@@ -129,7 +145,8 @@ def run_and_report(prepared: Prepared) -> Outcome:
         outcome = execute(prepared)
     else:
         url = require_server(prepared.config.infra.prefect.api_url)
-        forecast = make_forecast(prepared.survey, prepared.plan, _slots(prepared))
+        found = estimate(prepared.catalog, prepared.survey)
+        forecast = make_forecast(prepared.survey, prepared.plan, _slots(prepared), found)
         jobs = {n.name for n in prepared.plan.nodes if n.job and not n.per}
         with Bars(console, totals(prepared.survey.counts()), forecast, jobs) as bars:
             outcome = _execute_on(url, prepared, bars) if url else execute(prepared, listener=bars)

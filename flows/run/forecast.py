@@ -133,11 +133,18 @@ class Forecast:
             return None
         now = time.time() if now is None else now
         rest = self._rest(now)
+        return max(0.0, self._seconds(rest) - self._at_work(rest, now))
+
+    def seconds_expected(self) -> float | None:
+        """Seconds for all rows, as far as runs before tell, without the start of workers; None where they do not tell
+        what a row of some step takes."""
+        steps = [s for s in self._steps.values() if s.left and not s.job]
+        return self._seconds(self._rest(0.0)) if steps and all(s.earlier for s in steps) else None
+
+    def _seconds(self, rest: Sequence[_Rest]) -> float:
         if self._one_by_one:
-            seconds = sum(r.set_up + r.seconds(r.rows) for r in rest)
-        else:
-            seconds = max(_path(rest, self._shard), sum(r.work for r in rest) / self._beside(rest))
-        return max(0.0, seconds - self._at_work(rest, now))
+            return sum(r.set_up + r.seconds(r.rows) for r in rest)
+        return max(_path(rest, self._shard), sum(r.work for r in rest) / self._beside(rest))
 
     def _pace(self) -> float:
         """How many times as long this run's rows take as those of runs before, whose takes may have been smaller, or

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from flows.run.estimate import Estimate
 from flows.run.forecast import Forecast
 from flows.run.schedule import shard_size
 from stages.core.planning.plan import Plan
@@ -148,14 +149,15 @@ def duration_text(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
-def make_forecast(survey: Survey, plan: Plan, slots: float) -> Forecast:
-    """What the counts of a survey, and earlier rows of the same steps in its store, say of a run; slots: how many rows
-    can be at work at a time. Steps whose units are not known yet are taken to have as many as the others."""
+def make_forecast(survey: Survey, plan: Plan, slots: float, estimate: Estimate) -> Forecast:
+    """What the counts of a survey, and what its rows are estimated to cost, say of a run; slots: how many rows can be
+    at work at a time. Steps whose units are not known yet are taken to have as many as the others."""
     earlier, workers, counts = {}, {}, totals(survey.counts())
-    for node in (n for p in plan.phases if survey.units_known(p) for n in p.steps):
-        query = f"SELECT avg(epoch(ended - started)) AS mean FROM \"l_{node.name}\" WHERE status = 'ok'"
-        earlier[node.name] = float(survey.query(query)["mean"][0].as_py() or 0.0)
-        workers[node.name] = plan.refs[node.name].resources.workers
+    for step in estimate.steps:
+        resources = plan.refs[step.step].resources
+        workers[step.step] = resources.workers
+        seconds = step.core_seconds / resources.cpus if resources.cpus else step.gpu_seconds / (resources.gpus or 1)
+        earlier[step.step] = seconds / step.rows if step.rows else 0.0
     jobs = {n.name for n in plan.nodes if n.job and not n.per}
     supposed = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.steps}
     unknown = {n.name for p in plan.phases if not survey.units_known(p) for n in p.steps}

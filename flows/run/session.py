@@ -203,7 +203,7 @@ def execute(
         p.plan,
         config=p.plain,
         scope=p.scope,
-        budget=Budget(**asdict(p.config.budget)),
+        budget=Budget(**asdict(p.config.budget), price=p.config.prices.money, unit=p.config.prices.currency),
         listener=listener,
         survey=p.survey,
     )

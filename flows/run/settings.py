@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,16 +22,51 @@ class BudgetConfig:
     core_seconds  [from 0] CPU-core seconds: the time of each row times the cores that its worker has
     gpu_seconds   [from 0] GPU seconds, counted in the same way
     wall_seconds  [from 0] seconds on the clock since the run began
+    money         [from 0] what its core-seconds and GPU-seconds cost by `prices`, which must be set then
     """
 
     core_seconds: float = 0
     gpu_seconds: float = 0
     wall_seconds: float = 0
+    money: float = 0
 
     def __post_init__(self) -> None:
-        for name in ("core_seconds", "gpu_seconds", "wall_seconds"):
+        for name in ("core_seconds", "gpu_seconds", "wall_seconds", "money"):
             if not getattr(self, name) >= 0:
                 raise BadInput(f"budget.{name} must be 0 (no limit) or more, not {getattr(self, name)}")
+
+
+@dataclass
+class PricesConfig:
+    """What resources cost; 0 means that a resource costs nothing. Prices change no result.
+
+    core_hour  [from 0] the price of one CPU core for one hour
+    gpu_hour   [from 0] the price of one GPU for one hour
+    currency   a short text that is written behind amounts, such as EUR
+    """
+
+    core_hour: float = 0
+    gpu_hour: float = 0
+    currency: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("core_hour", "gpu_hour"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise BadInput(f"prices.{name} must be 0 or more, not {getattr(self, name)}")
+
+    @property
+    def known(self) -> bool:
+        """Whether anything has a price."""
+        return bool(self.core_hour or self.gpu_hour)
+
+    def money(self, core_seconds: float, gpu_seconds: float) -> float:
+        """What so many seconds cost."""
+        return (core_seconds * self.core_hour + gpu_seconds * self.gpu_hour) / 3600
+
+    def text(self, amount: float) -> str:
+        """An amount with its currency; small ones with two digits that say something."""
+        number = f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
+        return f"{number} {self.currency}".rstrip()
 
 
 @dataclass
@@ -44,6 +80,7 @@ class FlowConfig:
     retry_errors  also retry permanent failures, and transient ones that have used up their attempts
     infra         where the work runs
     budget        what the run may spend
+    prices        what resources cost, for estimates, the table `costs` and `budget.money`
     steps         the steps by name, in their order
     """
 
@@ -54,12 +91,15 @@ class FlowConfig:
     retry_errors: bool = False
     infra: InfraConfig = field(default_factory=InfraConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    prices: PricesConfig = field(default_factory=PricesConfig)
     steps: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("shard_rows", "limit"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.budget.money and not self.prices.known:
+            raise BadInput("budget.money needs prices: set prices.core_hour or prices.gpu_hour, too")
 
     @property
     def retry(self) -> str:

@@ -29,7 +29,8 @@ from stages.training.settings import TrainConfig
 
 FLOW = "train"
 FLOW_KEYS = (
-    "name", "workers", "gpus", "cpus", "clips", "promote", "at_least", "infra", "budget", "until", "only", "steps",
+    "name", "workers", "gpus", "cpus", "clips", "promote", "at_least", "infra", "budget", "prices", "until", "only",
+    "steps",
 )  # fmt: skip
 """Keys that are no settings of the training itself."""
 NEEDED = ("encoded", "checkpoint", "figures")

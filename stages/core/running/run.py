@@ -56,18 +56,32 @@ def versions() -> dict[str, str]:
 
 
 class Budget:
-    """What a run may spend: core-seconds and GPU-seconds of its rows, and seconds on the clock; 0 means no limit."""
+    """What a run may spend: core-seconds and GPU-seconds of its rows, seconds on the clock, money; 0 means no limit.
 
-    def __init__(self, core_seconds: float = 0, gpu_seconds: float = 0, wall_seconds: float = 0) -> None:
-        self.limits = {"core_seconds": core_seconds, "gpu_seconds": gpu_seconds, "wall_seconds": wall_seconds}
-        self._began = time.monotonic()
+    price: what so many core-seconds and GPU-seconds cost; unit: the currency
+    """
+
+    def __init__(
+        self,
+        core_seconds: float = 0,
+        gpu_seconds: float = 0,
+        wall_seconds: float = 0,
+        money: float = 0,
+        *,
+        price: Callable[[float, float], float] = lambda core_seconds, gpu_seconds: 0.0,
+        unit: str = "",
+    ) -> None:
+        self.limits = {"core seconds": core_seconds, "gpu seconds": gpu_seconds, "wall seconds": wall_seconds}
+        self.limits[unit or "money"] = money
+        self._price, self._began = price, time.monotonic()
 
     def exceeded(self, spent: Mapping[str, float]) -> str:
         """The sentence that says which limit was reached, "" while there is some left."""
-        now = {**spent, "wall_seconds": time.monotonic() - self._began}
-        for name, limit in self.limits.items():
-            if limit and now.get(name, 0.0) >= limit:
-                return f"the budget of {limit:g} {name.replace('_', ' ')} is used up"
+        core, gpu = spent.get("core_seconds", 0.0), spent.get("gpu_seconds", 0.0)
+        now = (core, gpu, time.monotonic() - self._began, self._price(core, gpu))
+        for (name, limit), used in zip(self.limits.items(), now, strict=True):
+            if limit and used >= limit:
+                return f"the budget of {limit:g} {name} is used up"
         return ""
 
 
