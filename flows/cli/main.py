@@ -141,6 +141,12 @@ def main() -> None:
     metavar="FOLDER",
     help="Write one mp4 per finished take into FOLDER; other files in it are left alone.",
 )
+@click.option(
+    "--wait", is_flag=True, help="Where takes wait for a review, wait for it too, and go on, until none is left."
+)
+@click.option(
+    "--redecide", is_flag=True, help="Have the gates decide anew. What went on before and is not chosen now, stops."
+)
 @DRY_RUN
 @SETTINGS
 @limit_option("Render at most N takes.")
@@ -299,8 +305,8 @@ def page(store: str, run_id: str, out: str | None, storage: Options) -> int:
 @friendly
 @storage_options("NAME")
 def table(word: str, store: str, run_id: str, everything: bool, out: str | None, storage: Options) -> int:
-    """Show a table of results. NAME is one of runs, takes, artifacts, videos, sources, signals, frames, cuts, clips,
-    scores, verdicts, captions, datasets, uncut, judgements, checkpoints."""
+    """Show a table of results. NAME is one of runs, takes, artifacts, videos, decisions, reviews, sources, signals,
+    frames, cuts, clips, scores, verdicts, captions, datasets, uncut, judgements, checkpoints."""
     from flows.cli.store import show_table
 
     return show_table(word, store, run_id, everything, Path(out) if out else None, storage)

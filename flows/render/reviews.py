@@ -113,13 +113,18 @@ def _the_one(catalog: Catalog, name: str, ids: Sequence[str]) -> str:
     return ids[0]
 
 
+def login_name() -> str:
+    """The name of the user, "" where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
 def _who(name: str) -> str:
-    if not name.strip():
-        try:
-            name = getpass.getuser()
-        except (KeyError, OSError):
-            raise BadInput("this user has no login name: say who chooses with --who NAME") from None
-    name = name.strip()
+    name = name.strip() or login_name()
+    if not name:
+        raise BadInput("this user has no login name: say who chooses with --who NAME")
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise BadInput(f"who: {name[:LONGEST_NAME]!r} is no name; give one line of at most {LONGEST_NAME} characters")
     return name
@@ -145,4 +150,4 @@ def _seen(supersedes: Mapping[str, Sequence[str]], takes: Sequence[str], rows: S
     return {take: sorted(set(ids)) for take, ids in supersedes.items()}
 
 
-__all__ = ["choose", "find_takes", "read_reviews", "standings"]
+__all__ = ["choose", "find_takes", "login_name", "read_reviews", "standings"]

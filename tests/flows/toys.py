@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_prep.dedup.dedup import Dedup
 from stages.core.media import write_video
-from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Row, Step
+from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Rejected, Row, Step
 
 log = logging.getLogger("rushes")
 
@@ -134,6 +134,23 @@ class Top(Job):
             for u in tables["units"].column("id").to_pylist()
         ]
         return pa.Table.from_pylist(rows, self.writes)
+
+
+class Look(Step):
+    """A quality check of a drawing: `dark` prompts do not pass with seed 0, and have no `shade` with seed 1."""
+
+    kind = "qc"
+    writes = pa.schema([("shade", pa.float64()), ("drawn", pa.float64())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent")}, depends=("prompt", "seed"))
+
+    def process(self, row: Row) -> Row:
+        if "dark" in row["prompt"] and not row["seed"]:
+            raise Rejected("shade", 0.0, ">=", 0.1)
+        shade = float("nan") if "dark" in row["prompt"] and row["seed"] == 1 else row["seed"] * 7 % 5 / 10
+        return {"shade": shade, "drawn": float(row["latent"]["drawn"])}
 
 
 class Finish(Step):
