@@ -84,8 +84,8 @@ def _lines(survey: Survey, node: Node, store: str) -> list[str]:
     if kept:
         top = json.loads(node.config).get("top")
         lines.append(
-            f"{node.name}: {kept:,} more than it would promote now{f' (top {top})' if top else ''}: what was promoted by "
-            "an earlier decision stays so; the same command with --redecide decides anew"
+            f"{node.name}: {kept:,} more than it would promote now{f' (top {top})' if top else ''}: what was promoted "
+            "by an earlier decision stays so; the same command with --redecide decides anew"
         )
     if waiting := sum(r["status"] == WAITING for r in rows):
         lines.append(

@@ -113,7 +113,7 @@ def _score(text: str, tree: ast.expr) -> Score:
             case ast.Name(id=name):
                 names.add(name)
                 terms += 1
-            case ast.Constant(value=value) if type(value) in (int, float) and _is_finite(value):
+            case ast.Constant(value=value) if _is_finite(value):
                 terms += 1
             case other:
                 what = (ast.get_source_segment(text.strip(), other) or text)[:80]
@@ -123,7 +123,10 @@ def _score(text: str, tree: ast.expr) -> Score:
     return Score(text.strip(), frozenset(names), ranks, tree)
 
 
-def _is_finite(value: float) -> bool:
+def _is_finite(value: object) -> bool:
+    """Whether a constant is a number: true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     try:
         return math.isfinite(float(value))
     except OverflowError:
@@ -134,7 +137,7 @@ def _values(tree: ast.expr, takes: Sequence[Metrics]) -> Values:
     match tree:
         case ast.BinOp():
             pairs = zip(_values(tree.left, takes), _values(tree.right, takes), strict=True)
-            work = SUM[type(tree.op)]  # type: ignore[index]
+            work = SUM[type(tree.op)]
             return [None if a is None or b is None else work(a, b) for a, b in pairs]
         case ast.UnaryOp():
             sign = SIGNS[type(tree.op)]

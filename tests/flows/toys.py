@@ -179,3 +179,17 @@ class MarkCopies(Dedup):
         rows = super().run(tables).to_pylist()
         kept = [{**row, "status": "ok", "reasons": [], "duplicate_of": ""} for row in rows]
         return pa.Table.from_pylist(kept, self.writes)
+
+
+class Spread(Step):
+    """A quality check of a latent of the real cascade, by what its row says of it."""
+
+    kind = "qc"
+    writes = pa.schema([("spread", pa.float64())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent", columns=("std",))})
+
+    def process(self, row: Row) -> Row:
+        return {"spread": float(row["latent"]["std"])}
