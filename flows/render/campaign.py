@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class RenderConfig(TakesConfig):
 
     cascade: str = "tiny"
     model: Any = None
-    gates: list[Any] = field(default_factory=list)
+    gates: Any = None
 
 
 C = TypeVar("C", bound=RenderConfig)
