@@ -102,10 +102,13 @@ class _Placed:
         video = next((n for n in reversed([gate.after, *beside]) if self._kind(n) == VIDEO), "")
         for name, use in checks:
             source = video if name == CHECKS[0][0] else beside[-1]
-            beside = self._insert(
-                f"{name}_{gate.after}", make_ref(f"{name}_{gate.after}", {"use": use}), source, beside
-            )
+            own = f"{name}_{gate.after}"
+            beside = self._insert(own, self._like_others(use) or make_ref(own, {"use": use}), source, beside)
         return beside
+
+    def _like_others(self, use: str) -> StepRef | None:
+        """A step of this class that is there already: its settings hold here too."""
+        return next((ref for ref in self.refs.values() if ref.use == use), None)
 
     def _metrics(self, names: Iterable[str]) -> dict[str, list[str]]:
         """metric -> the steps that measure it."""

@@ -242,19 +242,18 @@ def test_what_is_wrong_with_a_gate_is_said_before_any_work(write, gates, said):
 
 
 def test_a_preview_is_put_there_for_people_and_later_steps_read_what_they_read_without_it(campaign_file):
-    judge = {"use": "stages.judge:Judge"}
-    whole = load_campaign([campaign_file], {}, [f"steps.judge={json.dumps(judge)}"])
-    gates = "gates=[{after: base, review: true}, {after: decode, threshold: 'objects == 1'}]"
-    gated = load_campaign([campaign_file], {}, [f"steps.judge={json.dumps(judge)}", gates])
-    names = [n for n in gated.steps if n not in whole.steps]
-    assert names == ["preview_base", "gate_base", "gate_decode"]
+    watch = [f"steps.watch={json.dumps({'use': 'tests.flows.toys:Watch'})}"]
+    whole = load_campaign([campaign_file], {}, watch)
+    gates = "gates=[{after: base, review: true}, {after: decode, threshold: 'length > 1'}]"
+    gated = load_campaign([campaign_file], {}, [*watch, gates])
+    assert [n for n in gated.steps if n not in whole.steps] == ["preview_base", "gate_base", "gate_decode"]
     order = list(gated.steps)
     assert order.index("gate_base") == order.index("preview_base") + 1 == order.index("base") + 2
-    assert order[-2:] == ["judge", "gate_decode"]
-    plan = make_plan(FLOW, "", gated.steps, TAKES.names)
-    assert plan.node("judge").sources == ("decode",)
-    assert plan.node("gate_decode").sources == ("decode", "judge")
-    plain = make_plan(FLOW, "", whole.steps, TAKES.names)
+    assert order[-2:] == ["watch", "gate_decode"]
+    plan, plain = (make_plan(FLOW, "", c.steps, TAKES.names) for c in (gated, whole))
+    assert plan.node("watch").sources == ("decode",)
+    assert plan.node("gate_decode").sources == ("decode", "watch")
+    assert plan.node("gate_base").sources == ("base",)
     assert {n.name: n.fingerprint for n in plain.nodes}.items() <= {n.name: n.fingerprint for n in plan.nodes}.items()
 
 

@@ -193,3 +193,17 @@ class Spread(Step):
 
     def process(self, row: Row) -> Row:
         return {"spread": float(row["latent"]["std"])}
+
+
+class Watch(Step):
+    """A quality check of a finished video."""
+
+    kind = "qc"
+    writes = pa.schema([("length", pa.int64())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"video": Port(kind="video")})
+
+    def process(self, row: Row) -> Row:
+        return {"length": row["video"]["n_frames"]}
