@@ -36,7 +36,8 @@ class Gate(Job):
     """Takes that have failed, or that a quality check has rejected, never go on. What has gone on once, as it was made,
     goes on for ever, whatever is decided later, until somebody asks the gate to decide anew.
 
-    `of_row` is the row that was decided on, `round` how often the gate was asked to decide a take anew.
+    `place` is the rank, of `among` takes, 0 where the gate ranks none; `of_row` is the row that was decided on, `round`
+    how often the gate was asked to decide a take anew.
     """
 
     kind = "gate"
@@ -224,8 +225,8 @@ class _Take:
     status: str = "rejected"
     why: str = ""
     score: float | None = None
-    place: int | None = None
-    among: int | None = None
+    place: int = 0
+    among: int = 0
     kept: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
     reasons: list[Row] = field(default_factory=list)

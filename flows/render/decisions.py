@@ -56,7 +56,7 @@ def _of_gate(survey: Survey, node: Node) -> pa.Table:
     units = f'"u_{survey.plan.phase_of(node.name).name}"'
     rows = survey.query(
         f"""SELECT '{node.name}' AS gate, {key_sql(node)} AS "group", u.id AS take_id, u.prompt AS prompt,
-        u.seed AS seed, g.status AS status, g.status = 'ok' AS promoted, g.why AS reason, g.place AS rank,
+        u.seed AS seed, g.status AS status, g.status = 'ok' AS promoted, g.why AS reason, nullif(g.place, 0) AS rank,
         g.score AS score, g.measured AS inputs, g.run_id AS run
         FROM "v_{node.name}" g JOIN {units} u ON u.id = g.id ORDER BY u.position"""
     )

@@ -92,7 +92,8 @@ def _and_others(named: Sequence[str]) -> str:
 
 def takes(survey: Survey) -> pa.Table:
     """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed, or
-    of the gate that did not let it pass. What failed and is tried again by the next run is pending, with its error."""
+    of the gate that did not let it pass, or where it is `waiting` for people. What failed and is tried again by the
+    next run is pending, with its error."""
     phases, names = _phases(survey), stages_of(survey)
     source, cases, errors = 'FROM "p_roots" r', list[str](), list[str]()
     for phase in phases:

@@ -21,6 +21,7 @@ from flows.render.takes import TAKES
 from flows.run.session import Outcome, execute, existing_catalog, prepare
 from flows.views.tables import read_tables
 from stages.core.errors import BadInput
+from stages.core.ledger.upkeep import verify
 from stages.core.planning.binding import make_plan
 from stages.core.running.runs import find_run
 from stages.core.step import Row
@@ -155,6 +156,8 @@ def test_a_review_gate_waits_holds_nothing_and_goes_on_with_what_is_approved(wri
     assert Counter(r["stage"] for r in made["artifacts"]) == {"text": 6, "draw": 6, "preview_draw": 6}
     ids = [t["take_id"] for t in made["takes"]]
     assert rushes("choose", ids[0], ids[1], "approve", "--store", store).exit_code == 0
+    assert rushes("render", str(path), "--store", store, "--redecide").exit_code == 4, "one more table of the store"
+    assert verify(existing_catalog(store)).faults == []
     assert rushes("choose", ids[2], "reject", "--note", "blurred", "--who", "bob", "--store", store).exit_code == 0
     outcome, made = run(path, Path(store))
     assert (outcome.status, outcome.held, set(finished(made))) == ("waiting", {"gate_draw": 3}, set(ids[:2]))

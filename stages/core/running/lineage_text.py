@@ -22,7 +22,7 @@ ROOTS = (("clip_id", "clip"), ("uri", "file"), ("prompt", "take"))
 """What a run starts from is called, by the first of these columns that it has."""
 HIDDEN = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id", "unit_id", "mark", "made_from",
           "why", "of_row", "round", "kept"}  # fmt: skip
-EMPTY_AT_0 = ("width", "height", "n_frames", "fps", "stage_seed")
+EMPTY_AT_0 = ("width", "height", "n_frames", "fps", "stage_seed", "place", "among")
 """Columns that say nothing where they are 0: an embedding has no frames, and not every step draws."""
 LONGEST_LIST, LONGEST_TEXT = 8, 70
 NANOSECONDS, SINCE, UNTIL = 10**9, 10**17, 10**19
