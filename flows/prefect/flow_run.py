@@ -209,7 +209,8 @@ def closing_state(outcome: Outcome) -> State[None]:
     if outcome.status == STOPPED:
         return Cancelled(message=outcome.reason)
     if outcome.status == WAITING:  # nothing is at work, and nothing failed: automations and people tell it by its name
-        return Completed(name="WaitingForReview", message=f"{waiting_text(outcome.held)}; then run it again")
+        message = f"{waiting_text(outcome.held)}: choose with `rushes choose`, then run it again"
+        return Completed(name="WaitingForReview", message=message)
     if outcome.status == DONE:
         return Completed(message="nothing to do" if outcome.did_nothing else summary(outcome))
     return Failed(message=outcome.reason or "every row failed")

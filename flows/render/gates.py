@@ -92,7 +92,9 @@ class _Placed:
             if name not in known and not (watched and name in further):
                 there = sorted({*known, *(further if watched else ())})
                 hint = (
-                    f"{nearest(name, there)}; there are {listed(there, 40)}" if there else "there is none at this step"
+                    f"{nearest(name, there)}; there are {listed(there, 40)}"
+                    if there
+                    else f"put the check that measures it directly behind {gate.after}"
                 )
                 raise BadInput(f"{gate.where}: there is no metric {name!r}; {hint}")
         checks = [] if gate.metrics <= set(known) else list(CHECKS)

@@ -265,7 +265,7 @@ def test_a_flow_run_that_waits_says_so_in_its_state():
 
     state = closing_state(Outcome("r", "waiting", "", {}, held={"gate_base": 12}))
     assert (state.name, state.is_completed()) == ("WaitingForReview", True)
-    assert state.message == "12 takes wait for a review (at gate_base); then run it again"
+    assert state.message == "12 takes wait for a review (at gate_base): choose with `rushes choose`, then run it again"
 
 
 # -- many takes, and kills ---------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_a_flow_run_that_waits_says_so_in_its_state():
 
 @pytest.mark.soak
 def test_of_two_hundred_takes_fifty_go_up_while_others_are_still_made(write, tmp_path):
-    path = write(TOP, prompts=[f"prompt {i}" for i in range(50)], seeds=4)
+    path = write(TOP, prompts=[f"prompt {i}" for i in range(50)], seeds=4, draw={"seconds": 0.5})
     outcome, made = run(path, tmp_path / "store")
     assert outcome.status == "done"
     rows = {stage: [r for r in made["artifacts"] if r["stage"] == stage] for stage in ("draw", "finish")}
@@ -291,7 +291,7 @@ def test_killed_in_the_middle_it_comes_to_the_same_decisions(campaign_file, tmp_
     """The real cascade, small, killed again and again."""
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{SITE}")
     campaign = yaml.safe_load(campaign_file.read_text())
-    campaign["steps"] = {"look": {"use": "tests.flows.toys:Spread", "before": "spatial", "after": "base"}}
+    campaign["steps"] = {"look": {"use": "tests.flows.toys:Spread", "before": "extend"}}
     campaign["gates"] = [{"after": "base", "top": 1, "by": "spread"}]
     path = tmp_path / "gated.yaml"
     path.write_text(yaml.safe_dump(campaign))
