@@ -141,6 +141,12 @@ def main() -> None:
     metavar="FOLDER",
     help="Write one mp4 per finished take into FOLDER; other files in it are left alone.",
 )
+@click.option(
+    "--wait", is_flag=True, help="Where takes wait for a review, wait for it too, and go on, until none is left."
+)
+@click.option(
+    "--redecide", is_flag=True, help="Have the gates decide anew. What went on before and is not chosen now, stops."
+)
 @DRY_RUN
 @SETTINGS
 @limit_option("Render at most N takes.")
@@ -299,8 +305,8 @@ def page(store: str, run_id: str, out: str | None, storage: Options) -> int:
 @friendly
 @storage_options("NAME")
 def table(word: str, store: str, run_id: str, everything: bool, out: str | None, storage: Options) -> int:
-    """Show a table of results. NAME is one of runs, takes, artifacts, videos, sources, signals, frames, cuts, clips,
-    scores, verdicts, captions, datasets, uncut, judgements, checkpoints."""
+    """Show a table of results. NAME is one of runs, takes, artifacts, videos, decisions, reviews, sources, signals,
+    frames, cuts, clips, scores, verdicts, captions, datasets, uncut, judgements, checkpoints."""
     from flows.cli.store import show_table
 
     return show_table(word, store, run_id, everything, Path(out) if out else None, storage)
@@ -317,6 +323,21 @@ def status(word: str, store: str, storage: Options) -> int:
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(word, store, storage) if word else show_status(store, storage)
+
+
+@main.command()
+@STORE
+@click.option("--note", default="", metavar="TEXT", help="Say something about the takes.")
+@click.option("--who", default="", metavar="NAME", help="Who chooses; default: your login name.")
+@friendly
+@storage_options("TAKE... CHOICE", many=True)
+def choose(words: list[str], note: str, who: str, store: str, storage: Options) -> int:
+    """Choose takes, for gates with `review: true`. TAKE is the id of a take, or its beginning; CHOICE is one of
+    approve, reject, clear (takes either back), star, unstar and note. The same render command then goes on with what
+    is approved."""
+    from flows.cli.choose import choose_command
+
+    return choose_command(words, store, who, note, storage)
 
 
 @main.group()

@@ -48,10 +48,14 @@ def render_command(
     store: str,
     export_to: str | None,
     dry_run: str | None,
+    wait: bool = False,
+    redecide: bool = False,
     **options: Any,
 ) -> int:
     """Run a campaign. Everything is checked before anything is started."""
+    from flows.cli.waiting import decide_anew, until_reviewed
     from flows.render.campaign import load_campaign
+    from flows.render.decisions import gate_lines
     from flows.render.ending import ending
     from flows.render.export import check_export, export, exported_text
     from flows.render.prompts import is_prompts_file
@@ -73,9 +77,13 @@ def render_command(
         check_export(export_to, campaign.takes, prepared.catalog.storage)
     if dry_run:
         return print_plan(prepared, dry_run, campaign.remarks)
+    prepared = decide_anew(campaign, prepared) if redecide else prepared
     outcome = run_and_report(prepared)
+    while wait and (more := until_reviewed(campaign, prepared, outcome)):
+        prepared, outcome = more, run_and_report(more)
     told = picture_notes(prepared.survey), short_of_video(prepared.survey)
-    for line in [*ending(takes(prepared.survey), prepared.store, *told), *campaign.remarks]:
+    gates = gate_lines(prepared.survey, prepared.store)
+    for line in [*ending(takes(prepared.survey), prepared.store, *told), *gates, *campaign.remarks]:
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
@@ -185,7 +193,7 @@ def print_outcome(outcome: Outcome, catalog: Catalog, told: Set[str] = frozenset
     """One line that says how a run ended, and where to look. told: steps whose failed rows are told elsewhere."""
     counts = {name: c for name, c in outcome.counts.items() if name not in told}
     failed = [f"{counted(c.failed, 'row')} of {name}" for name, c in counts.items() if c.failed]
-    done = "nothing to do" if outcome.did_nothing else outcome.status
+    done = "nothing to do" if outcome.did_nothing and not outcome.held else outcome.status
     reason = f" ({outcome.reason})" if outcome.reason else ""
     rows = f"; {', '.join(failed)} failed" if failed else ""
     console.print(f"run {outcome.run_id}: {done}{reason}{rows}", markup=False)

@@ -100,6 +100,8 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     trust_named((path.resolve().parent, cache_folder() / TRUE_FRAMES), named)
     layers = [*((str(p), anchored(p)) for p in files), *named]
     settings, steps = resolve(EvaluateConfig, layers)
+    if settings.gates:
+        raise BadInput("gates: an evaluation renders and judges every take; set gates=[]")
     whole = steps
     if settings.until:
         steps = until(steps, settings.until)

@@ -173,7 +173,7 @@ def show_ending(flow: str, ending: Ending) -> None:
 
 def result_text(flow: str, scope: str, store: str, outcome: Outcome, ending: Ending) -> str:
     """How a run ended, what came of it, why the rest is missing, and where all of it is, as Markdown."""
-    word = "nothing to do" if outcome.did_nothing else outcome.status
+    word = "nothing to do" if outcome.did_nothing and not outcome.held else outcome.status
     reason = f" ({plain(outcome.reason)})" if outcome.reason else ""
     parts = [f"## {flow}: {word}{reason}", bullets(ending.lines)]
     if ending.reasons:

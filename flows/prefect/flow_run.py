@@ -27,9 +27,10 @@ from flows.prefect.endings import ending_of
 from flows.prefect.reporting import contact, reporting
 from flows.prefect.server import run_link
 from flows.prefect.submit import PrefectSubmit
+from flows.render.decisions import waiting_text
 from flows.run.progress import totals
 from flows.run.schedule import TASKS_AT_ONCE
-from flows.run.session import DONE, STOPPED, Outcome, Prepared, execute
+from flows.run.session import DONE, STOPPED, WAITING, Outcome, Prepared, execute
 from flows.words import counted
 from stages.core.errors import BadInput, Stopped
 from stages.core.reach.secrets import bare_in, cleared
@@ -156,7 +157,7 @@ def run_tasks(prepared: Prepared, listener: Listener | None = None, form: Form |
             watch.begin()
             log.info("%s", beginning(p, todo))
         outcome = execute(p, submit=PrefectSubmit(), listener=both, on_start=lambda run: log.info("run %s", run.run_id))
-        watch.end(complete=outcome.status == DONE)
+        watch.end(complete=outcome.status in (DONE, WAITING))
         ending = ending_of(p, outcome, asked.checked, page=form is not None)
         fault: BadInput | None = None
         try:
@@ -207,6 +208,9 @@ def closing_state(outcome: Outcome) -> State[None]:
     """The state that a flow run ends in."""
     if outcome.status == STOPPED:
         return Cancelled(message=outcome.reason)
+    if outcome.status == WAITING:  # nothing is at work, and nothing failed: automations and people tell it by its name
+        message = f"{waiting_text(outcome.held)}: choose with `rushes choose`, then run it again"
+        return Completed(name="WaitingForReview", message=message)
     if outcome.status == DONE:
         return Completed(message="nothing to do" if outcome.did_nothing else summary(outcome))
     return Failed(message=outcome.reason or "every row failed")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from flows.render.conditions import named_places, rebase
+from flows.render.gates import with_gates
 from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
@@ -36,10 +37,13 @@ class RenderConfig(TakesConfig):
     cascade  name of a file in configs/cascades, or a path
     model    name of a file in configs/models, or a path, or a mapping of the keys of
              `stages.core.weights.checkpoint.ModelConfig`
+    gates    which takes go on behind a step: a list of mappings such as `{after: base, top: 1, per: prompt, by:
+             sharpness}`, with `threshold`, `review` or `all` in the place of `top` and `by`
     """
 
     cascade: str = "tiny"
     model: Any = None
+    gates: Any = None
 
 
 C = TypeVar("C", bound=RenderConfig)
@@ -73,7 +77,7 @@ def load_campaign(
     named = on_top(values, overrides)
     trust_named((find_config(path, "campaigns").resolve().parent for path in files), named, store)
     config, steps = resolve(RenderConfig, [*layers, *named])
-    whole = steps
+    whole = steps = with_gates(config.gates, steps)
     if config.until:
         steps = until(steps, config.until)
     fill_defaults(config, steps)

@@ -11,7 +11,13 @@ from flows.words import cause_text, command, counted, look
 from stages.core.step import Row
 
 MOST, PROMPT = 5, 60
-STATES = (("error", "failed"), ("rejected", "not promoted"), ("skipped", "left out"), ("pending", "not finished"))
+STATES = (
+    ("error", "failed"),
+    ("rejected", "not promoted"),
+    ("waiting", "waiting for a review"),
+    ("skipped", "left out"),
+    ("pending", "not finished"),
+)
 
 
 def ending(takes: pa.Table, store: str, pictures: Sequence[str] = (), last: str = "") -> list[str]:

@@ -152,7 +152,8 @@ class Forecast:
         before = [s for s in self._steps.values() if s.earlier]
         as_before = AS_BEFORE * sum(s.earlier * (s.rows + s.left) for s in before)
         expected = sum(s.earlier * s.rows for s in before)
-        return (sum(s.seconds for s in before) + as_before) / (expected + as_before) if before else 1.0
+        known = expected + as_before  # 0 where those that were seen before have no rows in this run
+        return (sum(s.seconds for s in before) + as_before) / known if known else 1.0
 
     def _rest(self, now: float) -> list[_Rest]:
         pace = self._pace()

@@ -245,6 +245,16 @@ def _released(run: Run, name: str, items: list[Item]) -> list[Item]:
 
 
 def nothing_to_do(survey: Survey, plan: Plan) -> bool:
-    """Whether a run of this plan would do no work at all."""
+    """Whether a run of this plan would do no work at all: all is done, or what is left waits for people."""
     counts = survey.counts()
+    if survey.held():
+        known = [n for p in plan.phases if survey.units_known(p) for n in p.jobs if not n.per]
+        ready = any(n.name not in survey.jobs and survey.job_digest(n) for n in known)
+        return not ready and not any(c.todo for n, c in counts.items() if not _is_whole(plan, n))
     return all(survey.units_complete(p) for p in plan.phases) and not any(c.todo or c.waiting for c in counts.values())
+
+
+def _is_whole(plan: Plan, name: str) -> bool:
+    """Whether a node is a job over all units at once, which counts as to do until it can be done."""
+    node = plan.node(name)
+    return node.job and not node.per

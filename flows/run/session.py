@@ -9,7 +9,7 @@ import logging
 import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from flows.run.schedule import Submit, ThreadSubmit, nothing_to_do, run_plan
@@ -34,15 +34,16 @@ from stages.core.step import StepRef
 log = logging.getLogger("rushes")
 progress = logging.getLogger("rushes.progress")
 
-DONE, FAILED, STOPPED = "done", "failed", "stopped"
+DONE, FAILED, STOPPED, WAITING = "done", "failed", "stopped", "waiting"
 STORE, FORMAT = "store.json", 2
 """The file that makes a folder a store, and the format that it names."""
-EXIT_STATUS = {DONE: 0, FAILED: 1, STOPPED: 3}
+EXIT_STATUS = {DONE: 0, FAILED: 1, STOPPED: 3, WAITING: 4}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its id, status, the sentence why it stopped, and how every node stands."""
+    """How a run ended: its id, status, the sentence why it stopped, and how every node stands; held: gate -> how many
+    takes wait there for people."""
 
     run_id: str
     status: str
@@ -50,10 +51,11 @@ class Outcome:
     counts: dict[str, Count]
     did_nothing: bool = False
     cancelled: bool = False
+    held: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_status(self) -> int:
-        """0 complete, 1 every row failed, 3 stopped by a budget or a cancel."""
+        """0 complete, 1 every row failed, 3 stopped by a budget or a cancel, 4 takes wait for people."""
         return EXIT_STATUS[self.status]
 
 
@@ -282,14 +284,17 @@ def _with_work(run: Run) -> list[StepRef]:
 
 
 def _finish(run: Run, status: str = DONE, reason: str = "", did_nothing: bool = False) -> Outcome:
-    counts = run.look().counts()
+    survey = run.look()
+    counts, held = survey.counts(), survey.held()
     if status == DONE and _all_failed(run.plan, counts):
         status = FAILED
+    elif status == DONE and held:
+        status = WAITING
     try:
         run.finish(status, {name: asdict(c) for name, c in counts.items()}, reason)
     except CannotWrite as error:
         status, reason = STOPPED, reason or str(error)
-    return Outcome(run.run_id, status, reason, counts, did_nothing)
+    return Outcome(run.run_id, status, reason, counts, did_nothing, held=held)
 
 
 def _all_failed(plan: Plan, counts: Mapping[str, Count]) -> bool:

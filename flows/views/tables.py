@@ -21,6 +21,7 @@ from stages.core.running.runs import RunRecord, find_run, runs_table
 SHOWN_PROMPT = 40
 UNFINISHED = ("text", "condition", "latent")
 """Kinds of rows that nobody can watch."""
+OK = "'ok'"
 View = Callable[[Survey], pa.Table]
 
 
@@ -92,7 +93,8 @@ def _and_others(named: Sequence[str]) -> str:
 
 def takes(survey: Survey) -> pa.Table:
     """One row per take: `ok` once its video is there, `pending` before, else the status and reasons of what failed, or
-    of the gate that did not let it pass. What failed and is tried again by the next run is pending, with its error."""
+    of the gate that did not let it pass, or where it is `waiting` for people. What failed and is tried again by the
+    next run is pending, with its error."""
     phases, names = _phases(survey), stages_of(survey)
     source, cases, errors = 'FROM "p_roots" r', list[str](), list[str]()
     for phase in phases:
@@ -102,10 +104,12 @@ def takes(survey: Survey) -> pa.Table:
             source += f' LEFT JOIN "p_{phase.name}" {here} ON {here}.unit_id = r.unit_id'
             job = f'"j_{phase.name}"'
             gate = survey.plan.node(phase.name)
-            reasons = f"{job}.reasons" if "reasons" in load_class(gate.use, gate.name).writes.names else "NULL"
+            writes = load_class(gate.use, gate.name).writes.names
+            reasons = f"{job}.reasons" if "reasons" in writes else "NULL"
+            why = f"{job}.why" if "why" in writes else "'not promoted'"
             cases.append(
                 f"WHEN {job}.status <> 'ok' THEN {{'status': {job}.status, 'reasons': {reasons}, "
-                f"'error': '{phase.name}: not promoted'}}"
+                f"'error': '{phase.name}: ' || {why}}}"
             )
         for n in (n for n in names if survey.plan.phase_of(n).name == phase.name):
             errors.append(f"""CASE WHEN {here}."{n}".status = 'error' THEN '{n}: ' || {here}."{n}".error END""")
@@ -117,6 +121,7 @@ def takes(survey: Survey) -> pa.Table:
     ends = "r" if survey.plan.phase_of(last).name == ROOT_UNITS else f'"h_{survey.plan.phase_of(last).name}"'
     whole = phases[-1].name == survey.plan.phases[-1].name
     done = f'{ends}."ok_{last}"' if whole else "false"
+    done += "".join(f' AND "h_{p.name}".unit_id IS NOT NULL' for p in _behind(survey, last))
     empty = f'r."{names[0]}".reasons'
     applies = " OR ".join(f'r."applies_{n.name}"' for n in phases[0].steps)
     return survey.query(
@@ -132,15 +137,28 @@ def takes(survey: Survey) -> pa.Table:
     )
 
 
+def _behind(survey: Survey, stage: str) -> list[Phase]:
+    """The phases behind the one of a stage, as far as they are known: gates choose among its takes."""
+    phases = _phases(survey)
+    return phases[[p.name for p in phases].index(survey.plan.phase_of(stage).name) + 1 :]
+
+
 def videos(survey: Survey) -> pa.Table:
-    """One row per take that reached the last stage; none where that stage makes no videos (`--until base`)."""
+    """One row per take that reached the last stage; none where that stage makes no videos (`--until base`). Where gates
+    stand behind it, its status is that of the first of them that does not let the take pass."""
     last = stages_of(survey)[-1]
     phase, shown = survey.plan.phase_of(last).name, str(not short_of_video(survey))
+    gates = [f'"v_{p.name}"' for p in _behind(survey, last)]
+    joins = " ".join(f"LEFT JOIN {g} ON {g}.id = a.take_id" for g in gates)
+    cases = "".join(
+        f" WHEN coalesce({g}.status, 'pending') <> 'ok' THEN coalesce({g}.status, 'pending')" for g in gates
+    )
+    status = f"CASE WHEN a.status <> 'ok' THEN a.status{cases} ELSE a.status END"
     return survey.query(
         f"""SELECT a.artifact_id AS video_id, a.take_id, unit.prompt AS prompt,
         unit.negative_prompt AS negative_prompt, unit.seed AS seed, a.uri, a.sha256, a.width, a.height, a.n_frames,
-        a.fps, a.status, a.error, unit.campaign AS campaign
-        FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id
+        a.fps, {status} AS status, a.error, unit.campaign AS campaign
+        FROM ({_artifact_sql(survey, last)}) a JOIN "p_{phase}" p ON p.unit_id = a.take_id {joins}
         WHERE {shown} ORDER BY unit.position"""
     )
 
@@ -157,7 +175,26 @@ def _uncut(survey: Survey) -> pa.Table:
     return uncut(survey)
 
 
-RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos, "costs": costs}
+def _decisions(survey: Survey) -> pa.Table:
+    from flows.render.decisions import decisions
+
+    return decisions(survey)
+
+
+def _reviews(catalog: Catalog) -> pa.Table:
+    from flows.render.reviews import read_reviews
+    from stages.core.reviews import REVIEW_SCHEMA
+
+    return pa.Table.from_pylist(read_reviews(catalog), REVIEW_SCHEMA)
+
+
+RENDER_TABLES: dict[str, View] = {
+    "takes": takes,
+    "artifacts": artifacts,
+    "videos": videos,
+    "costs": costs,
+    "decisions": _decisions,
+}
 TABLES: dict[str, tuple[str, View]] = {
     **{name: ("render", view) for name, view in RENDER_TABLES.items()},
     **{name: ("curate", view) for name, view in curation_tables.items()},
@@ -182,9 +219,11 @@ def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: boo
         from flows.publish.publication import datasets
 
         return datasets(catalog)
+    if name == "reviews":
+        return _reviews(catalog)
     if name not in TABLES:
         wrong = f"there is no table {name!r}" if name else "no table was named"
-        raise BadInput(f"{wrong}; {nearest(name, ['runs', 'checkpoints', 'datasets', *TABLES])}")
+        raise BadInput(f"{wrong}; {nearest(name, ['runs', 'checkpoints', 'datasets', 'reviews', *TABLES])}")
     flow, view = TABLES[name]
     if not everything:
         return view(_run(catalog, flow, run_id).survey(catalog))

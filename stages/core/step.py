@@ -258,6 +258,11 @@ class Job(Generic[C]):
     passes  whether its `ok` rows are the units of the steps behind it; it then writes a `status`
     units   of a job that passes: "" where its ids are those of its own units, a kind where they are those of that
             kind's child rows, `own` where it makes new units
+    recalls of a job that decides by group: whether `run` is also given the table `earlier`, the rows of all its results
+            so far that name a unit of the group; they enter no digest
+
+    Of a unit that it decides by group, a job may say WAITING for its status: what people write in a table that it reads
+    is to come. Such a unit goes nowhere, a run ends without it, and it is decided again once that table has changed.
     """
 
     kind: ClassVar[str] = ""
@@ -265,6 +270,7 @@ class Job(Generic[C]):
     writes: ClassVar[pa.Schema] = pa.schema([])
     passes: ClassVar[bool] = False
     units: ClassVar[str] = ""
+    recalls: ClassVar[bool] = False
     resources: ClassVar[Resources] = Resources()
     weights: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -302,6 +308,8 @@ class Job(Generic[C]):
         raise NotImplementedError
 
 
+WAITING = "waiting"
+"""The status of a unit that waits for what people are to say of it."""
 OWN_UNITS = "own"
 """`Job.units` of a job whose rows are new units."""
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_prep.dedup.dedup import Dedup
 from stages.core.media import write_video
-from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Row, Step
+from stages.core.step import ARTIFACT, REASON, Inputs, Job, PermanentError, Port, Rejected, Row, Step
 
 log = logging.getLogger("rushes")
 
@@ -136,6 +136,23 @@ class Top(Job):
         return pa.Table.from_pylist(rows, self.writes)
 
 
+class Look(Step):
+    """A quality check of a drawing: `dark` prompts do not pass with seed 0, and have no `shade` with seed 1."""
+
+    kind = "qc"
+    writes = pa.schema([("shade", pa.float64()), ("drawn", pa.float64())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent")}, depends=("prompt", "seed"))
+
+    def process(self, row: Row) -> Row:
+        if "dark" in row["prompt"] and not row["seed"]:
+            raise Rejected("shade", 0.0, ">=", 0.1)
+        shade = float("nan") if "dark" in row["prompt"] and row["seed"] == 1 else row["seed"] * 7 % 5 / 10
+        return {"shade": shade, "drawn": float(row["latent"]["drawn"])}
+
+
 class Finish(Step):
     """The last one: what `videos` shows."""
 
@@ -162,3 +179,31 @@ class MarkCopies(Dedup):
         rows = super().run(tables).to_pylist()
         kept = [{**row, "status": "ok", "reasons": [], "duplicate_of": ""} for row in rows]
         return pa.Table.from_pylist(kept, self.writes)
+
+
+class Spread(Step):
+    """A quality check of a latent of the real cascade, by what its row says of it."""
+
+    kind = "qc"
+    writes = pa.schema([("spread", pa.float64())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"latent": Port(kind="latent", columns=("std",))})
+
+    def process(self, row: Row) -> Row:
+        return {"spread": float(row["latent"]["std"])}
+
+
+class Watch(Step):
+    """A quality check of a finished video."""
+
+    kind = "qc"
+    writes = pa.schema([("length", pa.int64())])
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        return Inputs(ports={"video": Port(kind="video")})
+
+    def process(self, row: Row) -> Row:
+        return {"length": row["video"]["n_frames"]}

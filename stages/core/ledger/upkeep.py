@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from stages.core.errors import BadInput
 from stages.core.identity import row_id
 from stages.core.ledger.catalog import LEDGER, LISTINGS, RESULTS, ROOTS, Catalog
-from stages.core.ledger.records import RUN_SCHEMA, RUNS
+from stages.core.ledger.records import RUN_SCHEMA, RUNS, STORE_TABLE
 from stages.core.ledger.storage import MEDIA, TEMPORARY, FileInfo
 from stages.core.rows import Row
 
@@ -107,7 +107,8 @@ class _Verifier:
         before: pa.Schema | None = None
         for path, table in self.tables(step, fingerprint):
             whole = PurePosixPath(path).name.startswith(RESULTS)
-            before = self.check_schema(path, table.schema, before, step, whole)
+            free = whole or (fingerprint == STORE_TABLE and step != RUNS)
+            before = self.check_schema(path, table.schema, before, RUN_SCHEMA if step == RUNS else LEDGER, whole, free)
             self.check_integers(path, table)
             for row in table.select(_columns_to_check(table.schema)).to_pylist():
                 self.report.rows += 1
@@ -154,11 +155,11 @@ class _Verifier:
         return table
 
     def check_schema(
-        self, path: str, schema: pa.Schema, before: pa.Schema | None, step: str, whole: bool
+        self, path: str, schema: pa.Schema, before: pa.Schema | None, ledger: pa.Schema, whole: bool, free: bool
     ) -> pa.Schema | None:
-        """A part has the ledger's columns and those of the parts beside it. Returns what the next must match."""
-        ledger = RUN_SCHEMA if step == RUNS else LEDGER
-        for column in pa.schema([("id", pa.string())]) if whole else ledger:
+        """A part has the ledger's columns and those of the parts beside it; results of jobs, and what people write,
+        need an id alone. Returns what the next must match."""
+        for column in pa.schema([("id", pa.string())]) if free else ledger:
             found = schema.field(column.name).type if column.name in schema.names else "missing"
             if found != column.type:
                 self.fault(f"{path}: column {column.name} is {found}, not {column.type}")

@@ -12,12 +12,14 @@ from stages.core.planning.plan import Node, Phase
 @dataclass(frozen=True)
 class Group:
     """One group: the text of its units' columns, the digest of what the job reads of it, whether none of its units has
-    work left, and whether the job has decided it as it is now."""
+    work left and none is still to come, whether the job has decided it as it is now, and whether some of its units wait
+    for people then."""
 
     key: str
     mark: str
     ended: bool
     decided: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,22 @@ class Groups:
 
     @property
     def complete(self) -> bool:
-        """Whether every one is decided."""
-        return all(g.decided for g in self.all)
+        """Whether every one is decided, and nothing waits for people."""
+        return all(g.decided and not g.held for g in self.all)
 
     @property
     def ready(self) -> list[Group]:
         """Those that can be decided now."""
         return [g for g in self.all if g.ended and not g.decided]
 
-    def with_decided(self, marks: Collection[str]) -> Groups:
-        """The same, knowing which digests have results."""
-        return replace(self, all=tuple(replace(g, decided=g.mark in marks and g.ended) for g in self.all))
+    def with_decided(self, marks: Collection[str], held: Collection[str]) -> Groups:
+        """The same, knowing which digests have results, and in which of these units wait for people."""
+        return replace(
+            self,
+            all=tuple(
+                replace(g, decided=g.mark in marks and g.ended, held=g.mark in held and g.ended) for g in self.all
+            ),
+        )
 
 
 def key_sql(job: Node) -> str:
@@ -54,8 +61,3 @@ def ended_sql(job: Node, phase: Phase) -> str:
         f'SELECT {key_sql(job)} AS g, NOT bool_or({survey_sql.left(phase)}) FROM "s_{phase.name}" s '
         f'JOIN "u_{phase.name}" u ON u.id = s.unit_id GROUP BY g ORDER BY min(unit_order), g'
     )
-
-
-def within_groups_before(job: Node, before: Node | None) -> bool:
-    """Whether each group lies within one group of the job before: then its units are all known, or none of them is."""
-    return before is not None and bool(before.per) and set(before.per) <= set(job.per)

@@ -12,9 +12,10 @@ from stages.core.identity import digest
 from stages.core.ledger.catalog import NO_ROWS
 from stages.core.ledger.records import STORE_TABLE
 from stages.core.planning import survey_sql
-from stages.core.planning.groups import Group, Groups, ended_sql, key_sql, within_groups_before
+from stages.core.planning.groups import Group, Groups, ended_sql, key_sql
 from stages.core.planning.plan import OWN_UNITS, Binding, Node, Phase
 from stages.core.planning.survey_standing import SurveyStanding
+from stages.core.step import WAITING
 
 
 class SurveyJobs(SurveyStanding):
@@ -47,19 +48,55 @@ class SurveyJobs(SurveyStanding):
             self.sql.register(f"empty_{node.name}", _empty_result(node))
             decided = set()
             self._create_view(f"v_{node.name}", f'SELECT * FROM "empty_{node.name}"')
-        self._groups[node.name] = groups.with_decided(decided)
+        waiting = f"SELECT DISTINCT mark FROM \"v_{node.name}\" WHERE status = '{WAITING}'"
+        held = {m for (m,) in self._execute(waiting).fetchall()} if node.passes is not None and decided else set()
+        self._groups[node.name] = groups.with_decided(decided, held)
 
     def _read_groups(self, job: Node) -> Groups:
         """The groups of the units that are known, as they stand."""
         phase = self.plan.phase_of(job.name)
         ended = self._execute(ended_sql(job, phase)).fetchall()
         marks = self.group_digests(job, key_sql(job))
-        whole = self.units_complete(phase) or within_groups_before(job, self.plan.by_name.get(phase.name))
-        return Groups(job, tuple(Group(g, marks[g], bool(done) and whole) for g, done in ended))
+        unfinished = self._open_groups(job, phase)
+        whole = {g for g, _ in ended if unfinished is not None and g not in unfinished}
+        return Groups(job, tuple(Group(g, marks[g], bool(done) and g in whole) for g, done in ended))
+
+    def _open_groups(self, job: Node, phase: Phase) -> set[str] | None:
+        """The groups that more units may join, as gates before have not decided on these, or wait for people; None
+        where any group may grow."""
+        found = set[str]()
+        while not self.units_complete(phase):
+            gate, before = self.plan.node(phase.name), self.plan.phase_of(phase.name)
+            if not gate.per or gate.passes or not set(job.per) <= set(self._columns(f'"u_{before.name}"')):
+                return None
+            undecided = [g.key for g in self._groups[gate.name].all if not g.decided]
+            self.sql.register(f"open_{gate.name}", pa.table({"g": pa.array(undecided, pa.string())}))
+            held = f"SELECT id FROM \"v_{gate.name}\" WHERE status = '{WAITING}'"
+            query = (
+                f"SELECT DISTINCT {key_sql(job)} FROM {self._units(before)} "
+                f'WHERE {key_sql(gate)} IN (SELECT g FROM "open_{gate.name}") OR u.id IN ({held})'
+            )
+            found |= {key for (key,) in self._execute(query).fetchall()}
+            phase = before
+        return found
 
     def groups(self, job: Node) -> Groups:
         """The groups that a job decides one by one."""
         return self._groups[job.name]
+
+    def held(self) -> dict[str, int]:
+        """job -> how many units wait for people before it decides on them."""
+        found = {}
+        for name in (n.name for n in self.plan.nodes if n.per and n.name in self._groups):
+            if any(g.held for g in self._groups[name].all):
+                query = f"SELECT count(DISTINCT id) FROM \"v_{name}\" WHERE status = '{WAITING}'"
+                found[name] = int(self._one(query)[0])
+        return found
+
+    def earlier(self, job: Node) -> pa.Table:
+        """The rows of all results that a job that decides by group has had in this store, with `mark` and `run_id`."""
+        paths = self.catalog.parts(job.name, job.fingerprint, "groups-")
+        return self.query(f"SELECT * FROM {self.catalog.scan(self.sql, paths)}") if paths else _empty_result(job)
 
     def look_again(self, job: Node) -> None:
         """Take note of a job's result that was committed since this survey was made."""
@@ -198,4 +235,4 @@ class SurveyJobs(SurveyStanding):
 
 def _empty_result(node: Node) -> pa.Table:
     writes = load_class(node.use, node.name).writes
-    return pa.schema([*writes, ("mark", pa.string())]).empty_table()
+    return pa.schema([*writes, ("mark", pa.string()), ("run_id", pa.string())]).empty_table()

@@ -75,7 +75,7 @@ class SurveyStanding(SurveyViews):
         node, phase = self.plan.node(name), self.plan.phase_of(name)
         if node.per:
             groups = self._groups.get(name) or Groups(node, ())
-            decided = sum(g.decided for g in groups.all)
+            decided = sum(g.decided and not g.held for g in groups.all)
             ready = sum(g.ended and not g.decided for g in groups.all)
             return Count(decided, ready, len(groups.all) - decided - ready, 0)
         if node.job:

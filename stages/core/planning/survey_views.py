@@ -95,7 +95,7 @@ class SurveyViews:
         before = self.plan.phase_of(phase.name)
         source, own = f'"u_{before.name}"', f'"v_{phase.name}"'
         names = self._columns(own)
-        kept = [n for n in names if n not in ("id", "status", "reasons", "mark")]
+        kept = [n for n in names if n not in ("id", "status", "reasons", "mark", "run_id")]
         ok = f"SELECT DISTINCT ON (id) * FROM {own} WHERE status = 'ok' ORDER BY ALL" if "status" in names else own
         verdict = f"(SELECT DISTINCT ON (id) * FROM ({ok}) ORDER BY ALL)" if "status" not in names else f"({ok})"
         if phase.units == OWN_UNITS:

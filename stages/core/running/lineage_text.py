@@ -20,8 +20,9 @@ from stages.core.step import Row
 
 ROOTS = (("clip_id", "clip"), ("uri", "file"), ("prompt", "take"))
 """What a run starts from is called, by the first of these columns that it has."""
-HIDDEN = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id", "unit_id", "mark", "made_from"}
-EMPTY_AT_0 = ("width", "height", "n_frames", "fps", "stage_seed")
+HIDDEN = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id", "unit_id", "mark", "made_from",
+          "why", "of_row", "round", "kept"}  # fmt: skip
+EMPTY_AT_0 = ("width", "height", "n_frames", "fps", "stage_seed", "place", "among")
 """Columns that say nothing where they are 0: an embedding has no frames, and not every step draws."""
 LONGEST_LIST, LONGEST_TEXT = 8, 70
 NANOSECONDS, SINCE, UNTIL = 10**9, 10**17, 10**19
@@ -55,7 +56,7 @@ def _unit_name(row: Row) -> str:
 def _standing(link: Link) -> str:
     row = link.row
     reasons = [f"{r['metric']} {r['value']} (required: {r['op']} {r['threshold']})" for r in row.get("reasons") or []]
-    told = "; ".join([*reasons, *([row["error"]] if row.get("error") else [])])
+    told = row.get("why") or "; ".join([*reasons, *([row["error"]] if row.get("error") else [])])
     tries = f" after {row['attempt']} attempts" if row.get("attempt", 1) > 1 else ""
     return f"{row.get('status', '')}{tries}{': ' + told if told else ''}{'  ' + row['uri'] if row.get('uri') else ''}"
 
@@ -76,7 +77,8 @@ def _link_lines(link: Link, settings: Mapping[str, str], units: str) -> list[str
         lines.append(f"  step: {link.node.use}, fingerprint {link.node.fingerprint}")
         lines += [f"  settings that are not the default: {_written(settings)}"] if settings else []
         lines += [f"  weights {_weights(link.node, name, mark)}" for name, mark in link.node.weights if mark]
-        made = f"  made by worker {link.row.get('worker')} in run {link.row.get('run_id')}"
+        by = f"made by worker {link.row['worker']}" if link.row.get("worker") else "decided"
+        made = f"  {by} in run {link.row.get('run_id')}"
         lines += [made] if link.row.get("run_id") else []
     return lines
 

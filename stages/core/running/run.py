@@ -345,6 +345,10 @@ class Run:
 
         def decide(job: Job[Any]) -> pa.Table:
             tables, keys, columns = survey.inputs(node, job.columns), survey.group_keys(node), dict(node.tables)
+            if job.recalls:
+                tables["earlier"] = survey.earlier(node)
+            everyone = pa.array([unit for group in ready for unit in keys[group.key]], pa.string())
+            tables = {n: _of_units(t, everyone, columns.get(n, "")) for n, t in tables.items()}
             parts = []
             for group in ready:
                 members = pa.array(keys[group.key], pa.string())
@@ -355,7 +359,8 @@ class Run:
                         f"{node.name} gave no row for a group; it must say of each unit whether it passes"
                     )
                 parts.append(result.append_column("mark", pa.repeat(pa.scalar(group.mark), result.num_rows)))
-            return pa.concat_tables(parts)
+            whole = pa.concat_tables(parts)
+            return whole.append_column("run_id", pa.repeat(pa.scalar(self.run_id), whole.num_rows))
 
         result = self._timed(node, decide)
         self.catalog.commit_table(node.name, node.fingerprint, result, f"groups-{uuid.uuid4().hex}")
