@@ -49,6 +49,7 @@ def render_command(
 ) -> int:
     """Run a campaign. Everything is checked before anything is started."""
     from flows.render.campaign import load_campaign
+    from flows.render.delivery import DeliverConfig
     from flows.render.ending import ending
     from flows.render.export import check_export, export, exported_text
     from flows.render.prompts import is_prompts_file
@@ -66,8 +67,9 @@ def render_command(
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
     campaign = load_campaign(files, values, overrides, store)
     prepared = prepare(campaign, store, look_only=bool(dry_run))
+    delivery, metadata = campaign.delivery, campaign.config.deliver.metadata
     if export_to:
-        check_export(export_to, campaign.takes, prepared.catalog.storage)
+        check_export(export_to, campaign.takes, prepared.catalog.storage, metadata, delivery)
     if dry_run:
         return print_plan(prepared, dry_run, campaign.remarks)
     outcome = run_and_report(prepared)
@@ -76,9 +78,12 @@ def render_command(
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
+    elif not export_to and delivery.config != DeliverConfig():
+        console.print("nothing was delivered: `deliver` says how, and --export FOLDER says where", soft_wrap=True)
     elif export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
-        paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
+        about = described(prepared.plan)
+        paths = export(prepared.catalog.storage, videos, export_to, metadata=metadata, about=about, delivery=delivery)
         console.print(exported_text(export_to, paths), soft_wrap=True, markup=False)
     return outcome.exit_status
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
 from flows.render.campaign import RenderConfig, anchored, fill_defaults, on_top, resolve, trust_named
+from flows.render.delivery import DeliverConfig
 from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import load_class
@@ -100,6 +101,8 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     trust_named((path.resolve().parent, cache_folder() / TRUE_FRAMES), named)
     layers = [*((str(p), anchored(p)) for p in files), *named]
     settings, steps = resolve(EvaluateConfig, layers)
+    if settings.deliver != DeliverConfig():
+        raise BadInput("deliver belongs to a campaign: an evaluation delivers no videos; leave it out")
     whole = steps
     if settings.until:
         steps = until(steps, settings.until)
