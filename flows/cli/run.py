@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence, Set
+import time
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from flows.display.terminal import console as plain_console
 from flows.display.terminal import say
 from flows.prefect.server import require_server
-from flows.run.progress import Bars, counts_table, make_forecast, totals
+from flows.run.progress import LINE_SECONDS, Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.words import counted, look
 from stages.core.errors import BadInput
@@ -65,7 +66,7 @@ def render_command(
     if given > 1 or (not given and not any(word.startswith(("prompts=", "prompts_file=")) for word in overrides)):
         raise BadInput("give one campaign (a file, or a name such as demo), one file of prompts, or --prompt TEXT")
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
-    campaign = load_campaign(files, values, overrides, store)
+    campaign = load_campaign(files, values, overrides, store, _looked())
     prepared = prepare(campaign, store, look_only=bool(dry_run))
     delivery, metadata = campaign.delivery, campaign.config.deliver.metadata
     if export_to:
@@ -86,6 +87,22 @@ def render_command(
         paths = export(prepared.catalog.storage, videos, export_to, metadata=metadata, about=about, delivery=delivery)
         console.print(exported_text(export_to, paths), soft_wrap=True, markup=False)
     return outcome.exit_status
+
+
+def _looked() -> Callable[[int, int], None]:
+    """Says, every few seconds, how many pictures and videos of the prompts have been looked at."""
+    began = said = time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said >= LINE_SECONDS:
+            said = now
+            line = (
+                f"{now - began:>3.0f} s: looked at {done:,} of {counted(of, 'picture or video', 'pictures and videos')}"
+            )
+            console.print(line, soft_wrap=True, markup=False)
+
+    return tell
 
 
 def curate_command(words: Sequence[str], store: str, config: str, dry_run: str | None, **options: Any) -> int:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flows.render.conditions import named_places, rebase
 from flows.render.delivery import DeliverConfig, Delivery, check_delivery, plain_name
+from flows.render.probing import Looking
 from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
@@ -68,11 +69,16 @@ class Campaign(ResolvedConfig):
 
 
 def load_campaign(
-    files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str], store: str = ""
+    files: Sequence[str | Path],
+    values: Mapping[str, Any],
+    overrides: Sequence[str],
+    store: str = "",
+    looking: Looking | None = None,
 ) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work.
 
-    store: where results go; prompts may name files on the same kind of store."""
+    store: where results go; prompts may name files on the same kind of store. looking: told how many of the pictures
+    and videos that prompts name have been looked at."""
     named = on_top(values, overrides)
     layers = [*((str(path), anchored(find_config(path, "campaigns"))) for path in files), *named]
     trust_named((find_config(path, "campaigns").resolve().parent for path in files), named, store)
@@ -82,7 +88,8 @@ def load_campaign(
         steps = until(steps, config.until)
     fill_defaults(config, steps)
     check_delivery(config.deliver)
-    asked = expand(config, str(files[0]) if files else "the command line")
+    folder = find_config(files[0], "campaigns").resolve().parent if files else None
+    asked = expand(config, str(files[0]) if files else "the command line", folder, looking)
     check_takes(asked, whole, run=steps)
     named_model = next((v["model"] for _, v in reversed(layers) if isinstance(v.get("model"), str)), "")
     about = {"model": plain_name(named_model, "tiny"), "cascade": plain_name(config.cascade, "tiny")}
