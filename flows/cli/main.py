@@ -139,7 +139,7 @@ def main() -> None:
     "--export",
     "export_to",
     metavar="FOLDER",
-    help="Write one mp4 per finished take into FOLDER; other files in it are left alone.",
+    help="Write one file per finished take into FOLDER; other files in it are left alone.",
 )
 @click.option(
     "--wait", is_flag=True, help="Where takes wait for a review, wait for it too, and go on, until none is left."

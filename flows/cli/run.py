@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence, Set
+import time
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flows.display.terminal import console as plain_console
 from flows.display.terminal import say
 from flows.prefect.server import require_server
 from flows.run.estimate import estimate, estimate_table, estimate_text
-from flows.run.progress import Bars, counts_table, duration_text, make_forecast, totals
+from flows.run.progress import LINE_SECONDS, Bars, counts_table, duration_text, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.words import counted, look
 from stages.core.errors import BadInput
@@ -56,6 +57,7 @@ def render_command(
     from flows.cli.waiting import decide_anew, until_reviewed
     from flows.render.campaign import load_campaign
     from flows.render.decisions import gate_lines
+    from flows.render.delivery import DeliverConfig
     from flows.render.ending import ending
     from flows.render.export import check_export, export, exported_text
     from flows.render.prompts import is_prompts_file
@@ -71,10 +73,11 @@ def render_command(
     if given > 1 or (not given and not any(word.startswith(("prompts=", "prompts_file=")) for word in overrides)):
         raise BadInput("give one campaign (a file, or a name such as demo), one file of prompts, or --prompt TEXT")
     values |= {k: v for k, v in (("prompts", list(prompt)), ("seeds", list(seed))) if v}
-    campaign = load_campaign(files, values, overrides, store)
+    campaign = load_campaign(files, values, overrides, store, _looked())
     prepared = prepare(campaign, store, look_only=bool(dry_run))
+    delivery, metadata = campaign.delivery, campaign.config.deliver.metadata
     if export_to:
-        check_export(export_to, campaign.takes, prepared.catalog.storage)
+        check_export(export_to, campaign.takes, prepared.catalog.storage, metadata, delivery)
     if dry_run:
         return print_plan(prepared, dry_run, campaign.remarks)
     prepared = decide_anew(campaign, prepared) if redecide else prepared
@@ -87,11 +90,30 @@ def render_command(
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)
+    elif not export_to and delivery.config != DeliverConfig():
+        console.print("nothing was delivered: `deliver` says how, and --export FOLDER says where", soft_wrap=True)
     elif export_to:
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
-        paths = export(prepared.catalog.storage, videos, export_to, about=described(prepared.plan))
+        about = described(prepared.plan)
+        paths = export(prepared.catalog.storage, videos, export_to, metadata=metadata, about=about, delivery=delivery)
         console.print(exported_text(export_to, paths), soft_wrap=True, markup=False)
     return outcome.exit_status
+
+
+def _looked() -> Callable[[int, int], None]:
+    """Says, every few seconds, how many pictures and videos of the prompts have been looked at."""
+    began = said = time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said >= LINE_SECONDS:
+            said = now
+            line = (
+                f"{now - began:>3.0f} s: looked at {done:,} of {counted(of, 'picture or video', 'pictures and videos')}"
+            )
+            console.print(line, soft_wrap=True, markup=False)
+
+    return tell
 
 
 def curate_command(words: Sequence[str], store: str, config: str, dry_run: str | None, **options: Any) -> int:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from flows.evaluate.clip_list import clip_row, read_captions
 from flows.render.campaign import RenderConfig, anchored, fill_defaults, on_top, resolve, trust_named
+from flows.render.delivery import DeliverConfig
 from flows.render.takes import TAKES, check_takes, expand, with_media
 from flows.run.settings import ResolvedConfig
 from stages.core.config import load_class
@@ -102,6 +103,8 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
     settings, steps = resolve(EvaluateConfig, layers)
     if settings.gates:
         raise BadInput("gates: an evaluation renders and judges every take; set gates=[]")
+    if settings.deliver != DeliverConfig():
+        raise BadInput("deliver belongs to a campaign: an evaluation delivers no videos; leave it out")
     whole = steps
     if settings.until:
         steps = until(steps, settings.until)

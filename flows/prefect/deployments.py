@@ -34,7 +34,7 @@ def render(
         campaign: A name below configs/campaigns, or the absolute path of a campaign file. Empty where prompts are given below.
         prompts: Prompts, one per line, in place of those of the campaign.
         overrides: Settings to change, each like seeds=2, base.sampling.steps=8 or infra.executor=local.
-        export: The folder (an absolute path) that gets one mp4 per finished take, beside what is there. Empty for none.
+        export: The folder (an absolute path) that gets one file per finished take, beside what is there. Empty for none.
     """  # noqa: E501
 
     form = Form(export=export)
@@ -53,7 +53,8 @@ def render(
         form.checked = loaded = load_campaign(files, own, check_overrides(overrides), store)
         found = prepare(loaded, check_place("store", store))
         if export:
-            check_export(export, loaded.takes, found.catalog.storage)
+            delivery = loaded.delivery
+            check_export(export, loaded.takes, found.catalog.storage, delivery.config.metadata, delivery)
         return found
 
     return run_form(prepared, form)

@@ -194,7 +194,9 @@ def _handed_over(prepared: Prepared, outcome: Outcome, form: Form) -> dict[str, 
         from flows.views.tables import read_table
 
         videos = read_table(prepared.catalog, "videos", run_id=outcome.run_id).to_pylist()
-        export(prepared.catalog.storage, videos, form.export, about=described(prepared.plan))
+        delivery, about = form.checked.delivery, described(prepared.plan)
+        metadata = delivery.config.metadata
+        export(prepared.catalog.storage, videos, form.export, metadata=metadata, about=about, delivery=delivery)
         return {"export": form.export}
     if form.out:
         from flows.evaluate.report import write_report

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from flows.render.conditions import named_places, rebase
+from flows.render.delivery import DeliverConfig, Delivery, check_delivery, plain_name
 from flows.render.gates import with_gates
+from flows.render.probing import Looking
 from flows.render.takes import SIZES, TAKES, TakesConfig, check_takes, expand, with_media
 from flows.run.promoted import resolve_promoted
 from flows.run.settings import ResolvedConfig
@@ -39,11 +41,13 @@ class RenderConfig(TakesConfig):
              `stages.core.weights.checkpoint.ModelConfig`
     gates    which takes go on behind a step: a list of mappings such as `{after: base, top: 1, per: prompt, by:
              sharpness}`, with `threshold`, `review` or `all` in the place of `top` and `by`
+    deliver  how `--export` delivers finished videos
     """
 
     cascade: str = "tiny"
     model: Any = None
     gates: Any = None
+    deliver: DeliverConfig = field(default_factory=DeliverConfig)
 
 
 C = TypeVar("C", bound=RenderConfig)
@@ -58,6 +62,7 @@ class Campaign(ResolvedConfig):
     steps: dict[str, StepRef]
     takes: tuple[Row, ...]
     remarks: tuple[str, ...] = ()
+    delivery: Delivery = field(default_factory=lambda: Delivery(DeliverConfig()))
 
     def plan(self, catalog: Catalog) -> Plan:
         """The plan of this campaign; keeps the takes as the roots of the store's next run."""
@@ -68,22 +73,33 @@ class Campaign(ResolvedConfig):
 
 
 def load_campaign(
-    files: Sequence[str | Path], values: Mapping[str, Any], overrides: Sequence[str], store: str = ""
+    files: Sequence[str | Path],
+    values: Mapping[str, Any],
+    overrides: Sequence[str],
+    store: str = "",
+    looking: Looking | None = None,
 ) -> Campaign:
     """Merge cascade < campaign file < values < overrides and check all of it. Raises BadInput before any work.
 
-    store: where results go; prompts may name files on the same kind of store."""
-    layers = [(str(path), anchored(find_config(path, "campaigns"))) for path in files]
+    store: where results go; prompts may name files on the same kind of store. looking: told how many of the pictures
+    and videos that prompts name have been looked at."""
     named = on_top(values, overrides)
+    layers = [*((str(path), anchored(find_config(path, "campaigns"))) for path in files), *named]
     trust_named((find_config(path, "campaigns").resolve().parent for path in files), named, store)
-    config, steps = resolve(RenderConfig, [*layers, *named])
+    config, steps = resolve(RenderConfig, layers)
     whole = steps = with_gates(config.gates, steps)
     if config.until:
         steps = until(steps, config.until)
     fill_defaults(config, steps)
-    asked = expand(config, str(files[0]) if files else "the command line")
+    check_delivery(config.deliver)
+    folder = find_config(files[0], "campaigns").resolve().parent if files else None
+    asked = expand(config, str(files[0]) if files else "the command line", folder, looking)
     check_takes(asked, whole, run=steps)
-    return Campaign(config, steps, tuple(asked.takes), asked.remarks)
+    named_model = next((v["model"] for _, v in reversed(layers) if isinstance(v.get("model"), str)), "")
+    about = {"model": plain_name(named_model, "tiny"), "cascade": plain_name(config.cascade, "tiny")}
+    delivery = Delivery(config.deliver, tuple(asked.takes), about)
+    remarks = (*asked.remarks, *filter(None, [delivery.remark]))
+    return Campaign(config, steps, tuple(asked.takes), remarks, delivery)
 
 
 def fill_defaults(config: TakesConfig, steps: Mapping[str, StepRef]) -> None:

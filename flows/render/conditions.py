@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flows.render.entries import Entry
+from flows.render.entries import CHECKS, Entry
+from flows.render.probing import PICTURE, VIDEO, Probes, kept
 from flows.words import file_name
-from stages.core.condition_video import SLACK_S, seconds_of
+from stages.core.condition_video import SLACK_S
 from stages.core.errors import BadInput
-from stages.core.media import read_picture
-from stages.core.reach.opening import joined, read_named
-from stages.core.reach.policy import in_force
-from stages.core.reach.secrets import bare, cleared
+from stages.core.reach.opening import joined
+from stages.core.reach.secrets import bare
 from stages.core.step import Row
 
+Look = Callable[[float], str] | None
 PLAIN = ("image", "last_image", "video", "mask")
 """Keys that hold one path."""
 KEYS = (*PLAIN, "keyframes", "references", "control")
 """Keys that name pictures and videos."""
 
 
-def conditions_of(values: Mapping[str, Any], entry: Entry) -> tuple[list[Row], list[Row]]:
+def conditions_of(values: Mapping[str, Any], entry: Entry, probes: Probes | None = None) -> tuple[list[Row], list[Row]]:
     """The conditions of a take, and where their files lie. Raises BadInput for a file that is no picture or video, and
     for a video that ends before the clip's last frame is shown."""
     conditions: list[Row] = []
     media: dict[str, Row] = {}
+    probed = Probes() if probes is None else probes
 
-    def add(look: Callable[[bytes], None], key: str, location: str, kind: str, role: str | None, **more: Any) -> None:
-        uri, sha256 = _found(joined(entry.folder, location), entry.place, key, look)
+    def add(look: Look, key: str, location: str, kind: str, role: str | None, **more: Any) -> None:
+        uri, sha256 = _found(joined(entry.folder, location), entry.place, key, look, probed)
         conditions.append({"kind": kind, "role": role, "sha256": sha256, **more})
         media[sha256] = {"sha256": sha256, "uri": uri, "name": file_name(bare(uri))}
 
     long_enough = _lasts(values)
     if values.get("image"):
-        add(_is_picture, "image", values["image"], "still", "first", frame=0)
+        add(None, "image", values["image"], "still", "first", frame=0)
     if values.get("last_image"):
-        add(_is_picture, "last_image", values["last_image"], "still", "last")
+        add(None, "last_image", values["last_image"], "still", "last")
     for frame, place in values.get("keyframes") or ():
-        add(_is_picture, "keyframes", place, "still", "keyframe", frame=frame)
+        add(None, "keyframes", place, "still", "keyframe", frame=frame)
     for place in values.get("references") or ():
-        add(_is_picture, "references", place, "reference", None)
+        add(None, "references", place, "reference", None)
     if values.get("video"):
         level = {} if values.get("level") is None else {"level": float(values["level"])}
         add(long_enough, "video", values["video"], "source", None, **level)
@@ -74,7 +74,8 @@ def named_places(holder: Mapping[str, Any]) -> Iterator[str]:
     elif isinstance(control, Mapping):
         yield from (control[key] for key in ("video", "footage") if isinstance(control.get(key), str))
     frames, pictures = holder.get("keyframes"), holder.get("references")
-    yield from (str(p) for p in (frames.values() if isinstance(frames, Mapping) else ()))
+    pairs = frames.items() if isinstance(frames, Mapping) else frames or ()
+    yield from (str(place) for _, place in pairs)
     yield from (str(p) for p in ([pictures] if isinstance(pictures, str) else pictures or ()))
 
 
@@ -98,29 +99,38 @@ def rebase(holder: Any, place: Callable[[str], str]) -> None:
         holder["references"] = [place(str(p)) for p in pictures]
 
 
-def _found(location: str, place: str, key: str, look: Callable[[bytes], None]) -> tuple[str, str]:
-    """Path or address, and SHA-256, of a file. Raises BadInput for what `look` refuses, and may not be opened."""
-    uri = in_force().keep(location)
-    try:
-        data = read_named(uri)
-        look(data)
-    except Exception as error:  # every file system has its own tree of errors
-        said = getattr(error, "strerror", None) or cleared(str(error))
-        raise BadInput(f"{place}: {key} {said if said.startswith(uri) else f'{uri}: {said}'}") from None
-    return uri, hashlib.sha256(data).hexdigest()
+def media_of(entry: Entry, own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every picture and video that a prompt names, as far as its keys can be read: its path or address, and which of
+    both it should be."""
+    for key in KEYS:
+        kind = VIDEO if key in ("video", "mask", "control") else PICTURE
+        try:
+            for place in named_places({key: CHECKS[key](own[key])}) if own.get(key) is not None else ():
+                yield kept(joined(entry.folder, place)), kind
+        except (ValueError, TypeError, AttributeError):
+            continue  # told when the row is checked
 
 
-def _is_picture(data: bytes) -> None:
-    read_picture(data, 16, 16)
+def _found(location: str, place: str, key: str, look: Look, probes: Probes) -> tuple[str, str]:
+    """Path or address, and SHA-256, of a file. look: what refuses a video by its length, None for a picture. Raises
+    BadInput for what cannot be used, and may not be opened."""
+    uri = kept(location)
+    found = probes.look(uri, PICTURE if look is None else VIDEO)
+    if found.fault:
+        raise BadInput(f"{place}: {key} {found.fault}")
+    if look is not None and (short := look(found.seconds)):
+        raise BadInput(f"{place}: {key} {uri}: {short}")
+    return uri, found.sha256
 
 
-def _lasts(values: Mapping[str, Any]) -> Callable[[bytes], None]:
+def _lasts(values: Mapping[str, Any]) -> Callable[[float], str]:
+    """Why a video of so many seconds is too short for the clip, "" where it is not."""
     frames, fps = values.get("frames"), values.get("fps")
 
-    def look(data: bytes) -> None:
-        found = seconds_of(data)
-        if frames and fps and found - SLACK_S <= (frames - 1) / fps:
+    def look(seconds: float) -> str:
+        if frames and fps and seconds - SLACK_S <= (frames - 1) / fps:
             last = f"the last of {frames} frames at {fps:g} fps is shown at {(frames - 1) / fps:.2f} s"
-            raise BadInput(f"lasts {found:.2f} s; {last}")
+            return f"lasts {seconds:.2f} s; {last}"
+        return ""
 
     return look

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from flows.render.columns import plain_name as plain_name
 from stages.core.conditions import KINDS
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
@@ -24,6 +24,8 @@ LARGEST_SEED = 2**63 - 1
 SHOWN_FAULTS = 20
 NUMBER = re.compile(r"\s*[+-]?([0-9]+|(?=\.[0-9]))(?P<part>(\.[0-9]*)?([eE][+-]?[0-9]+)?)\s*")
 LONGEST_NUMBER = 100
+CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+"""Control characters but tabs and line ends, and halves of surrogate pairs."""
 CONTROL_KEYS = ("signal", "video", "footage", "scale", "start", "end")
 
 
@@ -41,11 +43,6 @@ class Entry:
     values: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
     fault: str = ""
-
-
-def plain_name(name: Any) -> str:
-    """A column's name as it is compared: `Negative Prompt ` and `negative-prompt` are `negative_prompt`."""
-    return re.sub(r"[\s\-]+", "_", str(name).strip(PADDING)).casefold()
 
 
 def as_entry(place: str, value: Any, folder: str = "") -> Entry:
@@ -169,11 +166,9 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"must be a text, not {_short(value)}")
     text = value.strip(PADDING)
-    for sign in text:
-        kind = unicodedata.category(sign)
-        if kind == "Cs" or (kind == "Cc" and sign not in "\t\n\r"):
-            what = "half of a surrogate pair" if kind == "Cs" else "the control character"
-            raise ValueError(f"holds {what} U+{ord(sign):04X}; remove it")
+    if found := CONTROL.search(text):
+        what = "half of a surrogate pair" if "\ud800" <= found[0] <= "\udfff" else "the control character"
+        raise ValueError(f"holds {what} U+{ord(found[0]):04X}; remove it")
     if (size := len(text.encode())) > LONGEST_PROMPT:
         raise ValueError(f"has {size} bytes; at most {LONGEST_PROMPT} are allowed")
     return text or None

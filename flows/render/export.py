@@ -1,51 +1,45 @@
-"""`--export DIR`: one mp4 per finished take, named after what it shows. Exports add and replace; they remove nothing.
+"""`--export DIR`: one file per finished take, named after what it shows. Exports add and replace; they remove nothing.
 
 `rushes.json` in the folder tells which files are ours, so that a file of somebody else is never written over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import re
-import stat
 import tempfile
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.render.provenance import INDEX, check_metadata, ids_of, read_index, record_uri, tags_of
+from flows.render.delivery import MANIFESTS, MP4, Delivery, check_delivery
+from flows.render.export_folder import locked, move, read_manifests, remove, strangers, temporary, write_index
+from flows.render.manifest import manifest_row, stored_rows, written
+from flows.render.naming import export_name as export_name
+from flows.render.provenance import check_metadata, content_sha256, ids_of, read_index, record_uri, tags_of
 from flows.words import counted, look
 from stages.core.errors import BadInput
+from stages.core.ffmpeg import ffmpeg_version
+from stages.core.file_facts import facts_of, has_sound
+from stages.core.formats import check_rate, convert
 from stages.core.full_disk import CannotWrite, as_cannot_write
 from stages.core.identity import digest
 from stages.core.ledger.storage import Storage
-from stages.core.media import ffmpeg_version, with_tags
 from stages.core.step import Row
 
 BATCH = 16
 """So many files are made under temporary names before the index is written and they are moved."""
 
-LEFT = re.compile(r"\..+-s\d+-[0-9a-f]{8}\.mp4\.[0-9a-f]{8}\.part|\.rushes\.json\.[0-9a-f]{8}\.part")
-"""The name of a file that was never finished."""
-
-
-def export_name(take: Row) -> str:
-    """The file's name: words of the prompt, the seed, and the beginning of the take's id. No run, no time.
-
-    take is a row of `videos`, or a take of a campaign (whose id is in `id`).
-    """
-    words = re.sub(r"[^a-z0-9]+", "-", take["prompt"].lower()).strip("-")[:60].strip("-")
-    return f"{words or 'take'}-s{take['seed']}-{(take.get('take_id') or take['id'])[:8]}.mp4"
-
 
 def check_export(
-    folder: str | Path, takes: Sequence[Row] = (), storage: Storage | None = None, metadata: str = "full"
+    folder: str | Path,
+    takes: Sequence[Row] = (),
+    storage: Storage | None = None,
+    metadata: str = "full",
+    delivery: Delivery = MP4,
 ) -> Path:
     """Refuse, before any work, a folder that cannot be written to, or in which a take's name is taken by a file that no
     export has put there, or that was changed since. Other files may be there. Returns the absolute path of the folder.
@@ -54,54 +48,27 @@ def check_export(
     folder's index, too. Creates nothing. Raises BadInput.
     """
     check_metadata(metadata)
+    check_delivery(delivery.config)
     try:
         path = Path(folder).expanduser().resolve()
         there = next(p for p in (path, *path.parents) if p.exists())
         if not there.is_dir():
             raise BadInput(f"--export {folder}: {there} is a file; give a folder")
         os.rmdir(tempfile.mkdtemp(prefix=".rushes-", dir=there))  # rights, read-only mounts and quotas show here only
-        strangers = sorted(_strangers(path, {export_name(take) for take in takes}, storage))
+        names = delivery.names(takes, read_index(path))
+        ours = {names[take.get("take_id") or take["id"]] for take in takes}
+        found = sorted(strangers(path, ours | {MANIFESTS[kind] for kind in delivery.config.manifest}, storage))
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, BadInput):
             raise
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"--export {folder}: no files can be written there: {reason}") from None
-    if strangers:
+    if found:
         raise BadInput(
-            f"--export {folder} holds {strangers[0]!r}, which Rushes did not write, or which was changed since; "
+            f"--export {folder} holds {found[0]!r}, which Rushes did not write, or which was changed since; "
             "move it away, or give another folder"
         )
     return path
-
-
-def _strangers(folder: Path, names: set[str], storage: Storage | None) -> Iterator[str]:
-    """Which of these names, and of the index itself, belong to files that are not ours."""
-    index = read_index(folder)
-    if os.path.lexists(folder / INDEX) and not (index or _is_empty_index(folder)):
-        yield INDEX
-    for name in names:
-        path, entry = folder / name, index.get(name, {})
-        if os.path.lexists(path) and not _is_ours(path, {entry.get("sha256"), entry.get("before")}, storage):
-            yield name
-
-
-def _is_ours(path: Path, written: set[str | None], storage: Storage | None) -> bool:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        return False
-    sha256 = _sha256(path)
-    return sha256 in written or (storage is not None and storage.exists(record_uri(sha256)))
-
-
-def _is_empty_index(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / INDEX).read_bytes())["files"] == {})
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def export(
@@ -111,51 +78,64 @@ def export(
     *,
     metadata: str = "full",
     about: Mapping[str, Any] | None = None,
+    delivery: Delivery = MP4,
 ) -> list[Path]:
     """Put every finished video into the folder, beside what is there. Returns the paths, in the order of the rows.
 
     videos are rows of the table `videos`; metadata is `full`, `id` or `none` (see `tags_of`); about says with which
-    settings and models they were made (see `described`). The same video and tags give the same bytes, and a file that
-    is there already stays. A video that cannot be read does not stop the others. Raises BadInput, at the end, that
-    names those; and where the folder cannot be written to.
+    settings and models they were made (see `described`); delivery says in which format and under which names. The same
+    video, settings and tags give the same bytes, and a file that is there already stays. A video that cannot be read
+    does not stop the others. Raises BadInput, at the end, that names those; and where the folder cannot be written to.
     """
     done = [video for video in videos if video["status"] == "ok"]
-    path = check_export(folder, done, storage, metadata)
-    delivery = _Delivery(storage, path, metadata, about or {})
+    path = check_export(folder, done, storage, metadata, delivery)
+    work = _Export(storage, path, metadata, about or {}, delivery)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
-            delivery.index = read_index(path)
+        known = read_index(path)
+        with locked(path, [*known, *delivery.names(done, known).values()]):
+            work.index, work.manifests = read_index(path), read_manifests(path)
+            work.names = delivery.names(done, work.index)
             for first in range(0, len(done), BATCH):
-                delivery.put(done[first : first + BATCH])
+                work.put(done[first : first + BATCH])
+            work.list_all(done)
     except (OSError, CannotWrite) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"--export {folder}: {reason}; the videos are in the store, so export again") from None
-    if delivery.faults:
-        said = "\n".join(delivery.faults)
-        raise BadInput(f"{len(delivery.faults)} of {len(done)} videos could not be exported:\n{said}")
-    return [path / export_name(video) for video in done]
+    if work.faults:
+        said = "\n".join(work.faults)
+        raise BadInput(f"{len(work.faults)} of {len(done)} videos could not be exported:\n{said}")
+    return [path / work.names[video["take_id"]] for video in done]
 
 
 def exported_text(folder: str | Path, paths: Sequence[Path]) -> str:
-    """How many videos an export has put into its folder, and how many others of Rushes stay there."""
-    done, names = len(set(paths)), {path.name for path in paths}
+    """How many videos an export has put into its folder, how many others of Rushes stay there, and how many lost their
+    sound."""
+    done = counted(len(set(paths)), "video") if paths else "no video"
     path = Path(folder).expanduser()
-    others = sum(name not in names and (path / name).is_file() for name in read_index(path))
+    index, root = read_index(path), path.resolve()
+    names = {p.relative_to(root).as_posix() for p in paths}
+    others = sum(name not in names and (path / name).exists() for name in index)
     verb = "stays" if others == 1 else "stay"
     kept = f"; {counted(others, 'other video')} of earlier exports {verb} there" if others else ""
-    return f"{counted(done, 'video') if done else 'no video'} exported to {folder}{kept}"
+    lost = sum(index.get(name, {}).get("sound") == "lost" for name in names)
+    silent = f"; {counted(lost, 'video')} lost the sound, which this format cannot hold" if lost else ""
+    return f"{done} exported to {folder}{kept}{silent}"
 
 
 @dataclass
-class _Delivery:
-    """One export at work. index: what `rushes.json` says, kept up as files are made; faults: what went wrong."""
+class _Export:
+    """One export at work. index, manifests: what `rushes.json` says, kept up as files are made; names: of the takes;
+    faults: what went wrong."""
 
     storage: Storage
     folder: Path
     metadata: str
     about: Mapping[str, Any]
-    index: dict[str, dict[str, str]] = field(default_factory=dict)
+    delivery: Delivery
+    index: dict[str, dict[str, Any]] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     def put(self, videos: Sequence[Row]) -> None:
@@ -166,77 +146,103 @@ class _Delivery:
         """
         made: list[tuple[Path, str]] = []
         try:
-            for video in videos:
-                if (temporary := self.make(video)) is not None:
-                    made.append((temporary, export_name(video)))
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # what encodes is ffmpeg, on a core for each video
+                waiting = [(self.names[video["take_id"]], pool.submit(self.make, video)) for video in videos]
+                for _, future in waiting:
+                    future.exception()  # all have ended, so that the temporary files of all are known
+            made = [(p, name) for name, f in waiting if f.exception() is None and (p := f.result()) is not None]
+            for _, future in waiting:
+                future.result()
             if made:
-                _replace(self.folder / INDEX, json.dumps({"files": self.index}, indent=1, sort_keys=True).encode())
-            for temporary, name in made:
-                os.replace(temporary, self.folder / name)
+                write_index(self.folder, self.index, self.manifests)
+            for path, name in made:
+                move(path, self.folder / name)
         finally:
-            for temporary, _ in made:
-                temporary.unlink(missing_ok=True)
+            for path, _ in made:
+                remove(path)
 
     def make(self, video: Row) -> Path | None:
         """The file of one video under a temporary name, noted in the index; None where it is there, or has a fault."""
-        name, tags = export_name(video), tags_of(video, self.about, self.metadata)
-        recipe = digest(video["sha256"], tags, ffmpeg_version())
-        old = self.index.get(name, {})
-        target = self.folder / name
-        if old.get("recipe") == recipe and target.is_file() and _sha256(target) == old.get("sha256"):
+        name, tags = self.names[video["take_id"]], tags_of(video, self.about, self.metadata)
+        changed = [self.delivery.recipe] if self.delivery.recipe else []
+        recipe = digest(video["sha256"], tags, ffmpeg_version(), *changed)
+        old, target = self.index.get(name, {}), self.folder / name
+        before = content_sha256(target) if target.exists() else ""
+        if old.get("recipe") == recipe and before and before == old.get("sha256"):
             return None
+        with tempfile.TemporaryDirectory(prefix="rushes-") as place:
+            made = self._tried(name, video, tags, Path(place))
+            if made is None:
+                return None
+            sha256 = content_sha256(made)
+            entry = {**ids_of(video), "sha256": sha256, "before": before, "recipe": recipe, **self._facts(video, made)}
+            record = json.dumps({**ids_of(video), "name": name}, sort_keys=True).encode()
+            self.storage.write(record_uri(sha256), record)
+            path = temporary(target, made)
+        self.index[name] = entry
+        return path
+
+    def _tried(self, name: str, video: Row, tags: Mapping[str, str], place: Path) -> Path | None:
+        """As `_converted`; None where it cannot be made, which is noted as a fault. Raises CannotWrite."""
         try:
-            data = self.storage.read(video["uri"])
-            if hashlib.sha256(data).hexdigest() != video["sha256"]:
-                raise ValueError(f"the file in the store is damaged; {look('catalog verify', self.storage.url)}")
-            data = with_tags(data, tags)
+            return self._converted(video, tags, place)
         except FileNotFoundError:
-            self.faults.append(
-                f"{name}: its file is no longer in the store; {look('catalog verify', self.storage.url)}"
-            )
-            return None
+            look_at = look("catalog verify", self.storage.url)
+            self.faults.append(f"{name}: its file is no longer in the store; {look_at}")
         except (OSError, ValueError, RuntimeError) as error:
             if found := as_cannot_write(error):
                 raise found from None  # of every other video, too
             self.faults.append(f"{name}: {error}")
-            return None
-        sha256 = hashlib.sha256(data).hexdigest()
-        before = _sha256(target) if target.is_file() else ""
-        entry = {**ids_of(video), "sha256": sha256, "before": before, "recipe": recipe}
-        self.storage.write(record_uri(sha256), json.dumps({**ids_of(video), "name": name}, sort_keys=True).encode())
-        self.index[name] = entry
-        return _temporary(target, data)
+        return None
 
+    def _converted(self, video: Row, tags: Mapping[str, str], place: Path) -> Path:
+        """The delivered file, or folder of frames, below `place`."""
+        config = self.delivery.config
+        data = self.storage.read(video["uri"])
+        if hashlib.sha256(data).hexdigest() != video["sha256"]:
+            raise ValueError(f"the file in the store is damaged; {look('catalog verify', self.storage.url)}")
+        check_rate(config.format, config.fps or video["fps"])
+        (place / "stored.mp4").write_bytes(data)
+        (place / "out").mkdir()
+        heard = has_sound(place / "stored.mp4")
+        return convert(place / "stored.mp4", config.format, config.shape, tags, heard, place / "out")
 
-def _temporary(target: Path, data: bytes) -> Path:
-    """The bytes in a new file beside the target, so that a move cannot cross a mount."""
-    path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
+    def _facts(self, video: Row, made: Path) -> Row:
+        """What the index and the manifest say of a file that was made."""
+        config = self.delivery.config
+        heard = has_sound(made.parent.parent / "stored.mp4")
+        sound = ("kept" if self.delivery.form.sound else "lost") if heard else "none"
+        return {"format": config.format, "fps": float(config.fps or video["fps"]), "sound": sound, **facts_of(made)}
 
+    def list_all(self, videos: Sequence[Row]) -> None:
+        """Write the manifests: the rows of these videos, and those that were there of files that still are."""
+        kinds = self.delivery.config.manifest
+        if not kinds:
+            return
+        rows = {row["file"]: row for row in stored_rows(self.folder / MANIFESTS["jsonl"]) if self._is_there(row)}
+        for video in videos:
+            name = self.names[video["take_id"]]
+            if (entry := self.index.get(name)) and (self.folder / name).exists():
+                take = self.delivery.by_id.get(video["take_id"], video)
+                rows[name] = manifest_row(name, entry, video, take, self.delivery.about)
+        made: list[tuple[Path, Path]] = []
+        try:
+            for kind in kinds:
+                target, data = self.folder / MANIFESTS[kind], written(kind, [rows[name] for name in sorted(rows)])
+                sha256 = hashlib.sha256(data).hexdigest()
+                before = content_sha256(target) if target.exists() else ""
+                if before != sha256:
+                    self.manifests[target.name] = {"sha256": sha256, "before": before}
+                    made.append((temporary(target, data), target))
+            if made:
+                write_index(self.folder, self.index, self.manifests)
+            for path, target in made:
+                move(path, target)
+        finally:
+            for path, _ in made:
+                remove(path)
 
-def _replace(target: Path, data: bytes) -> None:
-    os.replace(_temporary(target, data), target)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One export at a time, so that none writes an index without the files of the other. While it is held, temporary
-    files are those of a killed export, and go."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems lock nothing
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            for left in folder.glob(".*.part"):
-                if LEFT.fullmatch(left.name):
-                    left.unlink()
-        yield
-    finally:
-        os.close(handle)
+    def _is_there(self, row: Row) -> bool:
+        """Whether a row of the manifest is still about the file of that name."""
+        entry = self.index.get(row["file"], {})
+        return bool(entry.get("sha256") == row["sha256"]) and (self.folder / row["file"]).exists()

@@ -6,11 +6,12 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from flows.render.entries import CHECKS, Entry, as_entry, check_all, check_entry, plain_name
+from flows.render.templates import columns_used
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.reach.harmless import from_cell
@@ -34,7 +35,8 @@ def read_prompts(url: str, base: str | Path = "", known: Collection[str] = tuple
     .txt              one prompt a line
 
     url is a path or a URL; a relative path counts from `base`, the folder of the campaign file. Names of columns are
-    compared without case and outer spaces; `known` lists those that may be there. Empty lines and rows are left out.
+    compared without case and outer spaces; `known` lists those that may be there, beside those that a prompt names as
+    `{{column}}`. Empty lines and rows are left out.
     A row that cannot be read becomes an entry with a fault, for `check_all` to tell. Raises BadInput where the whole
     file cannot be read, or looks as if its suffix were wrong.
     """
@@ -165,7 +167,15 @@ def _read_table_text(shown: str, text: str, folder: str, known: Collection[str],
     found = records(shown, text, (fits or separators)[0])
     if (head := next(found, None)) is None:
         return
-    names = _columns(f"{shown}, line {head[0]}", head[1], known)
+    names = _columns(f"{shown}, line {head[0]}", head[1])
+    entries = list(_row_entries(shown, found, names, folder))
+    _refuse_unknown(f"{shown}, line {head[0]}", head[1], known, entries)
+    yield from entries
+
+
+def _row_entries(
+    shown: str, found: Iterable[tuple[int, list[str]]], names: Sequence[str], folder: str
+) -> Iterator[Entry]:
     for line, cells in found:
         place = f"{shown}, line {line}"
         if many := surplus(cells, names):
@@ -174,8 +184,8 @@ def _read_table_text(shown: str, text: str, folder: str, known: Collection[str],
             yield as_entry(place, dict(zip(names, map(from_cell, cells), strict=False)), folder)
 
 
-def _columns(place: str, header: Sequence[str], known: Collection[str]) -> list[str]:
-    """The names of the columns as they are compared, `prompt` among them, all known. Raises BadInput."""
+def _columns(place: str, header: Sequence[str]) -> list[str]:
+    """The names of the columns as they are compared, `prompt` among them. Raises BadInput."""
     names = [plain_name(name) for name in header]
     while names and not names[-1]:  # a separator at the end of every line
         names.pop()
@@ -184,11 +194,19 @@ def _columns(place: str, header: Sequence[str], known: Collection[str]) -> list[
     for name, written in zip(names, header, strict=False):
         if names.count(name) > 1:
             raise BadInput(f"{place}: the column {written!r} occurs twice")
-        if name not in known:
-            hint = nearest(name, known)
-            own = "" if hint.startswith("did") else "; what is for your own use goes into the column `tags`"
-            raise BadInput(f"{place}: unknown column {written!r}; {hint}{own}")
     return names
+
+
+def _refuse_unknown(place: str, header: Sequence[str], known: Collection[str], entries: Sequence[Entry]) -> None:
+    """Raise BadInput for a column that is no key of a prompt and that no prompt names as `{{column}}`."""
+    allowed = {*known, *columns_used(entry.values for entry in entries), ""}
+    for written in header:
+        if (name := plain_name(written)) not in allowed:
+            hint = nearest(name, known)
+            own = (
+                f"; a prompt may name it as {{{{{written}}}}}, and what is for your own use goes into the column `tags`"
+            )
+            raise BadInput(f"{place}: unknown column {written!r}; {hint}{'' if hint.startswith('did') else own}")
 
 
 def _read_parquet(shown: str, data: bytes, folder: str, known: Collection[str]) -> Iterator[Entry]:
@@ -201,11 +219,13 @@ def _read_parquet(shown: str, data: bytes, folder: str, known: Collection[str]) 
         columns = [table.column(i).to_pylist() for i in kept]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInput(f"{shown} is not Parquet: {error}") from None
-    names = _columns(shown, [table.column_names[i] for i in kept], known)
-    for number, cells in enumerate(zip(*columns, strict=True), 1):
-        entry = as_entry(f"{shown}, row {number}", dict(zip(names, cells, strict=True)), folder)
-        if entry.values:
-            yield entry
+    header = [table.column_names[i] for i in kept]
+    names = _columns(shown, header)
+    rows = enumerate(zip(*columns, strict=True), 1)
+    read = (as_entry(f"{shown}, row {number}", dict(zip(names, cells, strict=True)), folder) for number, cells in rows)
+    entries = [entry for entry in read if entry.values]
+    _refuse_unknown(shown, header, known, entries)
+    yield from entries
 
 
 READERS: dict[str, Callable[[str, bytes, str, Collection[str]], Iterator[Entry]]] = {

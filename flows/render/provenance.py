@@ -15,6 +15,7 @@ from flows.words import file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.storage import MEDIA, Storage
 from stages.core.media import BadMedia, read_tags
+from stages.core.picture_tags import read_picture_tags
 from stages.core.planning.plan import Plan
 from stages.core.step import Row
 
@@ -26,6 +27,8 @@ INDEX = "rushes.json"
 MARK = re.compile(r"-s\d+-([0-9a-f]{8})(?![0-9a-f])")
 """The end of a delivered file's name: the seed, and the first characters of the take's id."""
 ID = re.compile(r"[0-9a-f]{8,64}")
+GENERATED = {"generated_by": "Rushes", "digital_source_type": "trainedAlgorithmicMedia"}
+"""What every file says but one without metadata: who made it, and IPTC's word for what a model has made."""
 IDS = ("take_id", "artifact_id", "artifact_sha256")
 SECRET = re.compile(r"(^|_)(key|token|secret|passwd|password|credentials?)$", re.IGNORECASE)
 
@@ -91,6 +94,7 @@ def check_metadata(metadata: str) -> None:
 
 def tags_of(video: Row, about: Mapping[str, Any], metadata: str) -> dict[str, str]:
     """The tags of a delivered video: `full` says all that it was made from, `id` which take it shows, `none` nothing.
+    `full` and `id` say that a model has made it, too.
 
     The same take and settings give the same tags: there is no time, no run and no place in them. Raises BadInput for
     any other word.
@@ -98,7 +102,7 @@ def tags_of(video: Row, about: Mapping[str, Any], metadata: str) -> dict[str, st
     check_metadata(metadata)
     if metadata == "none":
         return {}
-    said: dict[str, Any] = {"rushes": 1, **ids_of(video)}
+    said: dict[str, Any] = {"rushes": 1, **GENERATED, **ids_of(video)}
     if metadata == "id":
         return {"comment": json.dumps(said, sort_keys=True)}
     said |= {"prompt": video["prompt"], "negative_prompt": video.get("negative_prompt") or "", "seed": video["seed"]}
@@ -123,11 +127,25 @@ def identify(path: str | Path, storage: Storage | None = None) -> Identity | Non
     """
     path = Path(path).expanduser()
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = content_sha256(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return _by_tags(path) or _by_hash(path.parent, sha256, storage) or _by_name(path.name)
+    found = _by_tags(path) or _by_hash(path.parent, sha256, storage)
+    if found is None and path.suffix == ".png" and (frames := content_sha256(path.parent)):
+        found = _by_hash(path.parent.parent, frames, storage)
+    return found or _by_name(path.name)
+
+
+def content_sha256(path: Path) -> str:
+    """The SHA-256 of a file; of a folder of frames, that of their names and hashes, "" where it holds anything but
+    files. Raises OSError."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    inside = sorted(path.iterdir())
+    if not all(p.is_file() and not p.is_symlink() for p in inside):
+        return ""
+    return hashlib.sha256("".join(f"{p.name} {content_sha256(p)}\n" for p in inside).encode()).hexdigest()
 
 
 def identify_hash(sha256: str, storage: Storage) -> Identity | None:
@@ -150,14 +168,26 @@ def _by_record(storage: Storage, sha256: str) -> Identity | None:
 
 def _by_tags(path: Path) -> Identity | None:
     try:
-        said = json.loads(read_tags(path).get("comment", ""))
-    except (BadMedia, ValueError, RecursionError):
+        said = json.loads(_tags_in(path).get("comment", ""))
+    except (BadMedia, ValueError, OSError, RecursionError):
         return None
     return _identity(said, "metadata") if isinstance(said, dict) and "rushes" in said else None
 
 
+def _tags_in(path: Path) -> dict[str, str]:
+    """The tags of a video, of pictures that move, or of the first of a folder's frames. Raises BadMedia, ValueError,
+    OSError."""
+    if path.is_dir():
+        path = min(path.glob("*.png"), default=path)
+    try:
+        return read_tags(path)
+    except BadMedia:
+        return read_picture_tags(path)
+
+
 def _by_hash(folder: Path, sha256: str, storage: Storage | None) -> Identity | None:
-    found = next((e for e in read_index(folder).values() if e.get("sha256") == sha256), None)
+    home = next((place for place in (folder, *folder.parents) if (place / INDEX).is_file()), folder)
+    found = next((e for e in read_index(home).values() if e.get("sha256") == sha256), None)
     if found is not None or storage is None:
         return _identity(found, "hash")
     if recorded := _by_record(storage, sha256):
@@ -184,7 +214,7 @@ def record_uri(sha256: str) -> str:
     return f"{EXPORTS}/{sha256[:2]}/{sha256}.json"
 
 
-def read_index(folder: Path) -> dict[str, dict[str, str]]:
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     """The index of an export folder: name -> take_id, artifact_id, artifact_sha256, sha256 of the file, and so on.
 
     Empty where there is none, or where the file of that name is no index.

@@ -6,14 +6,17 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from flows.render.conditions import KEYS, check_files_of_all, conditions_of
-from flows.render.entries import Entry, as_entry, check_entry, checked, raise_faults
+from flows.render.conditions import KEYS, check_files_of_all, conditions_of, media_of
+from flows.render.entries import CHECKS, Entry, as_entry, check_entry, checked, raise_faults
+from flows.render.matrix import check_matrix, combinations
+from flows.render.probing import Looking, Probes
 from flows.render.prompts import read_prompts
+from flows.render.templates import Templates, columns_in, columns_used
 from flows.run.settings import FlowConfig
 from flows.words import counted
 from stages.core.config import load_class
@@ -24,6 +27,7 @@ from stages.core.ledger.catalog import Catalog
 from stages.core.reach.opening import check_named, joined, read_named
 from stages.core.reach.policy import in_force
 from stages.core.step import Row, Step, StepRef
+from stages.families.contract import offers_kept
 
 TAKES = pa.schema(
     [
@@ -91,6 +95,10 @@ class TakesConfig(FlowConfig):
                      a pass
     longer           length of the video in multiples of what `base` makes at once
     priority         takes with a higher number are rendered first
+    matrix           keys of a prompt with lists of values, `{guidance: [1, 3], width: [128, 256]}`: every prompt is
+                     rendered with every combination; what a prompt sets itself is not spanned
+    wildcards        in prompts, `{a|b}` is one of these texts and `__file__` a line of file.txt in the campaign's
+                     folder, chosen by the take's seed
     """
 
     name: str = "render"
@@ -116,6 +124,8 @@ class TakesConfig(FlowConfig):
     guidance: float | None = None
     longer: int | None = None
     priority: int = 0
+    matrix: Any = None
+    wildcards: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,31 +148,41 @@ class Asked:
     remarks: tuple[str, ...] = ()
 
 
-def expand(config: TakesConfig, where: str) -> Asked:
+def expand(config: TakesConfig, where: str, folder: Path | None = None, looking: Looking | None = None) -> Asked:
     """Every prompt with every seed. What is wrong with a prompt by itself is in `faults`, for `check_takes` to tell.
 
-    Raises BadInput where there are no prompts, and for what holds for all of them.
+    folder: where the campaign lies, with the files of its wildcards; None takes that of the file of prompts, or the
+    working folder. looking: told how many of the pictures and videos have been looked at. Raises BadInput where
+    there are no prompts, and for what holds for all of them.
     """
     entries = [as_entry(f"{where}: prompt {i}", p) for i, p in enumerate(config.prompts, 1)]
     if config.prompts_file:
         listed = in_force().keep(joined("", config.prompts_file))
         check_named(listed)
-        entries += read_prompts(listed)
+        entries += read_prompts(listed, known={*CHECKS, *columns_in(config.negative_prompt)})
     if not entries:
         raise BadInput(f"{where}: there are no prompts; give `prompts:` a list, or --prompt TEXT")
     of_all = {name: value for name in OF_ALL if (value := getattr(config, name)) not in (None, "", [])}
     check_files_of_all(check_entry(where, {**of_all, "prompt": "any"}), where)
-    asked = [replace(e, values={**_without_clash(of_all, e.values), **e.values}) for e in entries]
+    columns = columns_used(e.values for e in entries) | columns_in(config.negative_prompt)
+    matrix = check_matrix(config.matrix, where, columns)
+    there = {key for e in entries for key in e.values} | {*matrix}
+    named = frozenset(columns if columns & there else ())
+    templates = Templates(config.wildcards, folder or _folder_of(config.prompts_file), named)
+    probes = Probes()
+    probes.look_at_all((place for e in entries for place in media_of(e, e.values)), looking)
     takes: dict[str, Row] = {}
     places: dict[str, str] = {}
     faults: dict[str, str] = {}
     twice: dict[str, None] = {}
-    for entry in asked:
+    for entry in entries:
         try:
-            for take in _takes_of(config, entry, checked(entry)):
-                if (first := takes.setdefault(take["id"], take)) is not take:
-                    twice[_twice(entry.place, places[take["id"]], take, first)] = None
-                places.setdefault(take["id"], entry.place)
+            for own in combinations(entry.values, matrix):
+                asked = replace(entry, values={**_without_clash(of_all, own), **own})
+                for take in _takes_of(config, asked, own, templates, probes):
+                    if (first := takes.setdefault(take["id"], take)) is not take:
+                        twice[_twice(entry.place, places[take["id"]], take, first, bool(matrix))] = None
+                    places.setdefault(take["id"], entry.place)
         except BadInput as bad:
             faults[entry.place] = str(bad)
     ordered = sorted(takes.values(), key=lambda t: -t["priority"])
@@ -170,9 +190,18 @@ def expand(config: TakesConfig, where: str) -> Asked:
     return Asked(where, rows, places, tuple(e.place for e in entries), faults, _remarks(list(twice)))
 
 
-def _twice(place: str, before: str, take: Row, first: Row) -> str:
+def _folder_of(prompts_file: str) -> Path | None:
+    """The local folder of a file of prompts, the working folder where there is none."""
+    if "://" in prompts_file:
+        return None
+    return Path(prompts_file).expanduser().parent if prompts_file else Path.cwd()
+
+
+def _twice(place: str, before: str, take: Row, first: Row, spanned: bool = False) -> str:
     """What is said of a take that is there already."""
     tags = "; the tags of the first count" if take["tags"] != first["tags"] else ""
+    if place == before and spanned:
+        return f"{place}, seed {take['seed']}: the matrix gives the same take twice; there is one video for it"
     if place == before:
         return f"{place}: seed {take['seed']} is given twice; there is one video for it"
     return f"{place}, seed {take['seed']}: the same take as {before}; there is one video for both{tags}"
@@ -210,7 +239,9 @@ def check_takes(asked: Asked, cascade: Mapping[str, StepRef], run: Mapping[str, 
     with a setting of a step, is said once.
     """
     found: dict[str, dict[str, None]] = {place: {} for place in asked.places.values()}
-    for take, said in _refusals(asked.takes, cascade, run):
+    with offers_kept():
+        refusals = list(_refusals(asked.takes, cascade, run))
+    for take, said in refusals:
         if SETTING.match(said):
             raise BadInput(said)
         found[asked.places[take["id"]]][said] = None
@@ -236,7 +267,7 @@ def _refusals(
         told: dict[str, str] = {}
         for take in takes:
             values = {c: take.get(c) for c in (*inputs.depends, *inputs.carries) if c not in ("seed", "media")}
-            mark = digest(values)
+            mark = repr(values)
             if inputs.when and not any(take.get(c) for c in inputs.when):
                 continue
             if mark not in told:
@@ -265,8 +296,15 @@ def _not_applied(takes: Sequence[Row], cascade: Mapping[str, StepRef]) -> Iterat
             yield from ((take, said) for take in takes if take.get(column))
 
 
-def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> Iterable[Row]:
-    conditions, media = conditions_of(values, entry)
+def _takes_of(
+    config: TakesConfig, entry: Entry, own: Mapping[str, Any], templates: Templates, probes: Probes
+) -> Iterable[Row]:
+    """The takes of one prompt. Raises BadInput that names its place."""
+    drawn = templates.needs_seed(entry.values)
+    texts = {} if drawn or entry.fault else _placed_texts(entry, own, templates)
+    kept = {k: v for k, v in entry.values.items() if k in CHECKS or k not in templates.named}
+    values = checked(replace(entry, values={**kept, **texts}))
+    conditions, media = conditions_of(values, entry, probes)
     take = {
         "campaign": config.name,
         "prompt": values["prompt"].strip(),
@@ -280,8 +318,21 @@ def _takes_of(config: TakesConfig, entry: Entry, values: Mapping[str, Any]) -> I
     take |= {"longer": None if take["longer"] == 1 else take["longer"], "priority": take["priority"] or 0}
     take |= {"fit": take["fit"] if conditions else None}
     for seed in _seeds(values, config.seed):
-        row = {**take, "seed": seed}
+        row = {**take, "seed": seed, **(_drawn_texts(entry, own, templates, seed) if drawn else {})}
         yield {"id": take_id(row), **row}
+
+
+def _placed_texts(entry: Entry, own: Mapping[str, Any], templates: Templates, seed: int = 0) -> dict[str, str]:
+    try:
+        return templates.texts(entry.values, own, seed)
+    except BadInput as bad:
+        raise BadInput(f"{entry.place}: {bad}") from None
+
+
+def _drawn_texts(entry: Entry, own: Mapping[str, Any], templates: Templates, seed: int) -> dict[str, str]:
+    """What a prompt says with this seed, checked like any other."""
+    texts = check_entry(f"{entry.place}, seed {seed}", _placed_texts(entry, own, templates, seed))
+    return {key: text.strip() for key, text in texts.items()}
 
 
 def _footage(values: Mapping[str, Any], conditions: Sequence[Row]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.core.fitting import fit_picture
-from stages.core.media import BadMedia, Frames, _opened
+from stages.core.media import BadMedia, Frames, opened
 
 SLACK_S = 1e-3
 """A frame is shown until so shortly before the next one: clocks of files are rounded."""
@@ -31,7 +31,7 @@ def read_clip(
 
 def iter_clip(data: bytes | Path, n_frames: int, fps: float) -> Iterator[Frames]:
     """The frames of `read_clip` one by one, [H, W, 3] in the video's own size. Raises BadMedia as it does."""
-    with _opened(data) as container:
+    with opened(data) as container:
         if not container.streams.video:
             raise BadMedia("the file has no video stream")
         begin = last_time = step = None
@@ -62,7 +62,7 @@ def iter_clip(data: bytes | Path, n_frames: int, fps: float) -> Iterator[Frames]
 
 def seconds_of(data: bytes) -> float:
     """How long a video's frames are shown, in seconds. Reads packets and decodes nothing. Raises BadMedia."""
-    with _opened(data) as container:
+    with opened(data) as container:
         if not container.streams.video:
             raise BadMedia("the file has no video stream")
         stream = container.streams.video[0]

@@ -29,6 +29,8 @@ Frames = npt.NDArray[np.uint8]
 
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 AAC = {"acodec": "aac", "audio_bitrate": "192k", "flags:a": "+bitexact"}
+MPEG4 = ("mp4", "mov")
+"""Containers that are read as one."""
 HIGHEST_FPS, HIGHEST_CRF = 1000, 51
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 """x264's presets, from fast and large to slow and small."""
@@ -178,24 +180,28 @@ def _encode_command(
     return command
 
 
-def with_tags(source: bytes | Path, tags: Mapping[str, str]) -> bytes:
-    """The same mp4 with these tags in its container and no others. Streams are copied: their packets stay as they are.
+def with_tags(source: bytes | Path, tags: Mapping[str, str], muxer: str = "mp4") -> bytes:
+    """The same mp4 (mov, webm) with these tags in its container and no others. Streams are copied: their packets stay
+    as they are.
 
-    Tags that mp4 has a name for are kept (title, comment, description, ...); equal input gives equal bytes. Tags go to
-    ffmpeg in a file, so they have no limit and stand in no list of processes. Raises RuntimeError where ffmpeg fails.
+    Tags that the container has a name for are kept (title, comment, description, ...); equal input gives equal bytes.
+    Tags go to ffmpeg in a file, so they have no limit and stand in no list of processes. Raises RuntimeError where
+    ffmpeg fails.
     """
+    demuxer = "mov" if muxer in MPEG4 else "matroska"
     with tempfile.TemporaryDirectory(prefix="rushes-") as name:
         folder = Path(name)
-        target, listed = folder / "tagged.mp4", folder / "tags.txt"
+        target, listed = folder / "tagged", folder / "tags.txt"
         if isinstance(source, bytes):
-            (folder / "source.mp4").write_bytes(source)
-            source = folder / "source.mp4"
+            (folder / "source").write_bytes(source)
+            source = folder / "source"
         lines = [f"{_escaped(key)}={_escaped(value)}\n" for key, value in sorted(tags.items())]
         listed.write_text(";FFMETADATA1\n" + "".join(lines), encoding="utf-8", newline="")
         alone = ["-protocol_whitelist", "file"]
-        inputs = [*alone, "-f", "mov", "-i", f"file:{source}", *alone, "-f", "ffmetadata", "-i", f"file:{listed}"]
+        inputs = [*alone, "-f", demuxer, "-i", f"file:{source}", *alone, "-f", "ffmetadata", "-i", f"file:{listed}"]
         copied = ["-map", "0", "-c", "copy", "-map_metadata", "1", "-map_chapters", "-1"]
-        form = ["-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(target)]
+        front = ["-movflags", "+faststart"] if muxer in MPEG4 else []
+        form = ["-fflags", "+bitexact", *front, "-f", muxer, str(target)]
         command = [ffmpeg_binary(), "-hide_banner", "-loglevel", "error", *inputs, *copied, *form]
         run_ffmpeg(command, target)
         return target.read_bytes()
@@ -207,18 +213,19 @@ def _escaped(text: str) -> str:
 
 
 def read_tags(source: bytes | Path) -> dict[str, str]:
-    """The tags of an mp4's container. Raises BadMedia, OSError where the file cannot be opened.
+    """The tags of the container of an mp4, mov or webm, their names in small letters. Raises BadMedia, OSError where
+    the file cannot be opened.
 
     Whatever the file holds, no other one is opened.
     """
-    with _opened(source) as container:
-        if "mov" not in container.format.name:
-            raise BadMedia(f"it is {container.format.name}, not mp4")
-        return dict(container.metadata)
+    with opened(source) as container:
+        if not re.search("mov|webm", container.format.name):
+            raise BadMedia(f"it is {container.format.name}, not mp4, mov or webm")
+        return {name.lower(): text for name, text in container.metadata.items()}
 
 
 @contextmanager
-def _opened(source: bytes | str | Path) -> Iterator[Any]:
+def opened(source: bytes | str | Path) -> Iterator[Any]:
     """The container of a video; what is wrong with it is BadMedia. No other file is opened, whatever it names."""
     from av.error import FFmpegError
 
@@ -231,7 +238,7 @@ def _opened(source: bytes | str | Path) -> Iterator[Any]:
 
 def iter_frames(source: bytes | str | Path) -> Iterator[Frames]:
     """Each frame of a video, as RGB [H, W, 3], in order of presentation. Raises BadMedia."""
-    with _opened(source) as container:
+    with opened(source) as container:
         if not container.streams.video:
             raise BadMedia("the file has no video stream")
         for frame in container.decode(container.streams.video[0]):
@@ -248,7 +255,7 @@ def read_frames(source: bytes | str | Path) -> Frames:
 
 def read_fps(source: bytes | str | Path) -> float:
     """The average frame rate that a video's container states, 0 where it states none. Raises BadMedia."""
-    with _opened(source) as container:
+    with opened(source) as container:
         rate = container.streams.video[0].average_rate if container.streams.video else None
         return float(rate) if rate else 0.0
 

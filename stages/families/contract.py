@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -287,7 +290,8 @@ def families() -> list[str]:
 
 def load_family(name: str) -> Family:
     """The adapter of a family. Raises BadInput for a name that there is no adapter of."""
-    if name not in families():
+    loaded = getattr(sys.modules.get(f"stages.families.{name}"), "FAMILY", None)  # found before: no need to look again
+    if loaded is None and name not in families():
         raise BadInput(f"model.family: there is no family {name!r}; {nearest(name, families())}")
     found: Family = importlib.import_module(f"stages.families.{name}").FAMILY
     return found
@@ -303,7 +307,26 @@ def load_maker(name: str) -> Callable[[Path, str, int], Path]:
 
 def offers_of(model: ModelConfig) -> Offers:
     """What a checkpoint can do, by the adapter of its family. Raises BadInput."""
-    return load_family(model.family).offers(model)
+    known = _KNOWN.get()
+    if known is None:
+        return load_family(model.family).offers(model)
+    if id(model) not in known:
+        known[id(model)] = (model, load_family(model.family).offers(model))
+    return known[id(model)][1]
+
+
+@contextmanager
+def offers_kept() -> Iterator[None]:
+    """While this lasts, checkpoints are looked into once: what asks about a hundred thousand takes reads no file for
+    each of them."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+_KNOWN: ContextVar[dict[int, tuple[ModelConfig, Offers]] | None] = ContextVar("offers", default=None)
 
 
 def refuse_conditions(family: Family, offers: Offers, conditions: Sequence[Condition], n_frames: int) -> None:

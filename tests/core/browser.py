@@ -47,6 +47,21 @@ video.play().catch(error => send({error: String(error)}));
 </script>"""
 
 
+IMAGE_PAGE = """<!doctype html><img id=v src=video.mp4><script>
+const image = document.getElementById('v'), points = POINTS;
+const send = what => fetch('answer', {method: 'POST', body: JSON.stringify(what)});
+image.onerror = () => send({error: 'no picture'});
+image.decode().then(() => {
+  const canvas = document.createElement('canvas');
+  canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+  const context = canvas.getContext('2d', {colorSpace: 'srgb'});
+  context.drawImage(image, 0, 0);
+  send({size: [canvas.width, canvas.height],
+        pixels: points.map(([x, y]) => [...context.getImageData(x, y, 1, 1).data].slice(0, 3))});
+}, error => send({error: String(error)}));
+</script>"""
+
+
 def chromium() -> str | None:
     """The browser on this machine, None where there is none."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -54,17 +69,23 @@ def chromium() -> str | None:
 
 
 def shown_pixels(
-    video: bytes, points: list[tuple[int, int]], profile: Path, graphics: Sequence[str]
+    video: bytes,
+    points: list[tuple[int, int]],
+    profile: Path,
+    graphics: Sequence[str],
+    kind: str = "video/mp4",
+    size: tuple[int, int] | None = None,
 ) -> list[list[int]]:
-    """The RGB that Chromium shows of the first frame that it plays, at each (x, y). Raises AssertionError."""
+    """The RGB that Chromium shows of the first frame that it plays, at each (x, y). kind: the media type, also of a
+    picture; size: the width and height that it must have. Raises AssertionError."""
     browser = chromium()
     assert browser
     answer: dict[str, Any] = {}
     come = threading.Event()
-    page = PAGE.replace("POINTS", json.dumps(points)).encode()
+    page = (PAGE if kind.startswith("video/") else IMAGE_PAGE).replace("POINTS", json.dumps(points)).encode()
 
     class Handler(BaseHTTPRequestHandler):
-        files: ClassVar = {"/": ("text/html", page), "/video.mp4": ("video/mp4", video)}
+        files: ClassVar = {"/": ("text/html", page), "/video.mp4": (kind, video)}
 
         def do_GET(self) -> None:
             kind, data = self.files.get(self.path, ("text/plain", b""))
@@ -97,5 +118,6 @@ def shown_pixels(
         server.server_close()
         log.close()
     assert "error" not in answer, answer
+    assert size is None or answer["size"] == list(size), answer
     pixels: list[list[int]] = answer["pixels"]
     return pixels

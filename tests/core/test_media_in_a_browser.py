@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stages.core.formats import Shape, convert
 from stages.core.media import with_tags, write_video
 from tests.core.browser import EXACT, PLAIN, chromium, shown_pixels
 
@@ -58,3 +59,29 @@ def test_without_a_graphics_processor_too(tmp_path):
     assert off[:, :2].max() <= 3, shown.tolist()
     assert off[:, 2].max() <= 8, shown.tolist()
     assert off[COLOURS.index(FOUND)].max() <= 3
+
+
+DELIVERED = {
+    "mp4-h264": "video/mp4",
+    "webm-vp9": "video/webm",
+    "webm-av1": "video/webm",
+    "png": "image/png",
+    "gif": "image/gif",
+    "webp": "image/webp",
+}
+"""Format -> media type. Chromium has no decoder for ProRes and, without the system's, none for HEVC."""
+
+
+@pytest.mark.skipif(chromium() is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("name", DELIVERED)
+def test_chromium_shows_the_colours_of_every_delivered_format(name, tmp_path):
+    frames, middles = patches()
+    (tmp_path / "stored.mp4").write_bytes(write_video(frames, 8))
+    (tmp_path / "out").mkdir()
+    crf = None if name in ("png", "gif", "webp") else 18
+    made = convert(tmp_path / "stored.mp4", name, Shape(crf=crf), {"comment": "{}"}, False, tmp_path / "out")
+    data = (min(made.iterdir()) if made.is_dir() else made).read_bytes()
+    size = (frames.shape[2], frames.shape[1])
+    shown = np.array(shown_pixels(data, middles, tmp_path / "profile", EXACT, DELIVERED[name], size))
+    off = np.abs(shown - np.array(COLOURS)).max(axis=1)
+    assert off.max() <= (4 if name in ("gif", "webp") else 3), list(zip(COLOURS, shown.tolist(), strict=True))

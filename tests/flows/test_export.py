@@ -19,7 +19,7 @@ import pytest
 
 from flows.render import export as export_module
 from flows.render.export import check_export, export, export_name
-from flows.render.provenance import INDEX, METADATA, identify, public, read_index, tags_of
+from flows.render.provenance import GENERATED, INDEX, METADATA, identify, public, read_index, tags_of
 from stages.core.errors import BadInput
 from stages.core.identity import digest
 from stages.core.ledger.storage import Storage
@@ -288,12 +288,12 @@ def test_metadata_is_written_by_stream_copy_and_equal_for_equal_takes(metadata, 
     if metadata == "none":
         assert not {"title", "comment"} & set(tags)
     elif metadata == "id":
-        assert said == {"rushes": 1, **ids}
+        assert said == {"rushes": 1, **GENERATED, **ids}
         assert "title" not in tags
     else:
         assert tags["title"] == video["prompt"]
         assert said == {
-            **{"rushes": 1, **ids, "prompt": video["prompt"], "negative_prompt": "dull", "seed": 0},
+            **{"rushes": 1, **GENERATED, **ids, "prompt": video["prompt"], "negative_prompt": "dull", "seed": 0},
             **{"width": 32, "height": 32, "n_frames": 3, "fps": 8.0, **SETTINGS},
         }
 

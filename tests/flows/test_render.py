@@ -349,7 +349,7 @@ def test_exports_of_two_campaigns_and_of_a_stopped_run_stand_side_by_side(render
     words = ["render", campaign_file, "--store", store, "--executor", "local", "--export", out]
     assert rushes(*words).exit_code == 0
     everything = {p.name for p in out.iterdir()}
-    assert len(everything) == 4 + 1 + 1  # videos, the index, the holiday
+    assert len(everything) == 4 + 1 + 3 + 1  # videos, the index, the manifests, the holiday
     said = "1 video exported to {}; {} other videos of earlier exports stay there"
     for more, left in ((["--limit", "1"], 3), (["--limit", "1", "name=another"], 4)):
         result = rushes(*words, *more)
