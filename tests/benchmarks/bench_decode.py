@@ -18,6 +18,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import torch
 
 from stages.core.latents.artifacts import put_latent
 from stages.core.latents.form import DecodeRecipe, Floats
@@ -29,9 +30,10 @@ from stages.families.contract import load_family, load_maker
 
 KINDS: dict[str, tuple[str, str, int]] = {
     "ltx": ("ltx", "", 48),
+    "ltx2": ("ltx2", "2.0", 48),
     "wan": ("wan", "t2v", 0),
     "animatediff": ("animatediff", "text-to-video", 0),
-    "svd": ("svd", "image-to-video", 14),
+    "svd": ("svd", "image-to-video", 8),
 }
 """Kind -> its family, the variant of its tiny checkpoint, and `decode.chunk`."""
 SIZE, FPS = "1920x1088", "24"
@@ -49,7 +51,28 @@ def checkpoint(kind: str, root: Path) -> ModelConfig:
         build_untrained(folder, shape=SHAPES["32x8"])
     elif not folder.exists():
         load_maker(family)(folder, variant, 0)
+        if thin := thinner(kind):
+            thin.save_pretrained(folder / "vae")
     return ModelConfig(family=family, checkpoint=str(folder), device="cpu")
+
+
+def thinner(kind: str) -> Any:
+    """A VAE of the same kind with the fewest channels that its class takes, so that 1080p takes minutes on one core;
+    None where the tiny checkpoint has that already (32 channels in `svd`, whose norms have 32 groups)."""
+    import diffusers
+
+    torch.manual_seed(0)
+    if kind == "wan":  # as in Wan 2.2 5B, whose patches quarter the largest layers
+        return diffusers.AutoencoderKLWan(
+            base_dim=2, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+            patch_size=2, in_channels=12, out_channels=12, is_residual=True, scale_factor_spatial=16,
+        )  # fmt: skip
+    if kind == "animatediff":
+        return diffusers.AutoencoderKL(
+            block_out_channels=[4] * 4, down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4, latent_channels=4, norm_num_groups=1, mid_block_add_attention=False,
+        )  # fmt: skip
+    return None
 
 
 def config(kind: str, model: ModelConfig) -> Decode.Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, DecodeRecipe, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts
+from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts, joined
 from stages.families.engine.runtime import Stage, quiet
 from stages.families.load_report import heard, refusing
 from stages.families.loading import load_component
@@ -40,6 +40,10 @@ class PixelCodec:
     def encode(self, frames: Frames) -> Floats:
         """Frames as floats."""
         return np.ascontiguousarray(np.moveaxis(frames, -1, 0), np.float32) / np.float32(255)
+
+    def encode_stream(self, pieces: Iterable[Frames]) -> Floats:
+        """Frames as floats, which are held all."""
+        return self.encode(joined(pieces))
 
 
 class PixelSeer:
