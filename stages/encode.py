@@ -85,9 +85,7 @@ class Encode(Step):
     def process(self, row: Row) -> Row:
         """The latent of one take's video. Raises BadMedia for one that is broken or too short."""
         (source,) = read_conditions(row["conditions"])
-        data = self.workspace.read(media_of(row, source.sha256 or ""))
         shape = row["width"], row["height"], row["fit"]
-        clip = Fitted(data, *shape, row["frames"], row["fps"])
         spec = self.codec.vae.spec(
             family=self.config.model.family,
             width=row["width"],
@@ -97,5 +95,7 @@ class Encode(Step):
             fps_conditioning=float(row["fps"]),
             parents=(source.sha256,),
         )
-        made = put_latent(self.workspace, self.codec.encode_stream(clip), spec)
+        with self.workspace.opened(media_of(row, source.sha256 or "")) as path:
+            clip = Fitted(path, *shape, row["frames"], row["fps"])
+            made = put_latent(self.workspace, self.codec.encode_stream(clip), spec)
         return {**made, "note": fit_text(*clip.size, *shape)}

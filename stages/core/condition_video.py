@@ -29,8 +29,8 @@ def read_clip(
 
 @dataclass
 class Fitted:
-    """The frames of `read_clip` one by one, each [1, height, width, 3]; `size` is the video's own width and height, once
-    a frame was read. Iterating raises BadMedia as `read_clip` does."""
+    """The frames of `read_clip` one by one, each [1, height, width, 3]; `size` is the video's own width and height, as
+    soon as a frame was read. Iterating raises BadMedia as `read_clip` does."""
 
     data: bytes | Path
     width: int

@@ -27,7 +27,7 @@ def encoder_of(network: Any, ratio: int) -> tuple[Callable[[torch.Tensor], torch
     has. ratio: the frames of a latent one."""
     if network.config.encoder_causal:
         return Remembering(network), AT_ONCE * ratio + 1, AT_ONCE * ratio
-    log.warning("the encoder of this VAE looks ahead in time: the clip is encoded whole, and needs memory by its length")
+    log.warning("the encoder of this VAE looks ahead in time: a clip is encoded whole, in memory by its length")
     return lambda pixels: network.encode(pixels).latent_dist.mode(), WHOLE, WHOLE
 
 
