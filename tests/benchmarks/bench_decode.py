@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ KINDS: dict[str, tuple[str, str, int]] = {
     "svd": ("svd", "image-to-video", 8),
 }
 """Kind -> its family, the variant of its tiny checkpoint, and `decode.chunk`."""
+THIN: dict[str, Any] = {"latent_channels": 8, "vae_encoder": (8,) * 4, "vae_decoder": (8, 16, 32)}
+"""The fewest channels of the embedded checkpoint's kind of VAE at ratios of 32 and 8."""
 SIZE, FPS = "1920x1088", "24"
 LIMIT = 1.3
 
@@ -49,7 +52,7 @@ def checkpoint(kind: str, root: Path) -> ModelConfig:
         from stages.families.untrained import build_untrained
         from tests.stages.conftest import SHAPES
 
-        build_untrained(folder, shape=SHAPES["32x8"])
+        build_untrained(folder, shape=replace(SHAPES["32x8"], **THIN))
     elif not folder.exists():
         load_maker(family)(folder, variant, 0)
         if thin := thinner(kind):
