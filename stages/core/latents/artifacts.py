@@ -128,7 +128,8 @@ def get_tracks(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[dict[s
     if rests_as_frames(row):
         with open_clip(workspace, row, vae_id) as clip:
             pixels = np.concatenate(list(clip.frames))
-        return {"video": np.moveaxis(pixels, -1, 0) / np.float32(255)}, clip.spec
+        video: Floats = np.moveaxis(pixels, -1, 0).astype(np.float32) / np.float32(255)
+        return {"video": video}, clip.spec
     tracks, spec = unpack_tracks(workspace.read(row["uri"]), vae_id)
     return dict(tracks), spec
 
