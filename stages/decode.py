@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from stages.core.errors import require
 from stages.core.latents.artifacts import SIZE, get_tracks
 from stages.core.latents.form import BadLatent, DecodeRecipe, LatentSpec
+from stages.core.latents.frames import Clip, open_clip, rests_as_frames
 from stages.core.media import Frames, VideoWriter, check_encoding, ffmpeg_version, write_jpeg
 from stages.core.sound import Sound
 from stages.core.step import ARTIFACT, Inputs, PermanentError, Port, Resources, Row, Step
@@ -104,15 +106,12 @@ class Decode(Step):
 
     def process(self, row: Row) -> Row:
         """One take's video with its sound, and its middle frame as a poster."""
-        parent = row["latent"]
-        tracks, spec = get_tracks(self.workspace, parent, self.codec.vae.vae_id)
-        recipe = self._recipe(spec, self.seed_for(row) if self.draws else 0)
-        sound = self._sound(tracks, spec.n_frames / spec.fps)
+        parent, seed = row["latent"], self.seed_for(row) if self.draws else 0
         settings = {"crf": self.config.crf, "preset": self.config.preset}
-        with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
-            target = Path(folder) / "video.mp4"
+        with tempfile.TemporaryDirectory(prefix="rushes-") as folder, self._opened(parent, seed) as clip:
+            target, spec, sound = Path(folder) / "video.mp4", clip.spec, clip.sound
             with VideoWriter(target, spec.fps, sound=sound, **settings) as video:
-                shown = self._written(video, self.codec.stream(tracks["video"], recipe), spec.n_frames // 2)
+                shown = self._written(video, clip.frames, spec.n_frames // 2)
             made = self.workspace.put_file(target, ".mp4")
         poster = self.workspace.put(write_jpeg(shown, self.config.poster_quality), ".jpg")
         return {
@@ -123,12 +122,23 @@ class Decode(Step):
             "fps": float(spec.fps),
             "seconds": video.count / spec.fps,
             **{f"poster_{key}": value for key, value in poster.items()},
-            "stage_seed": recipe.seed,
+            "stage_seed": seed,
             "encoder": f"ffmpeg {ffmpeg_version()}",
             "made_from": [parent["sha256"]],
             "sound_rate": sound.rate if sound else None,
             "sound_db": sound.loudness if sound else None,
         }
+
+    @contextmanager
+    def _opened(self, parent: Row, seed: int) -> Iterator[Clip]:
+        """The frames of a latent, made as they are asked for, or those that lie there as pixels; and the sound."""
+        if rests_as_frames(parent):
+            with open_clip(self.workspace, parent, self.codec.vae.vae_id) as clip:
+                yield clip
+            return
+        tracks, spec = get_tracks(self.workspace, parent, self.codec.vae.vae_id)
+        frames = self.codec.stream(tracks["video"], self._recipe(spec, seed))
+        yield Clip(spec, frames, self._sound(tracks, spec.n_frames / spec.fps))
 
     def _sound(self, tracks: Latents, seconds: float) -> Sound | None:
         """What is heard while so many seconds of pictures are shown; None where the clip is silent."""

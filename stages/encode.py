@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from stages.core.condition_video import read_clip
+from stages.core.condition_video import Fitted
 from stages.core.conditions import read_conditions
 from stages.core.errors import BadInput
 from stages.core.fitting import check_fit, fit_text
@@ -23,10 +23,12 @@ class Encode(Step):
     """Loads the VAE only. The `video` of a take in the take's own size and frame rate, encoded.
 
     `base` starts from a `video` by itself, at the noise level `level`; this step is for cascades without `base`. `note`
-    of a row says what was cut off, added or stretched.
+    of a row says what was cut off, added or stretched. Frames are encoded as they are read, so that a longer clip needs
+    hardly more memory.
     """
 
     kind = "latent"
+    version = 2  # encoded in pieces, which rounds otherwise
     writes = pa.schema([*LATENT, ("note", pa.string())])
     resources = Resources(cpus=0.5)
 
@@ -83,9 +85,7 @@ class Encode(Step):
     def process(self, row: Row) -> Row:
         """The latent of one take's video. Raises BadMedia for one that is broken or too short."""
         (source,) = read_conditions(row["conditions"])
-        data = self.workspace.read(media_of(row, source.sha256 or ""))
         shape = row["width"], row["height"], row["fit"]
-        frames, (wide, high) = read_clip(data, *shape, row["frames"], row["fps"])
         spec = self.codec.vae.spec(
             family=self.config.model.family,
             width=row["width"],
@@ -95,5 +95,7 @@ class Encode(Step):
             fps_conditioning=float(row["fps"]),
             parents=(source.sha256,),
         )
-        made = put_latent(self.workspace, self.codec.encode(frames), spec)
-        return {**made, "note": fit_text(wide, high, *shape)}
+        with self.workspace.opened(media_of(row, source.sha256 or "")) as path:
+            clip = Fitted(path, *shape, row["frames"], row["fps"])
+            made = put_latent(self.workspace, self.codec.encode_stream(clip), spec)
+        return {**made, "note": fit_text(*clip.size, *shape)}

@@ -20,11 +20,12 @@ MOST = 8
 class Enlarge(Step):
     """Loads the VAE only: decodes, enlarges every frame, and encodes again.
 
-    What comes out is as soft as what went in: a `refine` behind it adds the detail of the larger size.
+    What comes out is as soft as what went in: a `refine` behind it adds the detail of the larger size. Frames are
+    enlarged and encoded as they are decoded, so that a longer clip needs hardly more memory.
     """
 
     kind = "latent"
-    version = 2  # 2: chunks of ltx were one frame late, and those of svd did not overlap
+    version = 3  # 2: chunks of ltx were one frame late, and those of svd did not overlap; 3: encoded in pieces
     writes = LATENT
     resources = Resources(cpus=0.5)
 
@@ -34,8 +35,8 @@ class Enlarge(Step):
 
         model   the weights
         scale   [above 1] width and height are multiplied by it; the family must be able to make the larger size
-        tiling  [from 0] pixels of a tile while decoding, to save memory; 0 decodes whole frames. The enlarged clip is
-                encoded whole
+        tiling  [from 0] pixels of a tile while decoding, to save memory; 0 decodes whole frames. Enlarged
+                frames are encoded whole
         chunk   [from 0] frames decoded at a time, half of which overlap with their neighbours; 0 decodes all at once
                 where the VAE looks across time
         """
@@ -104,8 +105,8 @@ class Enlarge(Step):
             seed=0,
             parents=(parent["sha256"],),
         )
-        frames = resized(self.codec.decode(tracks["video"], recipe), larger.width, larger.height)
-        tracks["video"] = self.codec.encode(frames)
+        pieces = self.codec.stream(tracks["video"], recipe)
+        tracks["video"] = self.codec.encode_stream(resized(p, larger.width, larger.height) for p in pieces)
         return put_tracks(self.workspace, tracks, larger)
 
 

@@ -26,6 +26,7 @@ class See(Step):
     """
 
     kind = "condition"
+    version = 2  # a video to begin from is encoded in pieces, which rounds otherwise
     writes = pa.schema([*LATENT, ("note", pa.string())])
     resources = Resources(cpus=0.25)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,27 @@ def read_clip(
 
     Raises BadMedia for a video that is broken, or lasts less.
     """
-    found, size = [], (0, 0)
-    for frame in iter_clip(data, n_frames, fps):
-        size = frame.shape[1], frame.shape[0]
-        found.append(fit_picture(frame, width, height, fit))
-    return np.stack(found), size
+    clip = Fitted(data, width, height, fit, n_frames, fps)
+    return np.concatenate(list(clip)), clip.size
+
+
+@dataclass
+class Fitted:
+    """The frames of `read_clip` one by one, each [1, height, width, 3]; `size` is the video's own width and height, as
+    soon as a frame was read. Iterating raises BadMedia as `read_clip` does."""
+
+    data: bytes | Path
+    width: int
+    height: int
+    fit: str
+    n_frames: int
+    fps: float
+    size: tuple[int, int] = (0, 0)
+
+    def __iter__(self) -> Iterator[Frames]:
+        for frame in iter_clip(self.data, self.n_frames, self.fps):
+            self.size = frame.shape[1], frame.shape[0]
+            yield fit_picture(frame, self.width, self.height, self.fit)[None]
 
 
 def iter_clip(data: bytes | Path, n_frames: int, fps: float) -> Iterator[Frames]:

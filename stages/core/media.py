@@ -137,7 +137,7 @@ class VideoWriter(FrameWriter):
         """H.264 in mp4, with the sound."""
         if shape[1] % 2 or shape[2] % 2:
             raise ValueError(f"H.264 in yuv420p needs even sizes, these are {shape[2]}x{shape[1]}")
-        heard = _sound_input(self.sound, self.target.with_suffix(".f32")) if self.sound else None
+        heard = sound_input(self.sound, self.target.with_suffix(".f32")) if self.sound else None
         # +faststart moves the index after writing, so that a pipe for the result will not do.
         return _encode_command(shape, *self._settings, self.target, heard)
 
@@ -150,7 +150,7 @@ def check_frames(frames: Frames, shape: tuple[int, ...] = ()) -> None:
         raise ValueError(f"the frames before were {list(shape)}, these are {list(frames.shape[1:])}")
 
 
-def _sound_input(sound: Sound, path: Path) -> Any:
+def sound_input(sound: Sound, path: Path) -> Any:
     """The samples, interleaved in a file, as an input of ffmpeg."""
     import ffmpeg
 
@@ -251,6 +251,26 @@ def read_frames(source: bytes | str | Path) -> Frames:
     if not found:
         raise BadMedia("the video has no frames")
     return np.stack(found)
+
+
+def read_sound(source: bytes | str | Path) -> Sound | None:
+    """The first sound of a video, None where it has none. Raises BadMedia."""
+    with _opened(source) as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        resampler = av_resampler(stream)
+        found = [f.to_ndarray() for frame in container.decode(stream) for f in resampler.resample(frame)]
+        if not found:
+            return None
+        return Sound(np.ascontiguousarray(np.concatenate(found, axis=1), np.float32), stream.rate)
+
+
+def av_resampler(stream: Any) -> Any:
+    """To floats, a row a channel, at the stream's own rate."""
+    from av.audio.resampler import AudioResampler
+
+    return AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
 
 
 def read_fps(source: bytes | str | Path) -> float:

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from stages.core.latents.form import Floats
+Floats = npt.NDArray[np.float32]
 
 HIGHEST_RATE, MOST_CHANNELS = 192_000, 8
 

@@ -7,7 +7,9 @@ returns plain dictionaries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -150,6 +152,19 @@ class Workspace:
     def read(self, uri: str) -> bytes:
         """The bytes of a file that a row's `uri` names."""
         return self.storage.read(uri)
+
+    @contextmanager
+    def opened(self, uri: str) -> Iterator[Path]:
+        """`read` for what may be larger than memory: within it, the file lies on local disk."""
+        if (there := self.storage.local_path(uri)) is not None:
+            if not there.is_file():
+                self.storage.read(uri)  # which says what is not there
+            yield there
+            return
+        with tempfile.TemporaryDirectory(prefix="rushes-") as folder:
+            copy = Path(folder) / Path(uri).name
+            self.storage.fetch(uri, copy)
+            yield copy
 
 
 class Rejected(Exception):

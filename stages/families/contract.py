@@ -233,6 +233,10 @@ class Codec(Protocol):
     def encode(self, frames: Frames) -> Floats:
         """The latent of frames: the mean of the posterior, so that it needs no seed."""
 
+    def encode_stream(self, pieces: Iterable[Frames]) -> Floats:
+        """`encode` of frames that come in pieces, of which no more are held than the VAE needs at once. The same but
+        for the rounding of floating point; the frames are collected first where the VAE encodes whole clips only."""
+
 
 class SoundDecoder(Protocol):
     """Loads what makes sound audible only: the audio VAE and the vocoder."""

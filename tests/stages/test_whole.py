@@ -8,8 +8,10 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import diffusers
 import numpy as np
 import pytest
@@ -23,9 +25,15 @@ from flows.views.tables import read_table
 from stages.base import Base
 from stages.core.conditions import Condition
 from stages.core.errors import BadInput
+from stages.core.latents.artifacts import put_latent
 from stages.core.latents.form import BadLatent, DecodeRecipe, LatentSpec
+from stages.core.latents.frames import open_clip
+from stages.core.ledger.storage import Storage
+from stages.core.media import read_frames
+from stages.core.step import InputRow, Workspace
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import Given, Sampling, load_family, refuse_conditions
+from stages.decode import Decode
+from stages.families.contract import Given, Sampling, load_family, load_maker, refuse_conditions
 from stages.families.whole.signature import _files, arguments_of, module_of
 from stages.families.whole.tiny import make
 
@@ -200,6 +208,44 @@ def test_a_campaign_runs_it_by_name(folders, tmp_path):
     assert done.exit_code == 0, done.output
     (row,) = read_table(existing_catalog(str(tmp_path / "store")), "videos").to_pylist()
     assert (row["status"], row["width"], row["height"], row["n_frames"], row["fps"]) == ("ok", 32, 32, 9, 8.0)
+
+
+def test_frames_are_handed_on_lossless_with_the_sound_that_the_pipeline_made(tmp_path):
+    """The video is that of the pipeline's own floats, and plays what it plays: LTX-2 by the name of its class."""
+    folder = load_maker("ltx2")(tmp_path / "ltx2", "2.0", 0)
+    model = ModelConfig(family="whole", checkpoint=str(folder))
+    store, sampling = Workspace(Storage(str(tmp_path / "store"))), Sampling(steps=1, knobs={"max_sequence_length": 128})
+    base = Base(Base.Config(model=model, sampling=sampling), store, "base")
+    base.setup()
+    columns = {k: None for k in ("text", "condition", "conditions", "negative_prompt")}
+    take = {"seed": 3, "width": 64, "height": 32, "frames": 9, "fps": 8.0, "guidance": 1.0, "prompt": "a red cube"}
+    row = base.process(InputRow({**columns, **take}))
+    assert row["uri"].endswith(".mkv")
+    held = spec(base.seed_for(InputRow(take)), fps=8.0)
+    own = base.denoiser.denoise(
+        Given(columns={"prompt": "a red cube", "negative_prompt": ""}),
+        replace(held, width=64),
+        replace(sampling, guidance=1.0),
+    )
+    with open_clip(store, row) as clip:
+        frames, heard = np.concatenate(list(clip.frames)), clip.sound
+    np.testing.assert_array_equal(frames, WHOLE.codec(model).decode(own["video"], DecodeRecipe()))
+    assert heard is not None
+    assert heard.seconds == pytest.approx(9 / 8, abs=1 / heard.rate)
+    count = min(heard.samples.shape[1], own["sound"].shape[1])
+    np.testing.assert_array_equal(heard.samples[:, :count], own["sound"][:, :count])
+    decode = Decode(Decode.Config(model=model, crf=0, preset="ultrafast"), store)
+    decode.setup()
+    made = decode.process(InputRow(latent=row))
+    assert (made["n_frames"], made["sound_rate"], made["seconds"]) == (9, heard.rate, 9 / 8)
+    floats = put_latent(store, np.ascontiguousarray(own["video"]), replace(held, width=64))
+    assert floats["uri"].endswith(".safetensors"), "as stores of before hold them"
+    silent = decode.process(InputRow(latent=floats))
+    np.testing.assert_array_equal(*(read_frames(store.read(video["uri"])) for video in (made, silent)))
+    with av.open(str(store.storage.local_path(made["uri"]))) as container:
+        (audio,) = container.streams.audio
+        assert float(audio.duration * audio.time_base) == pytest.approx(9 / 8, abs=2048 / heard.rate)
+        assert (audio.start_time or 0) * audio.time_base < 2048 / heard.rate
 
 
 def test_planning_loads_no_torch(folders):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from stages.core.errors import BadInput
@@ -17,6 +18,8 @@ from stages.core.latents.form import (
     unpack_text,
     unpack_tracks,
 )
+from stages.core.latents.frames import PIXELS, open_clip, pieces_of, put_clip, rests_as_frames
+from stages.core.sound import Sound
 from stages.core.step import ARTIFACT, Row, Workspace
 
 SIZE = [("width", pa.int64()), ("height", pa.int64()), ("n_frames", pa.int64()), ("fps", pa.float64())]
@@ -49,6 +52,9 @@ text    of a segment; values: of a camera path
 MEDIUM = pa.struct([("sha256", pa.string()), ("uri", pa.string()), ("name", pa.string())])
 """Where the media of conditions lie in the store, and what the files were called. Carried, and no part of an identity:
 the hash is."""
+
+SLACK_S = 0.5
+"""Seconds by which the sound of a pipeline may be shorter or longer than its pictures: more is that of another clip."""
 
 LATENT = pa.schema(
     [
@@ -119,13 +125,32 @@ def get_latent(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[Floats
 
 def get_tracks(workspace: Workspace, row: Row, vae_id: str = "") -> tuple[dict[str, Floats], LatentSpec]:
     """`get_latent` with all tracks of the latent, of which `video` is one."""
+    if rests_as_frames(row):
+        with open_clip(workspace, row, vae_id) as clip:
+            pixels = np.concatenate(list(clip.frames))
+        video: Floats = np.moveaxis(pixels, -1, 0).astype(np.float32) / np.float32(255)
+        return {"video": video}, clip.spec
     tracks, spec = unpack_tracks(workspace.read(row["uri"]), vae_id)
     return dict(tracks), spec
 
 
 def put_tracks(workspace: Workspace, tracks: Tensors, spec: LatentSpec) -> Row:
-    """`put_latent` of all tracks, of which `video` is one."""
+    """`put_latent` of all tracks, of which `video` is one.
+
+    Pixels [3, F, H, W], from 0 to 1, rest as frames; beside them may be `sound` [channels, N] and its `sound_rate` [1].
+    Raises BadSound where they and the pictures do not last equally long.
+    """
+    if spec.vae_id == PIXELS:
+        return _put_pixels(workspace, tracks, spec)
     return put_latent(workspace, tracks["video"], spec, {k: v for k, v in tracks.items() if k != "video"})
+
+
+def _put_pixels(workspace: Workspace, tracks: Tensors, spec: LatentSpec) -> Row:
+    sound = None
+    if "sound" in tracks:
+        sound = Sound(tracks["sound"], int(tracks["sound_rate"][0])).lasting(spec.n_frames / spec.fps, SLACK_S)
+    made = put_clip(workspace, pieces_of(tracks["video"]), spec, sound)
+    return {**_described(made, spec), "channels": 3}
 
 
 def get_seen(workspace: Workspace, row: Row | None, vae_id: str = "") -> Tensors:

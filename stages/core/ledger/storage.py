@@ -100,6 +100,10 @@ class Storage:
         data: bytes = self.fs.cat_file(self.check_relative(uri))
         return data
 
+    def fetch(self, uri: str, target: Path) -> None:
+        """Copy one file to local disk, part by part. Raises FileNotFoundError."""
+        self.fs.get_file(self.check_relative(uri), str(target))
+
     def local_path(self, uri: str) -> Path | None:
         """Where the file lies on local disk, for libraries that want a path; None on an object store."""
         root = self.local_root

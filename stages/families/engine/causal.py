@@ -1,6 +1,6 @@
 """The causal VAE of Wan, a latent frame at a time: its convolutions remember the frames before, so nothing is lost.
 
-`AutoencoderKLWan.decode` does the same and keeps every frame until the last one is there.
+`AutoencoderKLWan.decode` does the same and keeps every frame until the last one is there; `encode` holds them all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 Span = tuple[slice, slice]
 """Rows and columns of one tile of a latent."""
@@ -34,6 +35,21 @@ def decode_causally(network: Any, latent: torch.Tensor) -> Iterator[torch.Tensor
         if network.config.patch_size is not None:
             made = unpatchify(made, patch_size=network.config.patch_size)
         yield made.clamp(-1.0, 1.0)
+
+
+class CausalEncoder:
+    """The encoder of one clip: called with its pixels piece by piece, one frame first and then four at a time, as
+    `AutoencoderKLWan.encode` goes through a whole clip."""
+
+    def __init__(self, network: Any) -> None:
+        self.network, self._kept = network, _memory(network.encoder)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The posterior mean [1, C, 1, h, w] of the next pixels [1, 3, n, H, W], from -1 to 1."""
+        if self.network.config.patch_size is not None:
+            pixels = patchify(pixels, patch_size=self.network.config.patch_size)
+        made = self.network.quant_conv(self.network.encoder(pixels, feat_cache=self._kept, feat_idx=[0]))
+        return DiagonalGaussianDistribution(made).mode()
 
 
 def _decoded(network: Any, latent: torch.Tensor, memory: list[Any], first: bool) -> torch.Tensor:

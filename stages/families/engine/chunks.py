@@ -1,9 +1,14 @@
-"""Decoding a clip chunk by chunk in time: which latent frames are decoded together, and which pixels are kept."""
+"""Clips chunk by chunk in time: which latent frames are decoded together, which pixels of them are kept, and which
+frames are encoded together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
+
+from stages.families.contract import Frames
 
 CONTEXT = 2
 """Latent frames, at least, that are decoded at each end of a chunk for its neighbours' sake: with one, the embedded
@@ -40,3 +45,19 @@ def chunks(latent_frames: int, size: int, ratio: int, overlap: bool = True) -> I
         end = min(latent_frames, until + context)
         first = (kept - 1 - start) * ratio + 1 if kept else 0
         yield Chunk(start, end, first, (until - 1 - start) * ratio + 1)
+
+
+def regrouped(pieces: Iterable[Frames], first: int, rest: int) -> Iterator[Frames]:
+    """The same frames [F, H, W, 3] in pieces of `first` frames and then `rest`, the last one perhaps of fewer."""
+    held: list[Frames] = []
+    wanted, count = first, 0
+    for piece in pieces:
+        while count + len(piece) >= wanted:
+            taken = wanted - count
+            yield np.concatenate([*held, piece[:taken]])
+            piece, held, count, wanted = piece[taken:], [], 0, rest
+        if len(piece):
+            held.append(piece)
+            count += len(piece)
+    if held:
+        yield np.concatenate(held)

@@ -86,7 +86,7 @@ class EngineSeer(Stage):
         seen: dict[str, Any] = {}
         for one in shown:
             if starts(one):
-                seen["source"] = self.codec.encode(frames[one])
+                seen["source"] = self.codec.encode_stream([frames[one]])
         seen |= kept(self.variant, shown, frames)
         if any(c.kind in self.variant.encodes and not starts(c) for c in shown):
             asked = with_defaults(self.variant, knobs, "see")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import diffusers
@@ -17,8 +17,9 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.digests import weights_digest
 from stages.families.contract import Frames, VaeFacts, joined
 from stages.families.engine.card import whole_config
-from stages.families.engine.causal import decode_causally
-from stages.families.engine.chunks import chunks
+from stages.families.engine.causal import CausalEncoder, decode_causally
+from stages.families.engine.chunks import chunks, regrouped
+from stages.families.engine.remembering import encoder_of
 from stages.families.engine.runtime import Stage
 from stages.families.engine.variant import Adapter
 from stages.families.loading import load_part
@@ -123,12 +124,27 @@ class EngineCodec(Stage):
 
     def encode(self, frames: Frames) -> Floats:
         """The mean of the posterior [C, F, H, W] in VAE space."""
+        return self._encoded(frames, lambda pixels: self.network.encode(pixels).latent_dist.mode())
+
+    def encode_stream(self, pieces: Iterable[Frames]) -> Floats:
+        """`encode` in pieces: a latent frame at a time, or a frame where the encoder knows no time."""
+        encode, first, rest = self._encoder()
+        return np.concatenate([self._encoded(f, encode) for f in regrouped(pieces, first, rest)], axis=1)
+
+    def _encoder(self) -> tuple[Callable[[torch.Tensor], torch.Tensor], int, int]:
+        """What encodes the pieces of one clip, and how many frames the first and each further one has."""
+        if isinstance(self.network, diffusers.AutoencoderKLWan):
+            return CausalEncoder(self.network), 1, self.vae.temporal_ratio
+        if self.by_frame:
+            return lambda pixels: self.network.encode(pixels).latent_dist.mode(), 1, 1
+        return encoder_of(self.network, self.vae.temporal_ratio)
+
+    def _encoded(self, frames: Frames, encode: Callable[[torch.Tensor], torch.Tensor]) -> Floats:
         with self.running(0):
             self._tile(DecodeRecipe())
             pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
             pixels = pixels.to(self.device, self.dtype)
-            whole = pixels if self.by_frame else pixels.transpose(0, 1)[None]
-            latent = self.network.encode(whole).latent_dist.mode().float().cpu()
+            latent = encode(pixels if self.by_frame else pixels.transpose(0, 1)[None]).float().cpu()
             latent = latent.transpose(0, 1) if self.by_frame else latent[0]
             return cast(Floats, latent.contiguous().numpy())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -14,7 +14,8 @@ from stages.core.latents.form import DecodeRecipe, Floats
 from stages.core.step import PermanentError
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import Frames, joined
-from stages.families.engine.chunks import chunks
+from stages.families.engine.chunks import chunks, regrouped
+from stages.families.engine.remembering import encoder_of
 from stages.families.engine.runtime import Stage
 from stages.families.loading import load_part
 from stages.families.ltx.vae import VaeCard
@@ -61,12 +62,20 @@ class LTXCodec(Stage):
 
     def encode(self, frames: Frames) -> Floats:
         """The mean of the posterior [C, F, H, W] in VAE space. Frames must number k * temporal ratio + 1."""
+        return self._encoded(frames, lambda pixels: self.network.encode(pixels).latent_dist.mode())
+
+    def encode_stream(self, pieces: Iterable[Frames]) -> Floats:
+        """`encode` in pieces of some latent frames."""
+        encode, first, rest = encoder_of(self.network, self.vae.temporal_ratio)
+        return np.concatenate([self._encoded(f, encode) for f in regrouped(pieces, first, rest)], axis=1)
+
+    def _encoded(self, frames: Frames, encode: Callable[[torch.Tensor], torch.Tensor]) -> Floats:
         with self.running(0):
             self._tile(DecodeRecipe())
             pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-            posterior = self.network.encode(pixels.to(self.device, self.dtype)).latent_dist
-            self._check(posterior.mode(), what="latent frames")
-            return cast(Floats, posterior.mode()[0].float().cpu().contiguous().numpy())
+            mean = encode(pixels.to(self.device, self.dtype))
+            self._check(mean, what="latent frames")
+            return cast(Floats, mean[0].float().cpu().contiguous().numpy())
 
     def _check(self, made: torch.Tensor, what: str) -> None:
         """Raise PermanentError where what the VAE has made is not finite; as 8-bit pixels that would just be black."""

@@ -27,5 +27,5 @@ class LTXSeer:
         for condition, frames in zip(shown, media, strict=True):
             name = "source" if condition.kind == "source" else track(pictures)
             pictures += condition.kind != "source"
-            seen[name] = self.codec.encode(frames)
+            seen[name] = self.codec.encode_stream([frames])
         return seen

@@ -103,8 +103,8 @@ class Whole:
         return PixelCodec()
 
     def sound(self, model: ModelConfig) -> NoReturn:
-        """What a pipeline plays is not kept."""
-        raise BadInput("model.family is whole: the sound of a pipeline that runs as one step is not kept")
+        """The pipeline makes sound audible itself; it lies beside the frames."""
+        raise BadInput("model.family is whole: its pipeline makes sound audible itself, and it lies beside the frames")
 
     def spatial(self, model: ModelConfig) -> NoReturn:
         """There are no latents to upsample."""

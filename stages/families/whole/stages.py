@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from stages.core.errors import BadInput
 from stages.core.latents.form import BadLatent, DecodeRecipe, Floats, LatentSpec, Tensors
+from stages.core.latents.frames import PIXELS as AS_PIXELS
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts
+from stages.families.contract import Frames, Given, Latents, Sampling, Shot, VaeFacts, joined
 from stages.families.engine.runtime import Stage, quiet
 from stages.families.load_report import heard, refusing
 from stages.families.loading import load_component
 from stages.families.whole.call import CONTROLS, OF_TAKES, RATES, components, pipeline_of
 from stages.families.whole.signature import arguments_of, module_of
 
-PIXELS = VaeFacts(vae_id="pixels", spatial_ratio=1, temporal_ratio=1, channels=3, scale=0.01)
+PIXELS = VaeFacts(vae_id=AS_PIXELS, spatial_ratio=1, temporal_ratio=1, channels=3, scale=0.01)
 
 log = logging.getLogger("rushes.families")
 
@@ -40,6 +41,10 @@ class PixelCodec:
     def encode(self, frames: Frames) -> Floats:
         """Frames as floats."""
         return np.ascontiguousarray(np.moveaxis(frames, -1, 0), np.float32) / np.float32(255)
+
+    def encode_stream(self, pieces: Iterable[Frames]) -> Floats:
+        """Frames as floats, which are held all."""
+        return self.encode(joined(pieces))
 
 
 class PixelSeer:
@@ -79,7 +84,8 @@ class WholePipeline(Stage):
     def denoise(
         self, given: Given, spec: LatentSpec, sampling: Sampling, start: Latents | None = None, level: float = 1.0
     ) -> Latents:
-        """The pipeline's frames as `video`, [3, F, H, W] from 0 to 1. `level` is the pipeline's own `strength`."""
+        """The pipeline's frames as `video`, [3, F, H, W] from 0 to 1, and its sound as `sound` and `sound_rate`.
+        `level` is the pipeline's own `strength`."""
         if start is not None:
             raise BadInput(f"{self.name} runs as one step: it takes no latents to begin with")
         values = {
@@ -98,13 +104,27 @@ class WholePipeline(Stage):
                 **asked, **sampling.knobs, num_inference_steps=sampling.steps, generator=generator, output_type="np"
             )
         frames = np.asarray(made.frames[0], np.float32)
-        if getattr(made, "audio", None) is not None:
-            log.warning("%s made sound as well, which is not kept", self.name)
         wanted = (spec.n_frames, spec.height, spec.width, 3)
         if frames.shape != wanted:
             had, asked_for = _size(frames.shape), _size(wanted)
             raise BadLatent(f"{self.name} made {had}, and {asked_for} were asked; ask for what it makes")
-        return {"video": np.ascontiguousarray(np.moveaxis(frames, -1, 0))}
+        return {"video": np.moveaxis(frames, -1, 0), **self._heard(made)}  # a view: a copy is as large as the clip
+
+    def _heard(self, made: Any) -> dict[str, Any]:
+        """`sound` [channels, N] and `sound_rate` [1], {} where the pipeline made none."""
+        waves = getattr(made, "audio", None)
+        if waves is None:
+            return {}
+        vocoder = getattr(self.pipeline, "vocoder", None)
+        rate = getattr(vocoder.config, "output_sampling_rate", None) if vocoder is not None else None
+        rate = rate or getattr(self.pipeline, "audio_sample_rate", None)
+        if rate is None:
+            log.warning("%s made sound as well, and does not say at which rate: it is not kept", self.name)
+            return {}
+        first = waves[0]
+        first = first.float().cpu().numpy() if hasattr(first, "cpu") else first
+        samples = np.atleast_2d(np.asarray(first, np.float32))
+        return {"sound": np.ascontiguousarray(samples), "sound_rate": np.array([rate])}
 
     def _media(self, given: Given) -> dict[str, Any]:
         from PIL import Image
