@@ -319,6 +319,21 @@ def status(word: str, store: str, storage: Options) -> int:
     return show_lineage(word, store, storage) if word else show_status(store, storage)
 
 
+@main.command()
+@STORE
+@click.option("--note", default="", metavar="TEXT", help="Say something about the takes.")
+@click.option("--who", default="", metavar="NAME", help="Who chooses; default: your login name.")
+@friendly
+@storage_options("TAKE... CHOICE", many=True)
+def choose(words: list[str], note: str, who: str, store: str, storage: Options) -> int:
+    """Choose takes, for gates with `review: true`. TAKE is the id of a take, or its beginning; CHOICE is one of
+    approve, reject, clear (takes either back), star, unstar and note. The same render command then goes on with what
+    is approved."""
+    from flows.cli.choose import choose_command
+
+    return choose_command(words, store, who, note, storage)
+
+
 @main.group()
 def catalog() -> None:
     """Check and maintain a store."""

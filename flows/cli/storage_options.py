@@ -12,10 +12,11 @@ from flows.run.storage import KEY, is_option, read_options
 from stages.core.errors import BadInput
 
 
-def storage_options(metavar: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
+def storage_options(metavar: str = "", many: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Let a command take infra.storage.KEY=VALUE words, and --config FILE; it is given both as `storage`.
 
     metavar: another word that the command takes before them, which it is given as `word`, "" where there was none
+    many: it takes any number of such words, which it is given as `words`
     """
 
     def decorated(command: Callable[..., int]) -> Callable[..., int]:
@@ -29,10 +30,12 @@ def storage_options(metavar: str = "") -> Callable[[Callable[..., int]], Callabl
         @wraps(command)
         def taking(*args: Any, words: Sequence[str], config: str | None, **kwargs: Any) -> int:
             plain = [w for w in words if not is_option(w)]
-            if len(plain) > bool(metavar):
+            if len(plain) > bool(metavar) and not many:
                 taken = " and ".join(filter(None, [metavar, f"{KEY}.KEY=VALUE"]))
                 raise BadInput(f"{_name(plain[-1])}: this command takes {taken} only")
-            if metavar:
+            if many:
+                kwargs["words"] = plain
+            elif metavar:
                 kwargs["word"] = plain[0] if plain else ""
             return command(*args, storage=read_options(filter(is_option, words), config), **kwargs)
 
