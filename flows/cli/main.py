@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -338,6 +338,33 @@ def choose(words: list[str], note: str, who: str, store: str, storage: Options) 
     from flows.cli.choose import choose_command
 
     return choose_command(words, store, who, note, storage)
+
+
+@main.command()
+@STORE
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8422, show_default=True, help="Port of the page; 0: a free one."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="HOST",
+    help="A further name under which the page may be opened, such as that of this machine. Can be given several times.",
+)
+@click.option(
+    "--who", default="", metavar="NAME", help="Who chooses; default: your login name. The page can say so too."
+)
+@friendly
+@storage_options()
+def review(store: str, port: int, host: str, names: Sequence[str], who: str, storage: Options) -> int:
+    """Look at takes and choose, in the browser. The page shows how campaigns go on, plays and compares takes, and keeps
+    what you approve and reject in the store. Ctrl-C ends it. It prints the URL that opens it, which holds a secret: who
+    has it can look and choose."""
+    from flows.cli.review import review_command
+
+    return review_command(store, host, port, names, who, storage)
 
 
 @main.group()

@@ -69,14 +69,37 @@ class Tab:
 
     def open(self, page: Path, width: int, dark: bool) -> None:
         """Load a page at a width in pixels, light or dark."""
+        self.dress(width, dark)
+        self.visit(page.resolve().as_uri())
+
+    def dress(self, width: int, dark: bool) -> None:
+        """Give the window a width in pixels, light or dark."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT, deviceScaleFactor=1, mobile=False)
+
+    def visit(self, url: str, loads: int = 1) -> None:
+        """Load a page by its URL; loads: how many pages are loaded until it is there, where one leads to the next."""
         self.events.clear()
-        answer = self.call("Page.navigate", url=page.resolve().as_uri())
+        answer = self.call("Page.navigate", url=url)
         assert not answer.get("errorText"), answer
-        while "Page.loadEventFired" not in self.events:
+        while self.events.count("Page.loadEventFired") < loads:
             self._next()
+
+    def until(self, script: str, seconds: float = 60.0) -> Any:
+        """The value of a script once it is true. Raises AssertionError where that takes longer."""
+        end = time.monotonic() + seconds
+        while not (found := self.evaluate(script)):
+            assert time.monotonic() < end, f"never true: {script}"
+            time.sleep(0.05)
+        return found
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            named = {"key": key, "text": key} if len(key) == 1 else {"key": key}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **named)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def overflow(self) -> Any:
         """By how many pixels the page is wider than its window, and which elements are outside of it."""

@@ -1,0 +1,1 @@
+"""`rushes review`: the page on which people look at takes and choose."""
