@@ -19,6 +19,15 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def duration_text(seconds: float) -> str:
+    """Seconds as a person says them: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
 def listed(words: Sequence[str], most: int = 5) -> str:
     """Words with commas; of many the first, and how many more there are."""
     more = f" and {len(words) - most:,} more" if len(words) > most else ""

@@ -16,9 +16,9 @@ from flows.display.terminal import console as plain_console
 from flows.display.terminal import say
 from flows.prefect.server import require_server
 from flows.run.estimate import estimate, estimate_table, estimate_text
-from flows.run.progress import LINE_SECONDS, Bars, counts_table, duration_text, make_forecast, totals
+from flows.run.progress import LINE_SECONDS, Bars, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
-from flows.words import counted, look
+from flows.words import counted, duration_text, look
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.reach.harmless import for_terminal

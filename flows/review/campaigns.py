@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.run.forecast import Forecast
-from flows.run.progress import duration_text
+from flows.words import duration_text
 from stages.core.planning.survey import Survey
 from stages.core.running.runs import RunRecord
 from stages.core.step import Row

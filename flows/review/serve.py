@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import getpass
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 import click
 import uvicorn
 
+from flows.render.reviews import login_name
 from flows.review.app import make_app
 from flows.review.board import Board
 from flows.review.guard import Door, host_name
@@ -57,14 +57,6 @@ def listen(host: str, port: int) -> socket.socket:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         reason = "it is in use; give another --port" if taken else getattr(error, "strerror", None) or error
         raise BadInput(f"cannot listen on {host}, port {port}: {reason}") from None
-
-
-def login_name() -> str:
-    """The name of the user, "" where the system knows none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
 
 
 def make_server(board: Board, door: Door, who: str) -> uvicorn.Server:

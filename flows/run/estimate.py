@@ -16,7 +16,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from flows.run.settings import PricesConfig
-from flows.words import counted
+from flows.words import counted, duration_text
 from stages.core.ledger.catalog import Catalog
 from stages.core.planning.plan import Node, Phase, Plan
 from stages.core.planning.survey import Survey
@@ -228,8 +228,6 @@ def _read(survey: Survey, plan: Plan, nodes: Sequence[Node], found: Mapping[str,
 
 def estimate_table(found: Estimate, prices: PricesConfig) -> Table:
     """A line a step that has work: rows, core time, GPU time, money where there are prices, and how sure that is."""
-    from flows.run.progress import duration_text
-
     table = Table(box=None, pad_edge=False)
     names = ["estimate", "rows", "core time", "GPU time", *(["money"] if prices.known else []), "from"]
     for name in names:
@@ -248,8 +246,6 @@ def estimate_table(found: Estimate, prices: PricesConfig) -> Table:
 
 def estimate_text(found: Estimate, prices: PricesConfig) -> str:
     """One line with the sum; "" where there is nothing to do."""
-    from flows.run.progress import duration_text
-
     if not any(s.rows for s in found.steps):
         return ""
     if not (found.core_seconds or found.gpu_seconds):

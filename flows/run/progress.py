@@ -14,6 +14,7 @@ from rich.table import Table
 from flows.run.estimate import Estimate
 from flows.run.forecast import Forecast
 from flows.run.schedule import shard_size
+from flows.words import duration_text
 from stages.core.planning.plan import Plan
 from stages.core.planning.survey import Count, Survey
 from stages.core.step import Row
@@ -138,15 +139,6 @@ class Bars(logging.Handler):
 def pause(spent: float) -> float:
     """Seconds from one line to the next, of a run that has gone on for so many."""
     return max(LINE_SECONDS, min(LONGEST_PAUSE, spent / PAUSES))
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as a person says them: `40 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 100 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
 def make_forecast(survey: Survey, plan: Plan, slots: float, estimate: Estimate) -> Forecast:

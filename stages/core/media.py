@@ -255,7 +255,7 @@ def read_frames(source: bytes | str | Path) -> Frames:
 
 def read_sound(source: bytes | str | Path) -> Sound | None:
     """The first sound of a video, None where it has none. Raises BadMedia."""
-    with _opened(source) as container:
+    with opened(source) as container:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]

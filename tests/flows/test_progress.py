@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from flows.run.forecast import Forecast
-from flows.run.progress import LOGGED, Bars, duration_text, pause
+from flows.run.progress import LOGGED, Bars, pause
 from flows.run.schedule import shard_size, shards
+from flows.words import duration_text
 
 Made = tuple[float, float, str]
 """When a row began and ended, in seconds; its step."""
