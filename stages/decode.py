@@ -10,21 +10,24 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stages.core.errors import require
-from stages.core.latents.artifacts import SIZE, get_tracks
+from stages.core.conditions import read_conditions
+from stages.core.errors import BadInput, require
+from stages.core.fitting import check_fit
+from stages.core.latents.artifacts import SIZE, get_tracks, media_of
 from stages.core.latents.form import BadLatent, DecodeRecipe, LatentSpec
 from stages.core.latents.frames import Clip, open_clip, rests_as_frames
 from stages.core.media import Frames, VideoWriter, check_encoding, ffmpeg_version, write_jpeg
+from stages.core.pasting import pasted
 from stages.core.sound import Sound
 from stages.core.step import ARTIFACT, Inputs, PermanentError, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
-from stages.families.contract import Latents, load_family, offers_of
+from stages.families.contract import LATER, Latents, load_family, offers_of
 from stages.families.offers import check_decoding
 
 
 class Decode(Step):
-    """Loads the VAE only, and the vocoder where there is sound. What it makes depends on the latent alone: prompts and
-    names are put into files at export.
+    """Loads the VAE only, and the vocoder where there is sound. What it makes depends on the latent alone, and with
+    `paste` on the take's video and mask: prompts and names are put into files at export.
 
     Frames are encoded as they are decoded, so that a longer clip needs no more memory where its VAE decodes in pieces.
     """
@@ -61,6 +64,10 @@ class Decode(Step):
         crf             [0 to 51] quality of x264; lower is better, 0 is lossless
         preset          speed preset of x264, such as `fast`, `medium` or `slow`
         poster_quality  [1 to 95] quality of the poster's JPEG
+        paste           [true, false] in takes with `video` and `mask`, the video's own pixels are put back where the
+                        mask is black; other takes stay as they are
+        feather         [from 0] pixels inside the white of the mask over which what was made fades into the video; 0
+                        for a hard edge. Only with `paste`
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)
@@ -71,6 +78,8 @@ class Decode(Step):
         crf: int = 18
         preset: str = "medium"
         poster_quality: int = 90
+        paste: bool = field(default=False, metadata=LATER)
+        feather: int = field(default=0, metadata=LATER)
 
         def __post_init__(self) -> None:
             require(
@@ -78,14 +87,19 @@ class Decode(Step):
                 (1 <= self.poster_quality <= 95, "poster_quality", self.poster_quality, "1 to 95"),
                 (self.tiling >= 0, "tiling", self.tiling, "0 or more"),
                 (self.chunk >= 0, "chunk", self.chunk, "0 or more"),
+                (self.feather >= 0, "feather", self.feather, "0 or more"),
             )
+            if self.feather and not self.paste:
+                raise BadInput(f"feather is {self.feather}, and nothing is pasted back: set `paste: true` too")
             check_encoding(24, self.crf, self.preset)
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:
-        """A latent; the seed too where the VAE denoises while it decodes."""
+        """A latent; the seed too where the VAE denoises while it decodes; with `paste`, the take's video and mask."""
         draws = "decode" in offers_of(config.model).draws
-        return Inputs(ports={"latent": Port(kind="latent")}, depends=("seed",) if draws else (), draws=draws)
+        depends = (*(("seed",) if draws else ()), *(("conditions", "fit") if config.paste else ()))
+        carries = ("media",) if config.paste else ()
+        return Inputs(ports={"latent": Port(kind="latent")}, depends=depends, carries=carries, draws=draws)
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
@@ -96,6 +110,8 @@ class Decode(Step):
     def check_unit(cls, config: Config, values: Row) -> None:
         """Raise BadInput for a way to save memory that the family's VAE does not have."""
         check_decoding("decode", config.model.family, offers_of(config.model), config)
+        if config.paste and {"source", "clip"} <= {c.kind for c in read_conditions(values["conditions"])}:
+            check_fit(values["fit"])
 
     def setup(self) -> None:
         """Load the VAE, and the vocoder where the family's clips have sound."""
@@ -110,8 +126,9 @@ class Decode(Step):
         settings = {"crf": self.config.crf, "preset": self.config.preset}
         with tempfile.TemporaryDirectory(prefix="rushes-") as folder, self._opened(parent, seed) as clip:
             target, spec, sound = Path(folder) / "video.mp4", clip.spec, clip.sound
+            pieces, sources = self._pasted(clip.frames, row, spec)
             with VideoWriter(target, spec.fps, sound=sound, **settings) as video:
-                shown = self._written(video, clip.frames, spec.n_frames // 2)
+                shown = self._written(video, pieces, spec.n_frames // 2)
             made = self.workspace.put_file(target, ".mp4")
         poster = self.workspace.put(write_jpeg(shown, self.config.poster_quality), ".jpg")
         return {
@@ -124,7 +141,7 @@ class Decode(Step):
             **{f"poster_{key}": value for key, value in poster.items()},
             "stage_seed": seed,
             "encoder": f"ffmpeg {ffmpeg_version()}",
-            "made_from": [parent["sha256"]],
+            "made_from": [parent["sha256"], *sources],
             "sound_rate": sound.rate if sound else None,
             "sound_db": sound.loudness if sound else None,
         }
@@ -139,6 +156,16 @@ class Decode(Step):
         tracks, spec = get_tracks(self.workspace, parent, self.codec.vae.vae_id)
         frames = self.codec.stream(tracks["video"], self._recipe(spec, seed))
         yield Clip(spec, frames, self._sound(tracks, spec.n_frames / spec.fps))
+
+    def _pasted(self, pieces: Iterator[Frames], row: Row, spec: LatentSpec) -> tuple[Iterator[Frames], list[str]]:
+        """The frames with those of the take's video where its mask is black, and the hashes of both; where nothing is
+        to be pasted, the frames as they come."""
+        given = {c.kind: c for c in read_conditions(row["conditions"])} if self.config.paste else {}
+        if not {"source", "clip"} <= given.keys():
+            return pieces, []
+        hashes = [given[kind].sha256 or "" for kind in ("source", "clip")]
+        video, mask = (self.workspace.read(media_of(row, sha256)) for sha256 in hashes)
+        return pasted(pieces, video, mask, row["fit"], spec.n_frames, spec.fps, self.config.feather), hashes
 
     def _sound(self, tracks: Latents, seconds: float) -> Sound | None:
         """What is heard while so many seconds of pictures are shown; None where the clip is silent."""

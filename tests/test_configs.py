@@ -36,7 +36,8 @@ def campaigns(path: Path) -> None:
 def cascades(path: Path) -> None:
     """The model of the same name goes with it, where there is one; any model with one that says no size."""
     model = path.stem if (path.parents[1] / "models" / path.name).exists() else "tiny"
-    size = {} if "width" in read_yaml(path) else {"width": 64, "height": 64, "frames": 9, "fps": 8, "guidance": 1}
+    small = {"width": 64, "height": 64, "frames": 9, "fps": 8, "guidance": 1}
+    size = {key: value for key, value in small.items() if key not in read_yaml(path)}
     asked = {"prompts": ["a test"], "cascade": str(path), "model": model, **size}
     if "encode" in read_yaml(path)["steps"]:  # it begins from a video, which is all that is missing here
         said = "the command line: prompt 1: encode: there is no video to begin from: give `video`"

@@ -126,6 +126,14 @@ CASES = [
     Case("wan", "ti2v", "WanPipeline", 5.0, label="-text"),
     Case(
         "wan",
+        "i2v-two-experts",
+        "WanImageToVideoPipeline",
+        5.0,
+        ((FIRST, picture), (LAST, picture)),
+        one_call=lambda m: {"image": images(m[0])[0], "last_image": images(m[1])[0]},
+    ),
+    Case(
+        "wan",
         "flf2v",
         "WanImageToVideoPipeline",
         5.0,
@@ -155,10 +163,10 @@ CASES = [
         "vace",
         "WanVACEPipeline",
         5.0,
-        ((FIRST, picture), (condition("still", "keyframe", frame=4), picture)),
+        ((FIRST, picture), (condition("still", "keyframe", frame=4), picture), (LAST, picture)),
         one_call=lambda m: {
-            "video": images(np.concatenate([m[0], GREY[:3], m[1], GREY[:4]])),
-            "mask": [Image.new("L", (32, 32), 0 if i in (0, 4) else 255) for i in range(9)],
+            "video": images(np.concatenate([m[0], GREY[:3], m[1], GREY[:3], m[2]])),
+            "mask": [Image.new("L", (32, 32), 0 if i in (0, 4, 8) else 255) for i in range(9)],
         },
         label="-stills",
     ),
@@ -199,12 +207,13 @@ CASES = [
         "sparsectrl",
         "AnimateDiffSparseControlNetPipeline",
         7.5,
-        ((FIRST, picture), (condition("still", "keyframe", frame=2, scale=0.9), picture)),
+        ((FIRST, picture), (condition("still", "keyframe", frame=2, scale=0.9), picture), (LAST, picture)),
         size=(64, 64, 4),
+        bound=2e-4,  # of latents up to 70
         further=("controlnet",),
         one_call=lambda m: {
             "conditioning_frames": images(np.concatenate(m)),
-            "controlnet_frame_indices": [0, 2],
+            "controlnet_frame_indices": [0, 2, 3],
             "controlnet_conditioning_scale": 0.9,
         },
     ),
@@ -232,6 +241,24 @@ CASES = [
         size=(64, 64, 17),
         tokens=128,
         extra=OLDER,
+        bound=EXACT,
+        label="-stills",
+        one_call=lambda m: {
+            "conditions": [
+                LTX2VideoCondition(frames=images(frames)[0], index=index, strength=strength)
+                for frames, index, strength in zip(m, (0, 1, -1), (1.0, 0.8, 1.0), strict=True)
+            ]
+        },
+    ),
+    Case(
+        "ltx2",
+        "2.3",
+        "LTX2ConditionPipeline",
+        3.0,
+        ((FIRST, picture), (condition("still", "keyframe", frame=1, scale=0.8), picture), (LAST, picture)),
+        size=(64, 64, 17),
+        tokens=128,
+        extra=NEWER,
         bound=EXACT,
         label="-stills",
         one_call=lambda m: {

@@ -285,7 +285,7 @@ def what_it_takes(accepts: Mapping[str, Accepts], asks: tuple[str, ...]) -> list
     needs = []
     if still and still.least:
         pair = {1: "`image`", 2: "`image` and `last_image`"}
-        needs.append(pair[len(roles)] if still.least == len(roles) else "one picture")
+        needs.append("one picture" if "keyframe" in roles else pair[still.least])  # a last one alone is refused
     needs += ["`control`"] if control and control.least else []
     return [
         "yes" if "first" in roles else "",

@@ -41,7 +41,7 @@ class Wan(EngineFamily):
     kinds = MappingProxyType(
         {"still": "I2V, FLF2V, TI2V, VACE", "source": "", "control": "VACE", "clip": "VACE", "reference": "VACE"}
     )
-    makers = ("t2v", "i2v", "flf2v", "ti2v", "ti2v-pictures", "vace", "two-experts")
+    makers = ("t2v", "i2v", "flf2v", "ti2v", "ti2v-pictures", "vace", "two-experts", "i2v-two-experts")
     text_pipeline, text_length = TEXT, 512
 
     def variant(self, model: ModelConfig) -> Variant:

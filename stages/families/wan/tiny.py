@@ -30,8 +30,8 @@ def _network(seed: int, kind: Any = WanTransformer3DModel, **more: Any) -> Any:
 
 
 def make(folder: Path, variant: str = "t2v", seed: int = 0) -> Path:
-    """Write one; equal seeds give equal weights. variant: t2v, i2v, flf2v, ti2v, ti2v-pictures, vace or
-    two-experts."""
+    """Write one; equal seeds give equal weights. variant: t2v, i2v, flf2v, ti2v, ti2v-pictures, vace,
+    two-experts or i2v-two-experts, which has no image encoder, as Wan 2.2."""
     vae = seeded(
         lambda: AutoencoderKLWan(
             base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
@@ -58,6 +58,9 @@ def make(folder: Path, variant: str = "t2v", seed: int = 0) -> Path:
     elif variant in ("i2v", "flf2v"):
         places = {"pos_embed_seq_len": 2 * 17} if variant == "flf2v" else {}
         pipeline = WanImageToVideoPipeline(**parts, **vision, transformer=_network(seed + 3, **looking, **places))
+    elif variant == "i2v-two-experts":
+        experts = {f"transformer{end}": _network(seed + n, in_channels=36) for end, n in (("", 3), ("_2", 4))}
+        pipeline = WanImageToVideoPipeline(**parts, **experts, boundary_ratio=0.9)
     elif variant == "ti2v-pictures":
         pipeline = WanImageToVideoPipeline(**parts, transformer=_network(seed + 3), expand_timesteps=True)
     else:
