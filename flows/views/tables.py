@@ -8,6 +8,7 @@ from textwrap import shorten
 import pyarrow as pa
 
 from flows.curate.tables import curation_tables
+from flows.render.qc import qc
 from flows.words import counted
 from stages.core.config import load_class
 from stages.core.config_files import nearest
@@ -156,7 +157,7 @@ def _uncut(survey: Survey) -> pa.Table:
     return uncut(survey)
 
 
-RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos}
+RENDER_TABLES: dict[str, View] = {"takes": takes, "artifacts": artifacts, "videos": videos, "qc": qc}
 TABLES: dict[str, tuple[str, View]] = {
     **{name: ("render", view) for name, view in RENDER_TABLES.items()},
     **{name: ("curate", view) for name, view in curation_tables.items()},
