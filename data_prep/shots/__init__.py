@@ -1,2 +1,2 @@
-"""Where one shot ends and the next begins (`shots`: cuts, with `fades` and `dissolves`, as steps `cuts`,
-`second_opinion` and `listed`), clips between them, and timelines that editors open."""
+"""Where one shot ends and the next begins (`shots`, as steps `cuts`, `second_opinion` and `listed`), clips between
+them, and timelines that editors open."""

@@ -93,7 +93,7 @@ class Clips(Step):
 
 def shots_of(cuts: Row | None, n_frames: int) -> Any:
     """What the detector found, from its stored rows."""
-    from data_prep.shots.shots import Shots, Transition
+    from stages.core.measures.shots.detector import Shots, Transition
 
     rows = cuts["rows"] if cuts else []
     kept = [r for r in rows if r["kind"] != TRIM]

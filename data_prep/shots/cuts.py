@@ -46,7 +46,8 @@ class Cuts(Step):
         """What counts as a transition.
 
         preset  [broadcast, web] a set of thresholds; `web` is for hand-held footage
-        rules   thresholds that replace those of the preset, by the keys of `data_prep.shots.shots.ShotConfig`
+        rules   thresholds that replace those of the preset, by the keys of
+                `stages.core.measures.shots.detector.ShotConfig`
         """
 
         preset: str = "broadcast"
@@ -105,7 +106,7 @@ def _row(source_id: str, times: Times, kind: str, first: int, last: int, score: 
 
 def shot_config(preset: str, rules: dict[str, Any]) -> Any:
     """A preset of the detector with single rules replaced. Raises BadInput for an unknown preset or rule."""
-    from data_prep.shots.shots import PRESETS, ShotConfig
+    from stages.core.measures.shots.detector import PRESETS, ShotConfig
 
     if preset not in PRESETS:
         raise BadInput(f"preset: there is no preset {preset!r}; {nearest(preset, PRESETS)}")

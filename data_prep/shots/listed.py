@@ -31,9 +31,9 @@ class ListedCuts(Step):
         """The transitions of one source. Raises PermanentError where the list does not fit it."""
         import numpy as np
 
-        from data_prep.shots.shots import Shots, Transition
         from data_prep.signals.store import read_signals
         from data_prep.sources.shot_lists import listed_shots, shots_rows
+        from stages.core.measures.shots.detector import Shots, Transition
 
         table = read_signals(self.workspace, row["signals"], ("pts", "time_s"))
         times = np.asarray(table.column("time_s"), np.float64)

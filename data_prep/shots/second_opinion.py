@@ -40,7 +40,8 @@ class ConfirmedCuts(Step):
         """When TransNetV2 is asked, and what its answer changes. Odds are 0 to 1.
 
         preset  [broadcast, web] a set of thresholds; `web` is for hand-held footage
-        rules   thresholds that replace those of the preset, by the keys of `data_prep.shots.shots.ShotConfig`
+        rules   thresholds that replace those of the preset, by the keys of
+                `stages.core.measures.shots.detector.ShotConfig`
         sure    [0 to 1] score from which on a transition is not asked about
         reach   [0 to 1] how far thresholds of cuts are lowered to find cuts that may have been missed
         keep    [0 to 1] a doubtful transition with lower odds is dropped

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.shots.shots import Shots
+from stages.core.measures.shots.detector import Shots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ def render_command(
     from flows.render.export import check_export, export, exported_text
     from flows.render.prompts import is_prompts_file
     from flows.render.provenance import described
+    from flows.render.qc import qc, qc_lines
     from flows.views.tables import picture_notes, read_table, short_of_video, takes
 
     files, overrides = split_words(words)
@@ -86,7 +87,8 @@ def render_command(
         prepared, outcome = more, run_and_report(more)
     told = picture_notes(prepared.survey), short_of_video(prepared.survey)
     gates = gate_lines(prepared.survey, prepared.store)
-    for line in [*ending(takes(prepared.survey), prepared.store, *told), *gates, *campaign.remarks]:
+    faults = qc_lines(qc(prepared.survey).to_pylist(), prepared.store)
+    for line in [*ending(takes(prepared.survey), prepared.store, *told), *gates, *faults, *campaign.remarks]:
         console.print(for_terminal(line, keep=""), soft_wrap=True, markup=False)
     if export_to and outcome.cancelled:
         console.print(f"nothing was exported to {export_to}: run the same command again", soft_wrap=True, markup=False)

@@ -11,6 +11,7 @@ from rich.table import Table
 from flows.cli.outputs import FORMATS, formats_of, is_special, write_special, write_table
 from flows.display.grid import print_table
 from flows.display.terminal import console as plain_console
+from flows.render.qc import KIND, qc, qc_lines
 from flows.run.session import existing_catalog
 from flows.views.tables import TABLES, read_table
 from flows.words import counted, file_name
@@ -94,7 +95,8 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         again = _failed_for_now(survey, record.plan.node(name))
         table.add_row(name, str(c.done), str(c.todo - again), str(c.waiting), str(c.failed + again))
     console.print(table)
-    for line in _failures(record, catalog):
+    faults = qc_lines(qc(survey).to_pylist(), catalog.storage.url) if survey.plan.of_kind(KIND) else []
+    for line in [*_failures(record, catalog), *faults]:
         console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
 
 

@@ -124,11 +124,19 @@ def load_evaluation(config: str | Path, values: Mapping[str, Any], overrides: Se
 
 
 def _looking(steps: Mapping[str, StepRef]) -> dict[str, StepRef]:
-    """Those steps that only look at videos: what is there already is not rendered."""
+    """Those steps that only look at videos: what is there already is not rendered. QC is left out, too: it holds a
+    video against what the row of its render says."""
     kinds = {n: load_class(r.use, n) for n, r in steps.items()}
     made = [n for n, cls in kinds.items() if cls.kind == "video"]
     names = list(steps)
-    return {n: steps[n] for n in names[names.index(made[-1]) + 1 if made else 0 :]}
+    left, missing = dict[str, StepRef](), {"video"}
+    for n in names[names.index(made[-1]) + 1 if made else 0 :]:
+        cls = kinds[n]
+        if any(p.required and p.kind in missing for p in cls.inputs(steps[n].config).ports.values()):
+            missing.add(cls.kind)
+        else:
+            left[n] = steps[n]
+    return left
 
 
 def _with_reference(evaluation: Evaluation) -> Evaluation:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.evaluate.evaluation import FLOW, Evaluation
+from flows.render.qc import KIND
 from stages.core.config import load_class
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
@@ -76,7 +77,7 @@ def distances(survey: Any) -> dict[str, Any]:
 
 def judgements(survey: Any) -> pa.Table:
     """One row per clip: what was asked, what was found in it whole and in each quarter, and what of it is right."""
-    names = [n.name for n in survey.plan.phases[0].steps]
+    names = [n.name for n in survey.plan.phases[0].steps if n.kind != KIND]  # what fails QC is judged all the same
     node = survey.plan.of_kind("judgement")[0]
     judge, columns = node.name, load_class(node.use, node.name).writes.names
     bad = " ".join(f"""WHEN "set_{n}" AND NOT "ok_{n}" THEN '{n}: ' || coalesce("{n}".error, '')""" for n in names)

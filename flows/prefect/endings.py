@@ -65,6 +65,7 @@ def tally(rows: Iterable[Row]) -> list[tuple[int, str]]:
 def _render(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) -> Ending:
     from flows.render.decisions import gate_lines
     from flows.render.ending import fitted
+    from flows.render.qc import qc, qc_lines
     from flows.views.tables import picture_notes, short_of_video, takes, videos
 
     asked, found = takes(survey).to_pylist(), [v for v in videos(survey).to_pylist() if v["status"] == "ok"]
@@ -74,6 +75,7 @@ def _render(prepared: Prepared, outcome: Outcome, survey: Survey, checked: Any) 
         lines = [f"{sum(t['status'] == 'ok' for t in asked)} of {counted(len(asked), 'take')} finished {last}"]
     lines += [f"{waiting} still to do"] if waiting else []
     lines += gate_lines(survey, prepared.store)
+    lines += qc_lines(qc(survey).to_pylist(), prepared.store)
     lines += [*fitted(picture_notes(survey), prepared.store), *(checked.remarks if checked else ())]
     missing = tally(t for t in asked if t["status"] not in ("ok", "pending", "waiting"))
     return Ending(lines, missing, _sheet_of_videos(prepared.catalog, found))

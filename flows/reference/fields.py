@@ -114,8 +114,10 @@ def as_text(value: Any) -> str:
     """A default as it is written in YAML, on one line; paths in the checkout are relative to it."""
     if value is dataclasses.MISSING or value is inspect.Parameter.empty:
         return "required"
-    if dataclasses.is_dataclass(value) or (isinstance(value, list) and value and dataclasses.is_dataclass(value[0])):
+    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
         return ""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _part_text(value)
     plain = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
     if isinstance(plain, str):
         plain = plain.replace(f"{ROOT}/", "")
@@ -125,6 +127,14 @@ def as_text(value: Any) -> str:
         return '""'
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
     return text if len(text) <= LONGEST_DEFAULT else LONG_TEXT
+
+
+def _part_text(value: Any) -> str:
+    """Of a part that is not as its class has it, what is set: `{max: 0.02}`; else "", for its own table says it."""
+    usual = {f.name: f.default for f in dataclasses.fields(value)}
+    own = {name: v for name in usual if (v := getattr(value, name)) != usual[name]}
+    plain = all(isinstance(v, int | float | str | bool) for v in own.values())
+    return as_text(own) if own and plain else ""
 
 
 def _sentence(text: str) -> str:

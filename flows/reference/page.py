@@ -175,7 +175,8 @@ def _training(shared: Shared) -> list[str]:
 
 
 def shared_groups(configs: Iterable[type]) -> Shared:
-    """Config classes that more than one field holds, or that a sentence names, and the name of that field."""
+    """Config classes that more than one field holds, or that a sentence names, and the name of that field; that of the
+    class where fields have several."""
     holders: dict[type, set[tuple[type, str]]] = {}
     named: Shared = {}
 
@@ -190,7 +191,11 @@ def shared_groups(configs: Iterable[type]) -> Shared:
 
     for config in configs:
         visit(config)
-    return {part: next(iter(held))[1] for part, held in holders.items() if len(held) > 1} | named
+    return {part: _name(part, {key for _, key in held}) for part, held in holders.items() if len(held) > 1} | named
+
+
+def _name(part: type, keys: set[str]) -> str:
+    return next(iter(keys)) if len(keys) == 1 else part.__name__.lower()
 
 
 def own_fields(config: type[FlowConfig], others: Iterable[type]) -> set[str]:

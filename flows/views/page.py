@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from flows.curate.clip_text import NO_SCORES
 from flows.display.html import data_uri, page_environment
+from flows.render.qc import marks
 from flows.views.clip_files import published_clips
 from flows.views.tables import read_table, read_tables
 from flows.words import reason_text, span_text, told_apart
@@ -65,12 +66,18 @@ def _latest(catalog: Catalog, flow: str, run_id: str) -> RunRecord | None:
 def _render_part(catalog: Catalog, record: RunRecord, video_source: VideoSource) -> dict[str, Any]:
     run_id = record.row["run_id"]
     chains: dict[str, list[Row]] = {}
-    artifacts, videos, takes = _rows(catalog, ("artifacts", "videos", "takes"), run_id)
+    artifacts, videos, takes, looked_at = _rows(catalog, ("artifacts", "videos", "takes", "qc"), run_id)
     for row in artifacts:
         chains.setdefault(row["take_id"], []).append(row)
-    asked = {t["take_id"]: t for t in takes}
+    asked, faults = {t["take_id"]: t for t in takes}, marks(looked_at)
     shown = [
-        {**v, "src": video_source(v), "chain": chains[v["take_id"]], "tags": asked[v["take_id"]]["tags"]}
+        {
+            **v,
+            "src": video_source(v),
+            "chain": chains[v["take_id"]],
+            "tags": asked[v["take_id"]]["tags"],
+            "faults": faults.get(v["take_id"], []),
+        }
         for v in videos
         if v["uri"]
     ]

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from flows.curate.tables import curation_tables
 from flows.render.costs import costs
+from flows.render.qc import qc
 from flows.words import counted
 from stages.core.config import load_class
 from stages.core.config_files import nearest
@@ -193,6 +194,7 @@ RENDER_TABLES: dict[str, View] = {
     "artifacts": artifacts,
     "videos": videos,
     "costs": costs,
+    "qc": qc,
     "decisions": _decisions,
 }
 TABLES: dict[str, tuple[str, View]] = {

@@ -8,11 +8,11 @@ returns plain dictionaries.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Self
 
 import pyarrow as pa
 from typing_extensions import TypeVar
@@ -168,11 +168,28 @@ class Workspace:
 
 
 class Rejected(Exception):
-    """Raised by `process` for a row that is sound but refused; carries typed reasons for the ledger."""
+    """Raised by `process` for a row that is sound but refused; carries typed reasons for the ledger.
+
+    columns: what the row holds all the same, as an ok one would
+    """
 
     def __init__(self, metric: str, value: object, op: str, threshold: object) -> None:
         super().__init__(f"{metric} is {value}, required {op} {threshold}")
-        self.reason = {"metric": metric, "value": str(value), "op": op, "threshold": str(threshold)}
+        self.reasons = [reason(metric, value, op, threshold)]
+        self.columns: Row = {}
+
+    @classmethod
+    def because(cls, reasons: Sequence[Row], columns: Row) -> Self:
+        """For several reasons (at least one), each as `reason` makes it."""
+        first = reasons[0]
+        refused = cls(first["metric"], first["value"], first["op"], first["threshold"])
+        refused.reasons, refused.columns = list(reasons), columns
+        return refused
+
+
+def reason(metric: str, value: object, op: str, threshold: object) -> Row:
+    """Why a row is refused: a REASON, but for the step, which whoever runs it adds."""
+    return {"metric": metric, "value": str(value), "op": op, "threshold": str(threshold)}
 
 
 class Skipped(Rejected):

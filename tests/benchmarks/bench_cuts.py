@@ -29,8 +29,9 @@ Rows = list[tuple[str, int, int]]
 
 
 def ours(preset: str) -> Callable[[Path], Rows]:
-    from data_prep.shots.shots import PRESETS, find_shots
+    from data_prep.shots.shots import find_shots
     from data_prep.signals.signals import decode_signals
+    from stages.core.measures.shots.detector import PRESETS
 
     def run(path: Path) -> Rows:
         shots = find_shots(decode_signals(path).table, PRESETS[preset])

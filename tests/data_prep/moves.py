@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from data_prep.shots.shots import Transition
+from stages.core.measures.shots.detector import Transition
 from tests.data_prep.sequences import Frames, Sequence
 
 WIDTH, HEIGHT = 320, 180

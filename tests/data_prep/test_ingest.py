@@ -74,7 +74,7 @@ def test_sound_alone_and_a_single_frame_are_passed_over(tmp_path):
     for name, metric in (("x.m4a", "video_streams"), ("one.mp4", "frames")):
         with pytest.raises(Skipped) as caught:
             probed(tmp_path / name)
-        assert caught.value.reason["metric"] == metric
+        assert caught.value.reasons[0]["metric"] == metric
 
 
 def test_display_size_follows_the_turn(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.shots.shots import Transition, find_shots
+from data_prep.shots.shots import find_shots
 from data_prep.signals.signals import decode_signals
 from stages.core.measures.registration import (
     best_shifts,
@@ -16,6 +16,7 @@ from stages.core.measures.registration import (
     motion_over_mixture,
     rank_likeness,
 )
+from stages.core.measures.shots.detector import Transition
 from tests.data_prep.moves import KEPT_BACK, KNOWN, Footage, Tally, edited, footage
 from tests.data_prep.sequences import Sequence, encode
 from tests.data_prep.test_shots import DATA, FOOTAGE

@@ -12,12 +12,12 @@ from data_prep.models.packaged import torch_pickle
 from data_prep.models.transnet import load, odds, window_frames
 from data_prep.shots import second_opinion
 from data_prep.shots.second_opinion import ConfirmedCuts
-from data_prep.shots.shots import Transition
 from data_prep.signals.pictures import Fit, Moment, pictures_at
 from data_prep.signals.signals import decode_signals
 from data_prep.signals.store import write_signals
 from stages.core.config import load_class, make_ref
 from stages.core.ledger.storage import Storage
+from stages.core.measures.shots.detector import Transition
 from stages.core.step import Workspace
 from tests.data_prep.test_models import installed
 

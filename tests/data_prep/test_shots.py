@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_prep.shots.shots import PRESETS, find_shots
+from data_prep.shots.shots import find_shots
 from data_prep.signals.signals import decode_signals
+from stages.core.measures.shots.detector import PRESETS
 from tests.data_prep.sequences import Sequence, encode, read_shot
 
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()

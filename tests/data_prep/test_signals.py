@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shots.shots import Shots, Transition, find_shots
+from data_prep.shots.shots import find_shots
 from data_prep.shots.spans import SpanConfig, clip_spans
 from data_prep.signals.aggregate import METRICS, aggregate
 from data_prep.signals.signals import FRAMES, Clock, Rates, SignalConfig, decode_signals
+from stages.core.measures.shots.detector import Shots, Transition
 from tests.data_prep.sequences import encode
 
 DATA = Path(os.environ.get("RUSHES_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()

@@ -12,6 +12,7 @@ from flows.curate.curation import load_curation
 from flows.render.campaign import load_campaign
 from flows.run.session import Prepared, execute, existing_catalog, prepare
 from flows.views.tables import read_table
+from stages.core.config import load_class
 from stages.core.config_files import CONFIGS
 from stages.core.ledger.catalog import VOLATILE
 from tests.data_prep.little import video
@@ -123,7 +124,8 @@ def test_a_cascade_of_other_names_renders(campaign_file, tmp_path):
     entries = yaml.safe_load(text)["steps"]
     names = {n: f"my-{i}-{n[::-1]}" for i, n in enumerate(entries)}
     cascade = yaml.safe_load(text.replace("steps.base.", f"steps.{names['base']}."))
-    cascade["steps"] = {names[n]: entry for n, entry in cascade["steps"].items()}
+    after = {n: {"after": names[e["after"]]} for n, e in cascade["steps"].items() if "after" in e}
+    cascade["steps"] = {names[n]: {**entry, **after.get(n, {})} for n, entry in cascade["steps"].items()}
     (tmp_path / "renamed.yaml").write_text(yaml.safe_dump(cascade, sort_keys=False))
     campaign = yaml.safe_load(campaign_file.read_text())
     own = {names[n]: campaign.pop(n) for n in ("base", "refine")}
@@ -133,5 +135,6 @@ def test_a_cascade_of_other_names_renders(campaign_file, tmp_path):
     prepared = prepare(one_take(tmp_path / "campaign.yaml", "longer=2"), str(tmp_path / "store"))
     done(prepared)
     rows = read_table(prepared.catalog, "artifacts").to_pylist()
-    assert [r["stage"] for r in rows] == [names[n] for n, e in entries.items() if n != "see" and e.get("enabled", True)]
+    makers = [n for n, e in entries.items() if "uri" in load_class(e["use"]).writes.names]
+    assert [r["stage"] for r in rows] == [names[n] for n in makers if n != "see" and entries[n].get("enabled", True)]
     assert {r["status"] for r in rows} == {"ok"}

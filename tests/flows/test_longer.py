@@ -41,7 +41,7 @@ def test_steps_apply_only_to_takes_that_ask_for_them(campaign_file, picture, tmp
     assert (counts["base"].waiting, counts["extend"].waiting, counts["decode"].waiting) == (2, 1, 3)
     assert mixed.plan.node("base").fingerprint == plain.plan.node("base").fingerprint
     without = load(campaign_file, "see.enabled=false", "extend.enabled=false")
-    assert list(without.steps) == ["text", "base", "spatial", "temporal", "refine", "decode"]
+    assert list(without.steps) == ["text", "base", "spatial", "temporal", "refine", "decode", "measure", "qc"]
     marks = {n.name: n.fingerprint for n in prepare(without, str(tmp_path / "without")).plan.nodes}
     assert marks == {n.name: n.fingerprint for n in plain.plan.nodes if n.name in marks}
 

@@ -36,3 +36,26 @@ def edge_steepness(picture: npt.NDArray[np.uint8]) -> float:
     """
     across, down = (cv2.Sobel(picture, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
     return float(np.percentile(np.sqrt((across**2 + down**2).sum(axis=-1)), 99))
+
+
+_EDGE, _AROUND, _FEWEST = 12.0, 9, 0.002
+_STEP = float(np.sqrt(2 * np.pi))
+"""The height of a step that a Gaussian of sigma 1 has blurred, over its steepest slope."""
+
+
+def edge_blur(luma: npt.NDArray[np.uint8]) -> float | None:
+    """How blurred the sharpest edges of a picture [h, w] are: the sigma of the Gaussian, in its pixels, that makes an
+    ideal step as flat as they are; about 0.6 at the least. None where it has next to no edges.
+
+    An edge's width is its height over its steepest slope (P. Marziliano et al., "A no-reference perceptual blur
+    metric", ICIP 2002). The sharpest twentieth of all places with contrast counts, as what is out of focus on purpose
+    is blurred in a sound picture, too. Up to a sigma of 3.
+    """
+    grey = luma.astype(np.float32)
+    slope = np.hypot(*(cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1))))
+    kernel = np.ones((_AROUND, _AROUND), np.uint8)
+    height = cv2.subtract(cv2.dilate(luma, kernel), cv2.erode(luma, kernel)).astype(np.float32)
+    edges = (height >= _EDGE) & (slope > 0)
+    if edges.mean() < _FEWEST:
+        return None
+    return float(np.percentile(height[edges] / (slope[edges] * _STEP), 5))

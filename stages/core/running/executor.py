@@ -180,10 +180,17 @@ class Worker:
             return {"status": "ok", **self._checked(work, self.step.process(InputRow(work.row)))}
         except Rejected as refused:
             status = "skipped" if isinstance(refused, Skipped) else "rejected"
-            reason = {name: cleared(text) for name, text in refused.reason.items()}
-            return {"status": status, "reasons": [{"step": self.ref.name, **reason}]}
+            reasons = [
+                {"step": self.ref.name, **{name: cleared(text) for name, text in reason.items()}}
+                for reason in refused.reasons
+            ]
+            return {"status": status, "reasons": reasons, **self._kept(work, refused.columns)}
         except Exception as error:
             return self._error(error, TRANSIENT if is_out_of_memory(error) else kind_of(error))
+
+    def _kept(self, work: Work, columns: Row) -> Row:
+        """What a refused row holds all the same."""
+        return self._checked(work, columns) if columns else {}
 
     def _checked(self, work: Work, output: Row) -> Row:
         """Hold a row to what the step declares, here, so that a bad one is an error of its own and not of its part.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.shots.gradual import Gradual, GradualRules
 from stages.core.measures.mixing import F32, fit_ramp, unlikeness
 from stages.core.measures.registration import motion_over_mixture
+from stages.core.measures.shots.gradual import Gradual, GradualRules
 from stages.core.measures.signature import LUMA, U8, pictures
 
 Cells = npt.NDArray[np.bool_]

@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.shots.gradual import Gradual, GradualRules
 from stages.core.measures.mixing import (
     F32,
     fit_ramp,
@@ -19,6 +18,7 @@ from stages.core.measures.mixing import (
     unlikeness,
 )
 from stages.core.measures.registration import kept_share, motion_likeness, motion_over_mixture
+from stages.core.measures.shots.gradual import Gradual, GradualRules
 from stages.core.measures.signature import CHROMA, COLUMNS, LUMA, ROWS, U8, Novelty, pictures, plane_weights, relit
 
 Cells = npt.NDArray[np.bool_]
