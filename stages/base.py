@@ -14,7 +14,8 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Given, Sampling, load_family, offers_of, refuse_conditions
-from stages.families.offers import check_columns, check_sampling
+from stages.families.offers import check_columns
+from stages.families.settings import check_lora, check_quantize, check_sampling
 
 
 class Base(Step):
@@ -29,7 +30,7 @@ class Base(Step):
         """How base takes are made.
 
         model             the weights
-        lora              an adapter that is put onto the denoiser
+        lora              adapters that are put onto the denoiser
         sampling          how to denoise; its guidance is that of the take
         fps_conditioning  [from 0] frame rate that is given to the model, in frames a second; 0 is the take's
         """
@@ -54,7 +55,7 @@ class Base(Step):
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
-        """What the family denoises with, and the adapter."""
+        """What the family denoises with, and the adapters."""
         return {**offers_of(config.model).weights("denoise"), "lora.path": ()}
 
     @classmethod
@@ -77,8 +78,8 @@ class Base(Step):
             for level in levels:
                 config.sampling.check_strength(level, "level")
         check_columns(family.name, offers, values)
-        if config.lora.path and not offers.lora:
-            raise BadInput(f"base.lora.path: {family.name} takes no adapter")
+        check_lora("base.lora", family.name, offers, config.lora)
+        check_quantize("base", offers, config.model, config.lora)
 
     def setup(self) -> None:
         """Load the denoiser."""

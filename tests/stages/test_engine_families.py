@@ -37,35 +37,17 @@ from tests.stages.families_cases import (
     SEED,
     STEPS,
     TOKENS,
-    Case,
     Stages,
     call,
     call_whole,
+    case_of,
     condition,
     library,
-    made,
     video,
 )
 
 MOVED = 100
 """Everything that is given moves the latent by so many times the bound of the comparison, at least."""
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """Folder of a case's tiny checkpoint, and its stages, each made once."""
-    root, loaded = tmp_path_factory.mktemp("families"), {}
-
-    def get(case: Case) -> Stages:
-        if case.name not in loaded:
-            loaded[case.name] = Stages(case, made(case, root))
-        return loaded[case.name]
-
-    return get
-
-
-def case_of(name: str) -> Case:
-    return next(c for c in CASES if c.name == name)
 
 
 def bound_of(case: Case, values: np.ndarray) -> float:

@@ -105,6 +105,7 @@ class AnimateDiff(EngineFamily):
                 decodes=("chunk",),
                 tokens=False,
                 refines_after=bool(name),
+                lora=("unet",),
             ),
         )
 

@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +33,19 @@ SOURCE = Accepts(heeds=("level",), must=("level",))
 FIRST = Accepts(roles=("first",))
 GREY = 128
 """Pixels that VACE is to make; what it makes of them is not looked at."""
+
+
+EXPERTS = MappingProxyType(
+    {
+        "guidance_2": Knob(
+            default=None, low=0, high=100, help="guidance of the second expert; without it, that of both"
+        ),
+        "boundary": Knob(
+            default=None, low=0, high=1,
+            help="noise level below which the second expert goes on; without it, that of the checkpoint",
+        ),
+    }
+)  # fmt: skip
 
 
 class Wan(EngineFamily):
@@ -59,11 +73,7 @@ class Wan(EngineFamily):
         options: dict[str, Any] = {"boundary_ratio": boundary}
         if kind != VACE:
             options["expand_timesteps"] = expands
-        knobs = {
-            "guidance_2": Knob(
-                default=None, low=0, high=100, help="guidance of the second expert; without it, that of both"
-            )
-        }
+        knobs = {**EXPERTS, "boundary": replace(EXPERTS["boundary"], default=boundary)}
         return Variant(
             pipeline=kind,
             looking=(lambda shown: IMAGE) if kind == TEXT and expands else None,
@@ -88,6 +98,9 @@ class Wan(EngineFamily):
                 asks=("still", "control", "source", "reference") if kind == VACE else (),
                 knobs=knobs if len(experts) > 1 else {},
                 schedulers=SCHEDULERS,
+                attention="plain",
+                quantizes=experts,
+                caches=_caches(kind, len(experts), expands),
                 defaults={
                     "width": 1280 if expands else 832,
                     "height": 704 if expands else 480,
@@ -98,9 +111,22 @@ class Wan(EngineFamily):
                 sees=("frames",),
                 decodes=("tiling",),
                 refines_after=kind != TEXT or expands,
-                lora=len(experts) == 1,
+                lora=experts,
             ),
         )
+
+    def steer(self, pipeline: Any, call: Call) -> None:
+        """The boundary between two experts."""
+        if (boundary := call.knobs.get("boundary")) is not None:
+            pipeline.register_to_config(boundary_ratio=float(boundary))
+
+
+def _caches(kind: str, experts: int, expands: bool) -> tuple[str, ...]:
+    """MagCache goes by how many steps a network runs, which the boundary decides where there are two of them; SeaCache
+    by what only the pipeline for text tells it."""
+    mag = () if experts > 1 else ("MagCache",)
+    sea = ("SeaCache",) if kind == TEXT and not expands else ()
+    return ("FirstBlockCache", "TaylorSeerCache", *mag, *sea)
 
 
 def _accepts(kind: str, net: Mapping[str, Any], looks: bool, expands: bool) -> tuple[str, dict[str, Accepts]]:
