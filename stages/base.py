@@ -15,7 +15,7 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Given, Sampling, load_family, offers_of, refuse_conditions
 from stages.families.offers import check_columns
-from stages.families.settings import check_lora, check_quantize, check_sampling
+from stages.families.settings import check_lora, check_quantize, check_sampling, check_windows
 
 
 class Base(Step):
@@ -70,7 +70,7 @@ class Base(Step):
         if not (values["fps"] and math.isfinite(values["fps"]) and values["fps"] > 0):
             raise BadInput(f"fps must be above 0, not {values['fps']}")
         family, offers = load_family(config.model.family), offers_of(config.model)
-        offers.size.check(family.name, values["width"], values["height"], values["frames"])
+        offers.size_for(config.sampling.knobs).check(family.name, values["width"], values["height"], values["frames"])
         refuse_conditions(family, offers, read_conditions(values.get("conditions")), values["frames"])
         check_sampling("base.sampling", family.name, offers, config.sampling)
         levels = [c.level for c in read_conditions(values.get("conditions")) if c.level is not None]
@@ -80,6 +80,7 @@ class Base(Step):
         check_columns(family.name, offers, values)
         check_lora("base.lora", family.name, offers, config.lora)
         check_quantize("base", offers, config.model, config.lora)
+        check_windows("base", offers, config.model, config.sampling)
 
     def setup(self) -> None:
         """Load the denoiser."""

@@ -15,7 +15,7 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Given, Latents, Sampling, load_family, offers_of
-from stages.families.settings import check_lora, check_quantize, check_sampling
+from stages.families.settings import check_lora, check_quantize, check_sampling, check_windows
 
 
 class Refine(Step):
@@ -86,6 +86,7 @@ class Refine(Step):
             raise BadInput("refine.window: this family refines pictures and sound at once; set it to 0")
         check_lora("refine.lora", config.model.family, offers, config.lora)
         check_quantize("refine", offers, config.model, config.lora)
+        check_windows("refine", offers, config.model, config.sampling)
 
     def setup(self) -> None:
         """Load the denoiser."""

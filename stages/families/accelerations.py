@@ -133,7 +133,7 @@ QUANTIZERS: Mapping[str, Quantizer] = MappingProxyType(
     {
         "bitsandbytes_4bit": Quantizer(
             package="bitsandbytes", gpu=True,
-            fields=("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"),
+            fields=("bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
         ),
         "bitsandbytes_8bit": Quantizer(package="bitsandbytes", gpu=True, fields=("llm_int8_threshold",)),
         "torchao": Quantizer(package="torchao", fields=("quant_type",), must=("quant_type",)),

@@ -138,6 +138,7 @@ class Offers:
     attention   whether an attention back end can be chosen: "" no, `plain` any of them, `masked` one that takes masks
     caches      caches of diffusers, by name, that save passes of its denoiser
     uncached    knobs beside which no cache works
+    windows     the knob with which a clip may have more frames than `size.most`, "" for none
     steps       how many steps it takes at least
     sampling    which of the fields of Sampling beside steps and guidance it goes by
     tracks      what its latents hold: video, perhaps audio, which the role `sound` makes audible
@@ -166,6 +167,7 @@ class Offers:
     attention: str = ""
     caches: tuple[str, ...] = ()
     uncached: tuple[str, ...] = ()
+    windows: str = ""
     steps: int = 1
     sampling: tuple[str, ...] = ()
     tracks: tuple[str, ...] = ("video",)
@@ -182,6 +184,10 @@ class Offers:
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+
+    def size_for(self, knobs: Mapping[str, Any]) -> SizeRule:
+        """The sizes that it can make with these knobs of the sampler: in windows, of any length."""
+        return replace(self.size, most=0) if self.windows and knobs.get(self.windows) else self.size
 
     def weights(self, *roles: str) -> dict[str, tuple[str, ...]]:
         """What a step of these roles loads, as `Step.weights_of` says it; {} where there are no such roles."""

@@ -134,6 +134,15 @@ def check_cache(where: str, name: str, offers: Offers, sampling: Any) -> None:
             raise BadInput(f"{where}.knobs.{knob}: no cache works beside it; leave one of the two out")
 
 
+def check_windows(where: str, offers: Offers, model: ModelConfig, sampling: Any) -> None:
+    """Raise BadInput for windows of a network whose weights visit the GPU: windows put new layers into it."""
+    if offers.windows and sampling.knobs.get(offers.windows) and model.offload != "none":
+        raise BadInput(
+            f"{where}.sampling.knobs.{offers.windows}: windows do not go with {where}.model.offload={model.offload};"
+            " set it to none"
+        )
+
+
 def check_quantize(where: str, offers: Offers, model: ModelConfig, lora: LoraConfig) -> None:
     """Raise BadInput for networks that cannot be held in fewer bits, and for what does not go together with that."""
     who = called(model.family, offers)

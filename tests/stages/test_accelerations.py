@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -268,6 +269,33 @@ def test_a_pipeline_runs_where_it_is_told_and_not_where_visiting_weights_lie(tin
         assert pipeline._execution_device == torch.device("cpu")
     told = quiet(diffusers.WanPipeline(**{**dict.fromkeys(stages.denoiser.pipeline.components)}), torch.device("meta"))
     assert told._execution_device == torch.device("meta")
+
+
+def test_animatediff_goes_over_a_long_clip_in_windows_as_the_library_does(tiny):
+    """FreeNoise, which the library refuses beside embeddings; and the next clip without it is as if it never was."""
+    case = replace(case_of("animatediff-text-to-video"), size=(64, 64, 10))
+    stages, found = Stages(case, tiny(case_of("animatediff-text-to-video")).folder), []
+    given, plain = stages.given(), latent(stages, stages.given())
+    for window, stride in ((4, 2), (4, 3), (6, 2)):
+        whole = library(case, stages.folder)
+        whole.__dict__["motion_adapter"] = SimpleNamespace(config=whole.unet.config)
+        whole.enable_free_noise(context_length=window, context_stride=stride)
+        wanted = stages.denoiser.form.to_rest(call_whole(case, whole, "latent", steps=LONG).frames)
+        found.append(latent(stages, given, knobs={"window": window, "stride": stride}))
+        # The library blends one prompt's embedding with itself, which rounds it.
+        np.testing.assert_allclose(found[-1], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    assert min(np.abs(a - b).max() for i, a in enumerate([plain, *found]) for b in found[:i]) > 1e-3
+    np.testing.assert_array_equal(latent(stages, given), plain)
+    assert np.isfinite(latent(stages, given, guidance=1.0, knobs={"window": 4})).all()
+    with pytest.raises(BadInput, match=r"sampling\.knobs\.stride is 4; it must be at most window, 3"):
+        latent(stages, given, knobs={"window": 3})
+    unit = {"width": 64, "height": 64, "frames": 40, "fps": 8.0, "guidance": 2.0, "conditions": None}
+    with pytest.raises(BadInput, match="cannot make 40 frames: they must be at most 32"):
+        Base.check_unit(Base.Config(model=stages.model), unit)
+    long = Sampling(knobs={"window": 16})
+    Base.check_unit(Base.Config(model=stages.model, sampling=long), unit)
+    with pytest.raises(BadInput, match=r"base\.sampling\.knobs\.window: windows do not go with base\."):
+        Base.check_unit(Base.Config(model=replace(stages.model, offload="group"), sampling=long), unit)
 
 
 @pytest.mark.parametrize("how", ["model", "sequential", "group"])

@@ -8,7 +8,6 @@ it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -73,7 +72,6 @@ class Wan(EngineFamily):
         options: dict[str, Any] = {"boundary_ratio": boundary}
         if kind != VACE:
             options["expand_timesteps"] = expands
-        knobs = {**EXPERTS, "boundary": replace(EXPERTS["boundary"], default=boundary)}
         return Variant(
             pipeline=kind,
             looking=(lambda shown: IMAGE) if kind == TEXT and expands else None,
@@ -96,7 +94,7 @@ class Wan(EngineFamily):
                 },
                 accepts=accepts,
                 asks=("still", "control", "source", "reference") if kind == VACE else (),
-                knobs=knobs if len(experts) > 1 else {},
+                knobs=EXPERTS if len(experts) > 1 else {},
                 schedulers=SCHEDULERS,
                 attention="plain",
                 quantizes=experts,
@@ -116,9 +114,11 @@ class Wan(EngineFamily):
         )
 
     def steer(self, pipeline: Any, call: Call) -> None:
-        """The boundary between two experts."""
-        if (boundary := call.knobs.get("boundary")) is not None:
-            pipeline.register_to_config(boundary_ratio=float(boundary))
+        """The boundary between two experts: that of the checkpoint again, where the last clip had another one."""
+        if "boundary" in call.knobs:
+            own = pipeline.__dict__.setdefault("own_boundary", pipeline.config.boundary_ratio)
+            asked = call.knobs["boundary"]
+            pipeline.register_to_config(boundary_ratio=own if asked is None else asked)
 
 
 def _caches(kind: str, experts: int, expands: bool) -> tuple[str, ...]:
