@@ -14,7 +14,8 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Given, Sampling, load_family, offers_of, refuse_conditions
-from stages.families.offers import check_columns, check_sampling
+from stages.families.offers import check_columns
+from stages.families.settings import check_lora, check_quantize, check_sampling, check_windows
 
 
 class Base(Step):
@@ -29,7 +30,7 @@ class Base(Step):
         """How base takes are made.
 
         model             the weights
-        lora              an adapter that is put onto the denoiser
+        lora              adapters that are put onto the denoiser
         sampling          how to denoise; its guidance is that of the take
         fps_conditioning  [from 0] frame rate that is given to the model, in frames a second; 0 is the take's
         """
@@ -54,7 +55,7 @@ class Base(Step):
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
-        """What the family denoises with, and the adapter."""
+        """What the family denoises with, and the adapters."""
         return {**offers_of(config.model).weights("denoise"), "lora.path": ()}
 
     @classmethod
@@ -69,7 +70,7 @@ class Base(Step):
         if not (values["fps"] and math.isfinite(values["fps"]) and values["fps"] > 0):
             raise BadInput(f"fps must be above 0, not {values['fps']}")
         family, offers = load_family(config.model.family), offers_of(config.model)
-        offers.size.check(family.name, values["width"], values["height"], values["frames"])
+        offers.size_for(config.sampling.knobs).check(family.name, values["width"], values["height"], values["frames"])
         refuse_conditions(family, offers, read_conditions(values.get("conditions")), values["frames"])
         check_sampling("base.sampling", family.name, offers, config.sampling)
         levels = [c.level for c in read_conditions(values.get("conditions")) if c.level is not None]
@@ -77,8 +78,9 @@ class Base(Step):
             for level in levels:
                 config.sampling.check_strength(level, "level")
         check_columns(family.name, offers, values)
-        if config.lora.path and not offers.lora:
-            raise BadInput(f"base.lora.path: {family.name} takes no adapter")
+        check_lora("base.lora", family.name, offers, config.lora)
+        check_quantize("base", offers, config.model, config.lora)
+        check_windows("base", offers, config.model, config.sampling)
 
     def setup(self) -> None:
         """Load the denoiser."""

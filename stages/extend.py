@@ -17,6 +17,7 @@ from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.back_projection import encode_closely
 from stages.families.contract import Frames, Given, Sampling, load_family, offers_of
+from stages.families.settings import check_lora, check_sampling
 
 CONTINUATION = Condition(kind="clip", role="continuation", frame=0)
 MOTIONS = ("continue", "spread")
@@ -41,7 +42,7 @@ class Extend(Step):
         """How takes are made longer, window by window.
 
         model             the weights
-        lora              an adapter that is put onto the denoiser
+        lora              adapters that are put onto the denoiser
         motion            [continue, spread] `continue` lets windows go on after the end of the clip; `spread` slows its
                           motion down to the whole length, and of the settings below uses only `back_projections`
         sampling          how to denoise
@@ -108,6 +109,9 @@ class Extend(Step):
         name = config.model.family
         if config.motion == "continue" and not load_family(name).offers(config.model).continues:
             raise BadInput(f"longer: {name} does not go on from the end of a clip; leave `longer` out")
+        if config.motion == "continue":
+            check_lora("extend.lora", name, offers_of(config.model), config.lora)
+            check_sampling("extend.sampling", name, offers_of(config.model), config.sampling)
         stay = ("first", "last") if config.motion == "spread" else ("first",)
         for one in read_conditions(values.get("conditions")):
             if one.role not in stay:

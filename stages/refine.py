@@ -15,7 +15,7 @@ from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Given, Latents, Sampling, load_family, offers_of
-from stages.families.offers import check_sampling
+from stages.families.settings import check_lora, check_quantize, check_sampling, check_windows
 
 
 class Refine(Step):
@@ -34,7 +34,7 @@ class Refine(Step):
         """How latents are refined.
 
         model     the weights
-        lora      an adapter that is put onto the denoiser
+        lora      adapters that are put onto the denoiser
         sampling  how to denoise
         strength  [above 0, below 1] the noise level that latents are brought to; for the family ltx, the share of the
                   schedule's steps that is run
@@ -72,7 +72,7 @@ class Refine(Step):
 
     @classmethod
     def weights_of(cls, config: Config) -> Mapping[str, tuple[str, ...]]:
-        """What the family denoises with, and the adapter."""
+        """What the family denoises with, and the adapters."""
         return {**offers_of(config.model).weights("denoise"), "lora.path": ()}
 
     @classmethod
@@ -84,8 +84,9 @@ class Refine(Step):
             raise BadInput("refine.window: this family refines a clip at once, with its conditions; set it to 0")
         if config.window and len(offers.tracks) > 1:
             raise BadInput("refine.window: this family refines pictures and sound at once; set it to 0")
-        if config.lora.path and not offers.lora:
-            raise BadInput(f"refine.lora.path: {config.model.family} takes no adapter")
+        check_lora("refine.lora", config.model.family, offers, config.lora)
+        check_quantize("refine", offers, config.model, config.lora)
+        check_windows("refine", offers, config.model, config.sampling)
 
     def setup(self) -> None:
         """Load the denoiser."""

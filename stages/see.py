@@ -16,7 +16,7 @@ from stages.core.media import Frames, read_frames, read_whole_picture
 from stages.core.step import Inputs, Port, Resources, Row, Step
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.contract import LATER, Shot, load_family, offers_of, refuse_conditions
-from stages.families.offers import check_knobs
+from stages.families.settings import check_knobs
 
 
 class See(Step):

@@ -57,6 +57,10 @@ class Sampling:
     scheduler        a scheduler of diffusers and its settings, `{name: UniPCMultistepScheduler, flow_shift: 5}`; what
                      is not said is that of the checkpoint
     knobs            further settings that the sampler of a family has; docs/families.md lists them
+    attention        an attention back end of diffusers, such as `flash`; empty takes that of torch. It changes the last
+                     digits, and more where it computes in 8 bits; docs/families.md
+    cache            a cache of diffusers that leaves out passes which change little, and its settings,
+                     `{name: FirstBlockCache, threshold: 0.05}`; it changes the clip; docs/families.md
     """
 
     steps: int = 30
@@ -68,6 +72,8 @@ class Sampling:
     condition_noise: float = 0.0
     scheduler: dict[str, Any] = field(default_factory=dict, metadata=LATER)
     knobs: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    attention: str = field(default="", metadata=LATER)
+    cache: dict[str, Any] = field(default_factory=dict, metadata=LATER)
 
     def __post_init__(self) -> None:
         require(

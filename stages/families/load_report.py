@@ -76,6 +76,8 @@ def check_finite(path: Path, network: torch.nn.Module, dtype: torch.dtype) -> No
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all values are finite; the extremes tell it, in no more memory than there is."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor.data, "dequantize"):
+        tensor = tensor.data.dequantize()  # of a class for fewer bits, which does not know its extremes
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return all(bool(torch.isfinite(value)) for value in torch.aminmax(tensor.detach()))

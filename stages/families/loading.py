@@ -7,7 +7,7 @@ model, and the values.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsampler
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig, check_part, read_json
 from stages.core.weights.headers import weight_files
@@ -27,22 +28,47 @@ from stages.families.load_report import check_finite, check_report, heard, is_fi
 _UNEXPORTED = {"LTXLatentUpsamplerModel": LTXLatentUpsamplerModel}
 
 
-def load_part(cls: Any, path: Path, dtype: torch.dtype) -> Any:
+def load_part(cls: Any, path: Path, dtype: torch.dtype, quantize: Mapping[str, Any] | None = None) -> Any:
     """A model of a class of diffusers or transformers from its folder, in evaluation mode, on the CPU.
 
     Raises BadInput, naming the folder and the first keys, where weights are missing, left over, of another shape, cut
     off, or not finite in this dtype. Tied weights are missing only where neither of the two is there.
+
+    quantize: how a network of diffusers is held in fewer bits, as `ModelConfig.quantize` says it of a part.
     """
     check_part(path, path.name)
+    more = {"quantization_config": quantizing(path, quantize, dtype)} if quantize else {}
     if not issubclass(cls, diffusers.ModelMixin):
         return load_transformers(cls, path, dtype=dtype)
     with refusing(path), heard(path):
         network, report = cls.from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **more
         )
     check_report(path, report)
     check_finite(path, network, dtype)
     return network.eval()
+
+
+def quantizing(path: Path, asked: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """The config of diffusers for a network in fewer bits. Raises BadInput for settings that there are not."""
+    chosen, settings = str(asked["backend"]), {k: v for k, v in asked.items() if k != "backend"}
+    if chosen.startswith("bitsandbytes"):
+        bits = chosen.removeprefix("bitsandbytes_")
+        compute = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
+        with refusing(path):
+            return diffusers.BitsAndBytesConfig(**{f"load_in_{bits}": True, **compute, **settings})
+    if chosen == "quanto":
+        with refusing(path):
+            return diffusers.QuantoConfig(**settings)
+    from torchao import quantization
+
+    name = str(settings["quant_type"])
+    kind = getattr(quantization, name, None)
+    if not (isinstance(kind, type) and name.endswith("Config")):
+        known = [n for n in dir(quantization) if n.endswith("WeightOnlyConfig")]
+        raise BadInput(f"model.quantize: torchao has no {name!r}; {nearest(name, known)}")
+    with refusing(path):
+        return diffusers.TorchAoConfig(kind())
 
 
 def load_named(path: Path, dtype: torch.dtype) -> Any:
@@ -91,7 +117,7 @@ def load_weightless(cls: Any, path: Path) -> Any:
         return cls.from_pretrained(path, local_files_only=True)
 
 
-def load_component(model: ModelConfig, name: str, dtype: torch.dtype) -> Any:
+def load_component(model: ModelConfig, name: str, dtype: torch.dtype, quantize: Mapping[str, Any] | None = None) -> Any:
     """A component of a checkpoint by the class that its index names: a network through `load_part`. Raises BadInput."""
     entry = model.read_index().get(name)
     library, label = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
@@ -106,7 +132,7 @@ def load_component(model: ModelConfig, name: str, dtype: torch.dtype) -> Any:
         )
     path = model.folder((name,)) / name
     if issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel):
-        return load_part(cls, path, dtype)
+        return load_part(cls, path, dtype, quantize)
     return load_weightless(cls, path)
 
 

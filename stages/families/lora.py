@@ -15,17 +15,32 @@ from peft import get_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 
+from stages.core.config_files import nearest
 from stages.core.errors import BadInput
+from stages.core.weights.digests import weights_digest
 from stages.core.weights.headers import first, read_notes, read_shapes
-from stages.core.weights.lora import PREFIXES, Layer, LoraConfig, check_form, find_layers
+from stages.core.weights.lora import PREFIXES, Adapter, Layer, LoraConfig, check_form, find_layers
 from stages.core.weights.promises import PROMISES, Promise
 from stages.families.load_report import check_finite, heard, refusing
 
 NAME = "default"
 
 
-def adapt(network: Any, lora: LoraConfig, download: bool = False) -> None:
-    """Add an adapter to the weights themselves, so that a pass costs what it cost before.
+def adapt_all(networks: Mapping[str, Any], lora: LoraConfig, download: bool = False) -> None:
+    """Add every adapter to its network, named by the part of the checkpoint; without a name, to the first.
+
+    They are added in the order of their content, whatever the order in the config: so the sum is the same to the last
+    digit. Raises BadInput as `adapt` does, and for a part that there is not.
+    """
+    for one in sorted(lora.adapters, key=lambda one: (weights_digest(one.located(download)), one.scale, one.part)):
+        name = one.part or next(iter(networks))
+        if name not in networks:
+            raise BadInput(f"lora.part: there is no part {name!r} here; {nearest(name, networks)}")
+        adapt(networks[name], one, download)
+
+
+def adapt(network: Any, lora: Adapter, download: bool = False) -> None:
+    """Add one adapter to the weights themselves, so that a pass costs what it cost before.
 
     Each layer gets W + scale * alpha / rank * B A (arXiv 2106.09685): alpha from the file, its rank where the file has
     none. peft adds it, in the model's own dtype. Raises BadInput where a key of the file is of no layer, half of a pair

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stages.core.conditions import Condition, prompt_key
 from stages.core.config_files import nearest
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
-
-FORMS: Mapping[str, tuple[type, str]] = {"switch": (bool, "true or false"), "text": (str, "a text")}
-"""Forms of a knob that is no number."""
 
 Weights = Mapping[str, tuple[str, ...]]
 """Key of ModelConfig -> component folders below that location, () for one part by itself."""
@@ -115,7 +112,7 @@ class Accepts:
 class Knob:
     """One setting that steers a sampler of this family beyond steps and guidance: its default, its range, and the role
     (`see`, `denoise`) that goes by it. Where `default` is None, what happens without it is in `help`. `form` is number,
-    switch or text; only numbers have a range."""
+    numbers (a list), switch or text; only numbers have a range."""
 
     default: float | None
     low: float
@@ -138,6 +135,10 @@ class Offers:
     asks        kinds of which it needs at least one; () where it goes by text alone
     knobs       further settings of the sampler
     schedulers  schedulers of diffusers that it can sample with; () leaves that of the checkpoint
+    attention   whether an attention back end can be chosen: "" no, `plain` any of them, `masked` one that takes masks
+    caches      caches of diffusers, by name, that save passes of its denoiser
+    uncached    knobs beside which no cache works
+    windows     the knob with which a clip may have more frames than `size.most`, "" for none
     steps       how many steps it takes at least
     sampling    which of the fields of Sampling beside steps and guidance it goes by
     tracks      what its latents hold: video, perhaps audio, which the role `sound` makes audible
@@ -149,7 +150,8 @@ class Offers:
     token_step  of what that length must be a multiple
     refines_after  whether a refine pass is given the conditions too
     continues   whether it goes on from the end of a clip, latent by latent
-    lora        whether its denoiser takes an adapter
+    quantizes   the networks of its denoiser that can be held in fewer bits
+    lora        the networks of its denoiser that take adapters, () for none; of several, an adapter names its one
     reads       columns of a take that its denoiser is handed as `Given.columns`, as the text where it encodes it itself
     needs       of these, the ones that must not be empty
     lacks       columns of a take that it has no use for: a take that says one is refused
@@ -162,6 +164,10 @@ class Offers:
     asks: tuple[str, ...] = ()
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     schedulers: tuple[str, ...] = ()
+    attention: str = ""
+    caches: tuple[str, ...] = ()
+    uncached: tuple[str, ...] = ()
+    windows: str = ""
     steps: int = 1
     sampling: tuple[str, ...] = ()
     tracks: tuple[str, ...] = ("video",)
@@ -173,10 +179,15 @@ class Offers:
     token_step: int = 1
     refines_after: bool = False
     continues: bool = False
-    lora: bool = True
+    quantizes: tuple[str, ...] = ()
+    lora: tuple[str, ...] = ("transformer",)
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+
+    def size_for(self, knobs: Mapping[str, Any]) -> SizeRule:
+        """The sizes that it can make with these knobs of the sampler: in windows, of any length."""
+        return replace(self.size, most=0) if self.windows and knobs.get(self.windows) else self.size
 
     def weights(self, *roles: str) -> dict[str, tuple[str, ...]]:
         """What a step of these roles loads, as `Step.weights_of` says it; {} where there are no such roles."""
@@ -202,25 +213,6 @@ def check_parts_known(name: str, model: ModelConfig, known: Iterable[str]) -> No
         if part not in names:
             hint = nearest(part, names) if names else "it takes none"
             raise BadInput(f"model.parts: {name} has no part {part!r}; {hint}")
-
-
-def check_knobs(where: str, name: str, offers: Offers, knobs: Mapping[str, Any], role: str) -> None:
-    """Raise BadInput for a knob that this checkpoint does not have for this role, or a value out of its range."""
-    known = {k: knob for k, knob in offers.knobs.items() if knob.role == role}
-    for key, value in knobs.items():
-        if key not in known:
-            hint = nearest(key, known) if known else "it has none here"
-            raise BadInput(f"{where}.{key}: {called(name, offers)} has no such setting; {hint}")
-        knob = known[key]
-        if knob.form in FORMS:
-            type_, kind = FORMS[knob.form]
-            if not isinstance(value, type_):
-                raise BadInput(f"{where}.{key} must be {kind}, not {value!r}")
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
-            kind = "a whole number" if knob.whole else "a number"
-            raise BadInput(f"{where}.{key} must be {kind} from {knob.low:g} to {knob.high:g}, not {value!r}")
 
 
 def called(name: str, offers: Offers) -> str:
@@ -318,28 +310,6 @@ def place_of(condition: Condition, n_frames: int) -> int:
     if condition.role == "last":
         return n_frames - 1
     return condition.frame or 0
-
-
-def check_sampling(where: str, name: str, offers: Offers, sampling: Any) -> None:
-    """Raise BadInput for a setting of `Sampling` that this checkpoint does not go by: it would change nothing."""
-    plain = type(sampling)()
-    for f in fields(sampling):
-        if f.name in ("steps", "guidance", "scheduler", "knobs", *offers.sampling):
-            continue
-        if getattr(sampling, f.name) != getattr(plain, f.name):
-            raise BadInput(f"{where}.{f.name}: {called(name, offers)} does not use it; leave it out")
-    if sampling.steps < offers.steps:
-        raise BadInput(f"{where}.steps is {sampling.steps}; {called(name, offers)} needs {offers.steps} at least")
-    check_knobs(f"{where}.knobs", name, offers, sampling.knobs, "denoise")
-    if sampling.scheduler:
-        chosen = sampling.scheduler.get("name", "")
-        if not offers.schedulers:
-            raise BadInput(f"{where}.scheduler: {called(name, offers)} samples with the checkpoint's own; leave it out")
-        if chosen and chosen not in offers.schedulers:
-            raise BadInput(
-                f"{where}.scheduler.name: {called(name, offers)} cannot sample with {chosen!r};"
-                f" {nearest(str(chosen), offers.schedulers)}"
-            )
 
 
 def check_decoding(where: str, name: str, offers: Offers, config: Any) -> None:

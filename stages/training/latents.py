@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 
 
 def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -54,12 +55,18 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor], about: str = "") -> str:
 def encode(vae: Any, video: torch.Tensor) -> torch.Tensor:
     """The posterior's mean, normalised: [B, 3, F, H, W] in -1..1 -> [B, C, f, h, w]. No gradients."""
     with torch.no_grad():
+        if isinstance(vae, AutoencoderKL):  # knows pictures only, of which it is given all frames
+            frames = vae.encode(video.movedim(2, 1).flatten(0, 1)).latent_dist.mode().float()
+            return normalise(vae, frames.unflatten(0, (len(video), -1)).movedim(1, 2))
         return normalise(vae, vae.encode(video).latent_dist.mode().float())
 
 
 def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Pixels [B, 3, F, H, W] near -1..1 of normalised latents. Gradients pass."""
     raw = denormalise(vae, latents)
+    if isinstance(vae, AutoencoderKL):
+        frames: torch.Tensor = vae.decode(raw.movedim(2, 1).flatten(0, 1)).sample
+        return frames.unflatten(0, (len(raw), -1)).movedim(1, 2)
     steps = torch.full((len(raw),), 0.05, device=raw.device) if vae.config.get("timestep_conditioning") else None
     pixels: torch.Tensor = vae.decode(raw, steps, return_dict=False)[0] if steps is not None else vae.decode(raw)[0]
     return pixels

@@ -13,6 +13,7 @@ from stages.core.step import Workspace
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.ltx.shape import Shape, make_parts, make_vae
 from stages.families.untrained import save_parts, world_words
+from tests.stages.families_cases import Case, Stages, made
 
 SMALL = {
     "latent_channels": 8,
@@ -76,3 +77,16 @@ def model(checkpoint: Path) -> ModelConfig:
 def workspace(tmp_path: Path) -> Workspace:
     """A fresh store."""
     return Workspace(Storage(str(tmp_path / "store")))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Stages]:
+    """Folder of a case's tiny checkpoint, and its stages, each made once."""
+    root, loaded = tmp_path_factory.mktemp("families"), dict[str, Stages]()
+
+    def get(case: Case) -> Stages:
+        if case.name not in loaded:
+            loaded[case.name] = Stages(case, made(case, root))
+        return loaded[case.name]
+
+    return get

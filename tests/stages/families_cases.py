@@ -270,6 +270,10 @@ CASES = [
 ]
 
 
+def case_of(name: str) -> Case:
+    return next(c for c in CASES if c.name == name)
+
+
 @dataclass
 class Stages:
     """The stages of one checkpoint, loaded once."""

@@ -37,35 +37,17 @@ from tests.stages.families_cases import (
     SEED,
     STEPS,
     TOKENS,
-    Case,
     Stages,
     call,
     call_whole,
+    case_of,
     condition,
     library,
-    made,
     video,
 )
 
 MOVED = 100
 """Everything that is given moves the latent by so many times the bound of the comparison, at least."""
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """Folder of a case's tiny checkpoint, and its stages, each made once."""
-    root, loaded = tmp_path_factory.mktemp("families"), {}
-
-    def get(case: Case) -> Stages:
-        if case.name not in loaded:
-            loaded[case.name] = Stages(case, made(case, root))
-        return loaded[case.name]
-
-    return get
-
-
-def case_of(name: str) -> Case:
-    return next(c for c in CASES if c.name == name)
 
 
 def bound_of(case: Case, values: np.ndarray) -> float:
@@ -276,6 +258,9 @@ def test_a_shift_of_the_schedule_is_kept_when_the_scheduler_is_another():
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
 
+BACK_ENDS = {"plain": "all", "masked": "those that take masks", "": "no choice"}
+
+
 def what_it_takes(accepts: Mapping[str, Accepts], asks: tuple[str, ...]) -> list[str]:
     """How the page of families tells of what a checkpoint takes: a cell for each key of a prompt, and what it needs."""
     still, control = accepts.get("still"), accepts.get("control")
@@ -299,7 +284,7 @@ def what_it_takes(accepts: Mapping[str, Accepts], asks: tuple[str, ...]) -> list
 
 
 def test_the_page_of_families_says_what_they_offer(tiny, checkpoint):
-    """Every row of its two tables, from `offers`; and none that is not offered."""
+    """Every row of its tables, from `offers`; and none that is not offered."""
     ltx = load_family("ltx").offers(ModelConfig(checkpoint=str(checkpoint)))
     found = {("ltx", ltx.variant): ltx, **{(c.family, tiny(c).offers.variant): tiny(c).offers for c in CASES}}
     rows = {
@@ -312,6 +297,11 @@ def test_the_page_of_families_says_what_they_offer(tiny, checkpoint):
         for key, k in o.knobs.items()
     }
     rows |= {f"| {name} | {', '.join(o.schedulers)} |" for (name, _), o in found.items() if o.schedulers}
+    rows |= {
+        f"| {name} | {o.variant} | {', '.join(o.caches) or 'none'} | {BACK_ENDS[o.attention]} |"
+        f" {' and '.join(f'`{part}`' for part in o.lora) or 'none'} | {'yes' if o.quantizes else 'no'} |"
+        for (name, _), o in found.items()
+    }
     written = {line for line in DOCS.read_text().splitlines() if re.match(rf"\| ({'|'.join(families())}) \|", line)}
     assert written == rows, "\n".join(sorted(written ^ rows))
 
@@ -488,7 +478,7 @@ def test_a_motion_module_of_its_own_folder_on_a_flat_denoiser_is_the_same_model(
     np.testing.assert_allclose(found, stages.latent(stages.given()), rtol=0, atol=case.bound)
 
 
-def test_a_motion_lora_acts_and_two_experts_take_none(tiny, tmp_path):
+def test_a_motion_lora_acts_and_svd_takes_none(tiny, tmp_path):
     case = case_of("animatediff-text-to-video")
     stages = tiny(case)
     layer = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
@@ -510,7 +500,6 @@ def test_a_motion_lora_acts_and_two_experts_take_none(tiny, tmp_path):
     wanted = stages.denoiser.form.to_rest(call(case, whole, "latent"))
     np.testing.assert_allclose(moved, wanted, rtol=0, atol=1e-3)
     assert np.abs(moved - stages.latent(given)).max() > 0.1
-    assert not tiny(case_of("wan-two-experts")).offers.lora
     assert not tiny(case_of("svd-image-to-video")).offers.lora
 
 

@@ -22,7 +22,8 @@ from stages.core.media import BadMedia, write_video
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.digests import fingerprint, weights_identity
 from stages.families.contract import Sampling, families, load_family, refuse_conditions
-from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_conditions, check_sampling
+from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_conditions
+from stages.families.settings import check_sampling
 
 
 @given(st.integers(1, 500), st.sampled_from([1, 4, 6, 8]), st.integers(1, 40), st.integers(0, 90))

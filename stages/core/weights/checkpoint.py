@@ -23,7 +23,7 @@ CONFIG_NAMES = (
 WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor", "processor")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = ("float32", "bfloat16", "float16")
-OFFLOADS = ("none", "group")
+OFFLOADS = ("none", "model", "sequential", "group")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -54,7 +54,11 @@ class ModelConfig:
     dtype               [float32, bfloat16, float16] what the models compute in
     threads             [from 1] CPU threads of a forward pass; another number may change the last digits
     device              [auto, cpu, cuda] where the models run; `auto` is a GPU where the worker sees one
-    offload             [none, group] `group` keeps weights in host memory and moves them to the GPU layer by layer
+    offload             [none, model, sequential, group] weights are kept in host memory and moved to the GPU: whole
+                        models in turn (`model`), one layer at a time (`sequential`), or so that the next layer comes
+                        while one computes (`group`). On a CPU nothing changes
+    quantize            networks of the denoiser in fewer bits, by part: `{transformer: {backend: quanto, weights_dtype:
+                        int8}}`; docs/families.md
     download            download a hub id that is not in the local cache, where the environment also has
                         HF_HUB_OFFLINE=0
 
@@ -72,6 +76,7 @@ class ModelConfig:
     threads: int = 1
     device: str = field(default="auto", metadata=_WHERE)
     offload: str = field(default="none", metadata=_WHERE)
+    quantize: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"identity": "where set"})
     download: bool = field(default=False, metadata=_WHERE)
 
     def __post_init__(self) -> None:

@@ -142,10 +142,27 @@ def weights_identity(ref: StepRef) -> dict[str, str]:
     cls = load_class(ref.use, ref.name)
     if isinstance(lora := getattr(ref.config, "lora", None), LoraConfig):
         check_adapter(lora, ref.config.model)
-    return {
+    found = {
         name: _identity_of(*_lookup(ref.config, name), parts, f"{ref.name}.{name}")
         for name, parts in cls.weights_of(ref.config).items()
     }
+    if isinstance(lora, LoraConfig) and lora.more and "lora.path" in found:
+        found["lora.path"] = _identity_of_all(lora, f"{ref.name}.lora")
+    return found
+
+
+def _identity_of_all(lora: LoraConfig, label: str) -> str:
+    """The identity of several adapters with their scales, in whatever order they are written: that in which they are
+    added is another one."""
+    ones = [(f"{label}.path", lora), *((f"{label}.more[{i}].path", one) for i, one in enumerate(lora.more))]
+    return digest(sorted([_identity_of(a.path, "", (), key), canonical(a.scale), a.part] for key, a in ones if a.path))
+
+
+def _without_several(config: Any) -> Any:
+    """The config without its adapters where these are several: `_identity_of_all` says all of them."""
+    lora = getattr(config, "lora", None)
+    several = isinstance(lora, LoraConfig) and lora.more
+    return dataclasses.replace(config, lora=LoraConfig()) if several else config
 
 
 def fingerprint(ref: StepRef, drawing: bool = False) -> str:
@@ -154,5 +171,9 @@ def fingerprint(ref: StepRef, drawing: bool = False) -> str:
     cls = load_class(ref.use, ref.name)
     name = [ref.name] if drawing else []
     return digest(
-        ref.use, cls.version, _without_paths(ref.config, cls.weights_of(ref.config)), weights_identity(ref), *name
+        ref.use,
+        cls.version,
+        _without_paths(_without_several(ref.config), cls.weights_of(ref.config)),
+        weights_identity(ref),
+        *name,
     )

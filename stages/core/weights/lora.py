@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.core.errors import BadInput
+from stages.core.errors import BadInput, require
 from stages.core.weights.checkpoint import ModelConfig, check_part, is_hub_id, locate_pinned, read_json
 from stages.core.weights.headers import Shapes, counted, first, part_shapes, read_shapes
 from stages.core.weights.promises import PROMISES, promise_of
@@ -58,21 +59,28 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """An adapter that is put onto a stage's denoiser, as diffusers, ComfyUI or kohya's trainers save it.
+class Adapter:
+    """One adapter.
 
     path   folder made by a training with `model.lora`, a .safetensors file, or a hub id `owner/name@revision`; empty
            uses no adapter. Not part of identity: its content is
     scale  strength of the adapter: 1 as trained, 0 not at all
+    part   the network that it is for, where a checkpoint denoises with several: `transformer` or `transformer_2`
     """
 
     path: str = field(default="", metadata={"identity": False})
     scale: float = 1.0
+    part: str = field(default="", metadata={"identity": "where set"})
+
+    def __post_init__(self) -> None:
+        require((math.isfinite(self.scale), "lora.scale", self.scale, "a number"))
 
     def file(self, download: bool = False) -> Path | None:
         """The adapter's tensors on this machine, or None where there is no adapter. Raises BadInput."""
-        if not self.path:
-            return None
+        return self.located(download) if self.path else None
+
+    def located(self, download: bool = False) -> Path:
+        """The tensors of an adapter that there is, on this machine. Raises BadInput."""
         found = locate_pinned(self.path, "lora.path", download)
         found = found / FILE if found.is_dir() else found
         if not found.is_file():
@@ -81,20 +89,44 @@ class LoraConfig:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(Adapter):
+    """Adapters that are put onto a stage's denoiser, as diffusers, ComfyUI or kohya's trainers save them.
+
+    path   folder made by a training with `model.lora`, a .safetensors file, or a hub id `owner/name@revision`; empty
+           uses no adapter. Not part of identity: its content is
+    scale  strength of the adapter: 1 as trained, 0 not at all
+    part   the network that it is for, where a checkpoint denoises with several: `transformer` or `transformer_2`
+    more   further adapters beside this one, `[{path: FILE, scale: 0.5}]`; their order does not matter
+    """
+
+    more: list[Adapter] = field(default_factory=list, metadata={"identity": "where set"})
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        """All adapters that there are."""
+        return [one for one in (self, *self.more) if one.path]
+
+
 def check_adapter(lora: LoraConfig, model: ModelConfig) -> None:
     """Raise BadInput where an adapter on this machine is not one, or does not fit the checkpoint's denoiser.
 
     For checks while planning: only headers are read. Of a denoiser whose authors' names are not known here, and of one
     that is not on this machine, only the adapter itself is looked at; the rest is seen when it is loaded.
     """
-    if not lora.path or is_hub_id(lora.path.partition("@")[0]):
-        return
-    path = lora.file()
+    for one in lora.adapters:
+        if not is_hub_id(one.path.partition("@")[0]):
+            _check_one(one, model)
+
+
+def _check_one(one: Adapter, model: ModelConfig) -> None:
+    path = one.file()
     assert path is not None
     shapes = read_shapes(path, f"lora.path: {path}")
     check_form(path, shapes)
     folder = Path(model.checkpoint).expanduser()
-    part = next((folder / name for name in DENOISERS if (folder / name / "config.json").is_file()), None)
+    names = (one.part,) if one.part else DENOISERS
+    part = next((folder / name for name in names if (folder / name / "config.json").is_file()), None)
     if model.checkpoint and part is not None:
         config = read_json(part / "config.json")
         if config.get("_class_name") in PROMISES:

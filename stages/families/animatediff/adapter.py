@@ -7,14 +7,14 @@ Diffusion, and the motion module in `parts.motion_adapter`. `parts.controlnet` h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.families.engine.family import EngineFamily
 from stages.families.engine.variant import Call, Variant, check_index
-from stages.families.offers import Accepts, Offers, SizeRule, check_parts_known, place_of
+from stages.families.offers import Accepts, Knob, Offers, SizeRule, check_parts_known, place_of
 
 PLAIN, CONTROL, SPARSE = (
     "AnimateDiffPipeline",
@@ -41,6 +41,8 @@ SCHEDULERS = (
 )
 LONGEST = 32
 """Frames that a motion module has positions for, where its config does not say."""
+WINDOWED = (PLAIN, CONTROL)
+"""Those with FreeNoise (arXiv 2310.15169), which goes over a long clip in windows."""
 SOURCE = Accepts(heeds=("level",), must=("level",))
 ACCEPTS: Mapping[str, Mapping[str, Accepts]] = MappingProxyType(
     {
@@ -52,6 +54,16 @@ ACCEPTS: Mapping[str, Mapping[str, Accepts]] = MappingProxyType(
         },
     }
 )
+
+
+def _windows(longest: int) -> dict[str, Knob]:
+    return {
+        "window": Knob(
+            default=None, low=2, high=longest, whole=True,
+            help="frames that the motion module sees at a time (FreeNoise); the clip may then be longer than that",
+        ),
+        "stride": Knob(default=4, low=1, high=longest, whole=True, help="frames from one window to the next"),
+    }  # fmt: skip
 
 
 class AnimateDiff(EngineFamily):
@@ -102,9 +114,12 @@ class AnimateDiff(EngineFamily):
                 defaults={"width": 512, "height": 512, "frames": 16, "fps": 8.0, "guidance": 7.5},
                 draws=("see", "denoise") if encodes else ("denoise",),
                 sees=("frames",),
+                knobs=_windows(min(limits)) if pipeline in WINDOWED else {},
+                windows="window" if pipeline in WINDOWED else "",
                 decodes=("chunk",),
                 tokens=False,
                 refines_after=bool(name),
+                lora=("unet",),
             ),
         )
 
@@ -123,9 +138,42 @@ class AnimateDiff(EngineFamily):
         with refusing(place):
             return diffusers.UNetMotionModel.from_unet2d(flat, motion).to(dtype)
 
+    def amend(self, pipeline: Any) -> None:
+        """FreeNoise encodes prompts itself, and looks for its limit in a motion module of its own: it is given both."""
+        if type(pipeline).__name__ in WINDOWED:
+            pipeline.__dict__["motion_adapter"] = SimpleNamespace(config=pipeline.unet.config)
+            pipeline._encode_prompt_free_noise = _for_each_frame
+
+    def steer(self, pipeline: Any, call: Call) -> None:
+        """Windows, or none: FreeNoise stays in the network's blocks until it is taken out."""
+        if window := call.knobs.get("window"):
+            stride = int(call.knobs["stride"])
+            if stride > window:
+                raise BadInput(f"sampling.knobs.stride is {stride}; it must be at most window, {int(window)}")
+            pipeline.enable_free_noise(context_length=int(window), context_stride=stride)
+            pipeline.unet.eval().requires_grad_(False)  # its blocks are new ones
+        elif getattr(pipeline, "free_noise_enabled", False):
+            pipeline._free_noise_context_length = None
+            net = pipeline.unet  # the library's own method looks for motion in every middle block
+            for block in (*net.down_blocks, *net.up_blocks, net.mid_block):
+                if hasattr(block, "motion_modules"):
+                    pipeline._disable_free_noise_in_block(block)
+            net.eval().requires_grad_(False)
+
     def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
         """By the pipeline's own method; CLIP has one length."""
         return pipeline.encode_prompt(prompt, device, 1, True, negative_prompt)
+
+
+def _for_each_frame(
+    prompt: Any, num_frames: int, *args: Any, prompt_embeds: Any, negative_prompt_embeds: Any, **more: Any
+) -> tuple[Any, Any]:
+    """The embeddings of one prompt for every frame, the negative ones in front of them under guidance."""
+    guided = more["do_classifier_free_guidance"]
+    both = (negative_prompt_embeds, prompt_embeds) if guided else (prompt_embeds,)
+    import torch
+
+    return torch.cat([one.repeat(num_frames, 1, 1) for one in both]), negative_prompt_embeds
 
 
 def _longest(model: ModelConfig) -> int:

@@ -9,7 +9,7 @@ from stages.core.errors import BadInput
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA
-from stages.families.engine.variant import Variant
+from stages.families.engine.variant import Call, Variant
 from stages.families.offers import Offers
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class EngineFamily:
 
     def amend(self, pipeline: Any) -> None:
         """Put right what keeps a pipeline of the library from being called as it says that it can be."""
+
+    def steer(self, pipeline: Any, call: Call) -> None:
+        """Set what a pipeline has as a setting of its own, rather than as an argument of its call."""
 
     def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
         """The embeddings of both prompts, [1, L, D] each: by the pipeline's own method, which cleans the text first."""

@@ -16,13 +16,14 @@ from stages.core.latents.form import BadLatent, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import Frames, Given, Latents, Sampling, Shot
+from stages.families.engine.accelerate import accelerating
 from stages.families.engine.card import Card, Hull, Recorder, Stop, weightless, whole_config
 from stages.families.engine.runtime import Stage, quiet
 from stages.families.engine.schedule import make_scheduler, renoise, skipped, tail
 from stages.families.engine.vae import EngineCodec, Form
 from stages.families.engine.variant import Adapter, Call, Variant
 from stages.families.loading import load_component, load_part, load_tokenizer
-from stages.families.lora import adapt
+from stages.families.lora import adapt_all
 
 TEXT = {"embeds": "prompt_embeds", "negative_embeds": "negative_prompt_embeds"}
 """Our names of embeddings -> those of the pipelines."""
@@ -44,7 +45,7 @@ class EngineText(Stage):
             )
         self.length = family.text_length or int(self.tokenizer.model_max_length)
         parts = {"tokenizer": self.tokenizer, "text_encoder": self.place(encoder)}
-        self.pipeline = build_pipeline(family.text_pipeline, parts)
+        self.pipeline = build_pipeline(family.text_pipeline, parts, self.device)
 
     def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[Tensors, int]:
         """Both prompts as `embeds` and `negative_embeds` [L, D], and how many tokens the prompt has."""
@@ -97,7 +98,9 @@ class EngineSeer(Stage):
 
     def _look(self, call: Call) -> dict[str, Floats]:
         looked: list[torch.Tensor] = []
-        pipeline = build_pipeline(class_for(self.variant, call.shot.conditions), self.parts, self.variant.options)
+        pipeline = build_pipeline(
+            class_for(self.variant, call.shot.conditions), self.parts, self.device, self.variant.options
+        )
         real = {name: getattr(pipeline, name) for name in self.variant.looks}
 
         def listening(name: str) -> Any:
@@ -135,14 +138,14 @@ class EngineDenoiser(Stage):
         model.folder([n for n in self.variant.denoise if n not in model.parts])  # one download, and all that is missing
         self.scheduler = load_component(model, "scheduler", self.dtype)
         networks = {n: self._network(n) for n in self.variant.denoise if n != "scheduler"}
-        first = next(iter(networks.values()))
-        adapt(first, lora, model.download)
-        placed = {name: self.place(network) for name, network in networks.items()}
+        adapt_all(networks, lora, model.download)
+        placed = {name: self.place(network, turns=True) for name, network in networks.items()}
+        self.networks = list(placed.values())
         self.parts = {"vae": self.card, "scheduler": self.scheduler, **placed, **self.beside()}
         self.pipeline = self._pipeline(self.variant.pipeline)
 
     def _pipeline(self, kind: str) -> Any:
-        made = build_pipeline(kind, self.parts, self.variant.options)
+        made = build_pipeline(kind, self.parts, self.device, self.variant.options)
         self.family.amend(made)
         return made
 
@@ -170,7 +173,7 @@ class EngineDenoiser(Stage):
     ) -> Latents:
         """A latent of the spec's size, from pure noise, or from `start` at the noise level `level`."""
         call = self._call(given, spec, sampling)
-        scheduler, more = make_scheduler(self.scheduler, sampling.scheduler), dict[str, Any]()
+        scheduler, more, skip = make_scheduler(self.scheduler, sampling.scheduler), dict[str, Any](), 0
         answers = _in_order(given.seen, "encoded")
         leading = sum(c.kind in self.variant.leads for c in given.conditions)
         kind = class_for(self.variant, given.conditions)
@@ -179,13 +182,16 @@ class EngineDenoiser(Stage):
         with self.running(spec.seed) as generator, self.card.answering(answers), self._looking(pipeline, given.seen):
             if start is not None:
                 by = self.schedule(spec, sampling.steps)
-                scheduler = tail(scheduler, skipped(scheduler, sampling.steps, level, **by))
+                skip = skipped(scheduler, sampling.steps, level, **by)
+                scheduler = tail(scheduler, skip)
                 scheduler.set_timesteps(sampling.steps, **by)
                 more = self.begin(scheduler, start, answers[len(answers) - leading :][::-1], generator)
             pipeline.register_modules(scheduler=scheduler)
-            made = pipeline(
-                **self._text(given.text), **self.variant.bind(call), **common(call), **more, generator=generator
-            )
+            self.family.steer(pipeline, call)
+            with accelerating(pipeline, self.networks, sampling, skip):
+                made = pipeline(
+                    **self._text(given.text), **self.variant.bind(call), **common(call), **more, generator=generator
+                )
             tracks = self.tracks(made)
             return {**tracks, "video": np.ascontiguousarray(tracks["video"][:, leading:])}
 
@@ -236,7 +242,7 @@ class EngineDenoiser(Stage):
         if name in self.model.parts:
             config = self.model.read_further(name)
             return load_part(getattr(diffusers, str(config["_class_name"])), self.model.part(name), self.dtype)
-        return load_component(self.model, name, self.dtype)
+        return load_component(self.model, name, self.dtype, self.model.quantize.get(name))
 
 
 class _Looking:
@@ -291,13 +297,15 @@ def with_defaults(variant: Variant, knobs: Mapping[str, Any], role: str) -> dict
     return {k: knobs.get(k, knob.default) for k, knob in variant.offers.knobs.items() if knob.role == role}
 
 
-def build_pipeline(name: str, parts: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Any:
+def build_pipeline(
+    name: str, parts: Mapping[str, Any], device: torch.device, options: Mapping[str, Any] | None = None
+) -> Any:
     """A pipeline of diffusers of these parts, and None for the others that it would have."""
     kind = getattr(diffusers, name)
     wanted, optional = kind._get_signature_keys(kind)
     blank = {n: None for n in wanted if n not in (options or {})}
     given = {n: part for n, part in parts.items() if n in {*wanted, *optional}}
-    return quiet(kind(**{**blank, **given, **(options or {})}))
+    return quiet(kind(**{**blank, **given, **(options or {})}), device)
 
 
 def _numbered(name: str, tensors: Sequence[torch.Tensor]) -> dict[str, Floats]:

@@ -98,6 +98,9 @@ class Adapter(Protocol):
     def amend(self, pipeline: Any) -> None:
         """Put right what keeps a pipeline of the library from being called as it says that it can be."""
 
+    def steer(self, pipeline: Any, call: Call) -> None:
+        """Set what a pipeline has as a setting of its own, rather than as an argument of its call."""
+
     def encode_text(self, pipeline: Any, prompt: str, negative_prompt: str, length: int, device: Any) -> Any:
         """The embeddings of both prompts, [1, L, D] each."""
 

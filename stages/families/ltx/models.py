@@ -22,9 +22,10 @@ from stages.core.latents.form import BadLatent, Floats, LatentSpec, Tensors
 from stages.core.weights.checkpoint import ModelConfig
 from stages.core.weights.lora import LoraConfig
 from stages.families.contract import NO_LORA, Given, Latents, Sampling
+from stages.families.engine.accelerate import accelerating
 from stages.families.engine.runtime import Stage, quiet
 from stages.families.loading import load_part, load_tokenizer, load_weightless
-from stages.families.lora import adapt
+from stages.families.lora import adapt_all
 from stages.families.ltx.vae import VaeCard
 from stages.families.offers import place_of
 
@@ -50,7 +51,8 @@ class LTXTextEncoder(Stage):
         self.pipeline = quiet(
             LTXConditionPipeline(
                 scheduler=None, vae=None, text_encoder=self.place(encoder), tokenizer=self.tokenizer, transformer=None
-            )
+            ),
+            self.device,
         )
 
     def encode(self, prompt: str, negative_prompt: str, max_tokens: int) -> tuple[Tensors, int]:
@@ -77,7 +79,9 @@ class LTXDenoiser(Stage):
         self.vae = self.card.facts
         scheduler = load_weightless(FlowMatchEulerDiscreteScheduler, folder / "scheduler")
         _check_scheduler(scheduler)
-        transformer = load_part(LTXVideoTransformer3DModel, folder / "transformer", self.dtype)
+        transformer = load_part(
+            LTXVideoTransformer3DModel, folder / "transformer", self.dtype, model.quantize.get("transformer")
+        )
         if transformer.config.in_channels != self.vae.channels:
             raise BadInput(
                 f"{folder}: the transformer takes {transformer.config.in_channels} channels,"
@@ -90,9 +94,10 @@ class LTXDenoiser(Stage):
                 text_encoder=None,
                 tokenizer=None,
                 transformer=transformer,
-            )
+            ),
+            self.device,
         )
-        adapt(transformer, lora, model.download)
+        adapt_all({"transformer": transformer}, lora, model.download)
         self.place(transformer)
 
     def denoise(
@@ -100,18 +105,21 @@ class LTXDenoiser(Stage):
     ) -> Latents:
         """A latent of the spec's size, from noise drawn with its seed, or `start` noised and denoised again: `level` is
         the share of the schedule's steps that is done."""
-        text, more = _embeds(given.text), dict[str, Any]()
+        text, more, skip = _embeds(given.text), dict[str, Any](), 0
         if start is not None:
             sampling.check_strength(level)
             more = {"latents": self.card.normalize(start["video"]), "denoise_strength": level}
+            steps = len(sampling.timesteps) or sampling.steps
+            skip = steps - int(steps * level)
         shown = [c for c in given.conditions if c.kind != "source"]
         videos = [given.seen[track(i)] for i in range(len(shown))]
         blanks = [_blank_condition(c, v, spec) for c, v in zip(shown, videos, strict=True)]
         with self.card.answering(videos):
-            return self._run(text, spec, sampling, conditions=blanks or None, **more)
+            return self._run(text, spec, sampling, skip, conditions=blanks or None, **more)
 
-    def _run(self, text: Tensors, spec: LatentSpec, sampling: Sampling, **more: Any) -> Latents:
-        with self.running(spec.seed) as generator:
+    def _run(self, text: Tensors, spec: LatentSpec, sampling: Sampling, skip: int, **more: Any) -> Latents:
+        accelerated = accelerating(self.pipeline, [self.pipeline.transformer], sampling, skip)
+        with self.running(spec.seed) as generator, accelerated:
             latents = self.pipeline(
                 **self._arguments(text),
                 **more,

@@ -31,7 +31,9 @@ class LTXUpsampler(Stage):
             raise BadInput(f"model.{part} upsamples {_axes(*made_for)}: is it the other one?")
         if network.config.in_channels != self.vae.channels:
             raise BadInput(f"model.{part} takes {network.config.in_channels} channels, the VAE has {self.vae.channels}")
-        self.pipeline = quiet(LTXLatentUpsamplePipeline(vae=self.card, latent_upsampler=self.place(network)))
+        self.pipeline = quiet(
+            LTXLatentUpsamplePipeline(vae=self.card, latent_upsampler=self.place(network)), self.device
+        )
 
     def upsample(self, video: Floats, spec: LatentSpec, adain: float, tone_map: float) -> Floats:
         """The latent with doubled width and height, or with 2F - 1 latent frames."""

@@ -106,6 +106,9 @@ class LTX2(EngineFamily):
                 knobs={**KNOBS, **(STG if net.get("perturbed_attn") else {})},
                 steps=2 if timing.get("shift_terminal") else 1,  # one alone ends in a division by 0
                 schedulers=("FlowMatchEulerDiscreteScheduler",),
+                attention="masked",
+                quantizes=("transformer",),
+                caches=("TaylorSeerCache",),
                 tracks=("video", "audio"),
                 defaults={"width": 768, "height": 512, "frames": 121, "fps": 24.0, "guidance": 3.0},
                 sees=("frames",),

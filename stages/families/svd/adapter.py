@@ -75,7 +75,7 @@ class SVD(EngineFamily):
                 sees=("frames",),
                 decodes=("chunk",),
                 refines_after=True,
-                lora=False,
+                lora=(),
             ),
         )
 

@@ -34,6 +34,19 @@ GREY = 128
 """Pixels that VACE is to make; what it makes of them is not looked at."""
 
 
+EXPERTS = MappingProxyType(
+    {
+        "guidance_2": Knob(
+            default=None, low=0, high=100, help="guidance of the second expert; without it, that of both"
+        ),
+        "boundary": Knob(
+            default=None, low=0, high=1,
+            help="noise level below which the second expert goes on; without it, that of the checkpoint",
+        ),
+    }
+)  # fmt: skip
+
+
 class Wan(EngineFamily):
     """The adapter."""
 
@@ -59,11 +72,6 @@ class Wan(EngineFamily):
         options: dict[str, Any] = {"boundary_ratio": boundary}
         if kind != VACE:
             options["expand_timesteps"] = expands
-        knobs = {
-            "guidance_2": Knob(
-                default=None, low=0, high=100, help="guidance of the second expert; without it, that of both"
-            )
-        }
         return Variant(
             pipeline=kind,
             looking=(lambda shown: IMAGE) if kind == TEXT and expands else None,
@@ -86,8 +94,11 @@ class Wan(EngineFamily):
                 },
                 accepts=accepts,
                 asks=("still", "control", "source", "reference") if kind == VACE else (),
-                knobs=knobs if len(experts) > 1 else {},
+                knobs=EXPERTS if len(experts) > 1 else {},
                 schedulers=SCHEDULERS,
+                attention="plain",
+                quantizes=experts,
+                caches=_caches(kind, len(experts), expands),
                 defaults={
                     "width": 1280 if expands else 832,
                     "height": 704 if expands else 480,
@@ -98,9 +109,24 @@ class Wan(EngineFamily):
                 sees=("frames",),
                 decodes=("tiling",),
                 refines_after=kind != TEXT or expands,
-                lora=len(experts) == 1,
+                lora=experts,
             ),
         )
+
+    def steer(self, pipeline: Any, call: Call) -> None:
+        """The boundary between two experts: that of the checkpoint again, where the last clip had another one."""
+        if "boundary" in call.knobs:
+            own = pipeline.__dict__.setdefault("own_boundary", pipeline.config.boundary_ratio)
+            asked = call.knobs["boundary"]
+            pipeline.register_to_config(boundary_ratio=own if asked is None else asked)
+
+
+def _caches(kind: str, experts: int, expands: bool) -> tuple[str, ...]:
+    """MagCache goes by how many steps a network runs, which the boundary decides where there are two of them; SeaCache
+    by what only the pipeline for text tells it."""
+    mag = () if experts > 1 else ("MagCache",)
+    sea = ("SeaCache",) if kind == TEXT and not expands else ()
+    return ("FirstBlockCache", "TaylorSeerCache", *mag, *sea)
 
 
 def _accepts(kind: str, net: Mapping[str, Any], looks: bool, expands: bool) -> tuple[str, dict[str, Accepts]]:

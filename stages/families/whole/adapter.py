@@ -75,7 +75,7 @@ class Whole:
             sees=("frames",),
             decodes=(),
             tokens=False,
-            lora=False,
+            lora=(),
         )
 
     def text(self, model: ModelConfig) -> NoReturn:

@@ -69,7 +69,7 @@ class WholePipeline(Stage):
         self.arguments = arguments_of(self.name)
         kind = getattr(importlib.import_module(module_of(self.name)), self.name)
         folder, index = model.folder(components(model)), model.read_index()
-        parts = {name: self.place(load_component(model, name, self.dtype)) for name in components(model)}
+        parts = {n: self.place(load_component(model, n, self.dtype), turns=True) for n in components(model)}
         options = {k: v for k, v in index.items() if not isinstance(v, list) and not k.startswith("_")}
         wanted, optional = kind._get_signature_keys(kind)
         for name in parts:

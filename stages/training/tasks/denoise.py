@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import CLIPTextModel
 
 from stages.core.errors import BadInput
 from stages.training.data.batches import Batch, Frames, PixelBatches
@@ -37,7 +38,8 @@ class DenoiseTask(Task):
             {self.name: load_part(self.start, self.name), "text_encoder": load_part(self.start, "text_encoder")},
             {"vae": vae, "tokenizer": load_part(self.start, "tokenizer")},
         )
-        self.objective = make_objective(config.objective)
+        self.objective = make_objective(config.objective, self.start)
+        self.whole_text = self._reads_whole_text()
         raiser = self._raiser()
         self.ratios = (
             getattr(vae, "spatial_compression_ratio", 8),
@@ -48,6 +50,18 @@ class DenoiseTask(Task):
         if config.data.cache:
             about = config.data, self.buckets, latents_digest(vae), config.seed
             self.cache = LatentCache(folder, self.source, *about, raiser)
+
+    def _reads_whole_text(self) -> bool:
+        """Whether the text encoder is handed all its places and no mask, as rendering does with CLIP. Raises BadInput
+        where `max_tokens` is another number of them."""
+        encoder, limit = self.trained["text_encoder"], self.config.objective.max_tokens
+        if not isinstance(encoder, CLIPTextModel):
+            return False
+        if limit != (places := encoder.config.max_position_embeddings):
+            raise BadInput(
+                f"objective.max_tokens is {limit}, and this text encoder has {places} places: set it to that"
+            )
+        return True
 
     def _raiser(self) -> Any:
         """The upsamplers, where there are buckets that refine what comes out of them."""
@@ -78,21 +92,20 @@ class DenoiseTask(Task):
 
     def embed(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Text embeddings [B, L, D] and mask [B, L], padded as at work; remembered while the encoder is frozen."""
-        limit = self.config.objective.max_tokens
+        limit, encoder = self.config.objective.max_tokens, self.trained["text_encoder"]
         words = self.frozen["tokenizer"](
             captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
         )
         ids, mask = words["input_ids"].to(self.device), words["attention_mask"].to(self.device)
-        encoder = self.trained["text_encoder"]
         if self.learns_text:
-            return encoder(ids, attention_mask=mask)[0], mask
+            return encoder(ids, attention_mask=None if self.whole_text else mask)[0], mask
         missing = sorted({i for i, c in enumerate(captions) if c not in self._embedded})
         if len(self._embedded) > EMBEDDINGS_KEPT:
             self._embedded.clear()
             missing = list(range(len(captions)))
         if missing:
             with torch.no_grad():
-                embedded = encoder(ids[missing], attention_mask=mask[missing])[0]
+                embedded = encoder(ids[missing], attention_mask=None if self.whole_text else mask[missing])[0]
             self._embedded.update({captions[i]: embedded[k] for k, i in enumerate(missing)})
         return torch.stack([self._embedded[c] for c in captions]), mask
 

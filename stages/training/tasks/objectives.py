@@ -7,11 +7,14 @@ flow: rectified flow as LTX-Video trains and samples it (x_t = (1 - s) x0 + s n,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
 
+from stages.core.errors import BadInput
+from stages.core.weights.checkpoint import read_json
 from stages.families.contract import Sampling
 from stages.training.settings import Bucket, Objective
 
@@ -79,9 +82,25 @@ class Diffusion:
         return snr.clamp(max=self.min_snr) / (snr if self.kind == "epsilon" else snr + 1)
 
 
-def make_objective(settings: Objective) -> Flow | Diffusion:
-    """The objective that a config names."""
-    return Flow() if settings.kind == "flow" else Diffusion(settings.kind, settings.min_snr)
+def make_objective(settings: Objective, start: Path) -> Flow | Diffusion:
+    """The objective that a config names; epsilon and v with the noise of the checkpoint's own schedule, with which it
+    will sample, where that has one. Raises BadInput where it samples with the other prediction."""
+    if settings.kind == "flow":
+        return Flow()
+    path = start / "scheduler" / "scheduler_config.json"
+    config = read_json(path) if path.is_file() else {}
+    if "beta_start" not in config:
+        return Diffusion(settings.kind, settings.min_snr)
+    told = {"epsilon": "epsilon", "v": "v_prediction"}[settings.kind]
+    if (predicts := config.get("prediction_type", "epsilon")) != told:
+        raise BadInput(
+            f"objective.kind is {settings.kind}, and the checkpoint's scheduler samples {predicts}: set the same"
+        )
+    known = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps", "prediction_type")
+    own = {k: v for k, v in config.items() if k in known}
+    if own.get("num_train_timesteps", TRAIN_STEPS) != TRAIN_STEPS:
+        raise BadInput(f"{path}: num_train_timesteps is {own['num_train_timesteps']}; it must be {TRAIN_STEPS}")
+    return Diffusion(settings.kind, settings.min_snr, DDPMScheduler(**own))
 
 
 def draw_clean(n: int, frames: int, generator: torch.Generator) -> torch.Tensor:

@@ -12,14 +12,19 @@ import pytest
 import torch
 
 from stages.core.errors import BadInput
-from stages.training.latents import encode, latents_digest
+from stages.core.latents.form import DecodeRecipe
+from stages.core.weights.checkpoint import ModelConfig
+from stages.families.contract import Given, Sampling, load_family, load_maker
+from stages.training.latents import decode, encode, latents_digest
 from stages.training.loop import Trainer, train
 from stages.training.progress import read_losses
 from stages.training.settings import Bucket, Objective
+from stages.training.tasks.denoise import DenoiseTask
 from stages.training.tasks.models import load_part
 from stages.training.tasks.objectives import draw_levels
 from stages.training.tasks.raising import UPSAMPLERS, Raiser, between, lift
 from stages.training.tasks.registry import make_task
+from stages.training.tasks.vae import to_video_tensor
 
 from .conftest import LOW, SMALL_AND_FINAL
 
@@ -283,6 +288,46 @@ def test_only_the_motion_modules_of_a_factorised_model_learn(settings, start, tm
     assert changed
     assert all("motion_modules" in name for name in changed)
     assert not (trained / "transformer").exists()
+
+
+def test_a_motion_module_that_is_trained_here_renders_here(settings, tmp_path):
+    """On AnimateDiff's own parts, a VAE and a text encoder for pictures: what is trained is what is rendered with."""
+    folder = load_maker("animatediff")(tmp_path / "animatediff", "text-to-video", 0)
+    bucket = {**LOW, "width": 64, "height": 64, "frames": 4}
+    model = {"checkpoint": str(folder), "trainable": ["unet.*motion_modules*"]}
+    objective = {"kind": "epsilon", "max_tokens": 77}
+    config = settings("base", [bucket], max_steps=3, model=model, objective=objective)
+    trained, family = train(config).model, load_family("animatediff")
+    assert trained is not None
+    before, after = load_part(folder, "unet").half().state_dict(), load_part(trained, "unet").half().state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("motion_modules" in name for name in changed)
+    models = [ModelConfig(family="animatediff", checkpoint=str(f), device="cpu") for f in (folder, trained)]
+    text, tokens = family.text(models[0]).encode("a red cube turns", "", 0)
+    assert tokens
+    task = DenoiseTask(config, tmp_path)
+    np.testing.assert_allclose(task.embed(["a red cube turns"])[0][0].numpy(), text["embeds"], rtol=0, atol=1e-6)
+    denoisers = [family.denoiser(m) for m in models]
+    betas = denoisers[0].scheduler.alphas_cumprod
+    torch.testing.assert_close(task.objective.scheduler.alphas_cumprod, betas)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    codec = family.codec(models[0])
+    video = to_video_tensor(torch.from_numpy(frames)[None], torch.device("cpu"))
+    latents = encode(task.frozen["vae"], video)
+    torch.testing.assert_close(latents, denoisers[0].form.to_pipeline(codec.encode(frames)), rtol=0, atol=1e-5)
+    again = (decode(task.frozen["vae"], latents)[0].movedim(0, -1).clamp(-1, 1) + 1) * 127.5
+    assert np.abs(again.detach().numpy() - codec.decode(codec.encode(frames), DecodeRecipe())).max() <= 1
+    spec = codec.vae.spec(family="animatediff", width=64, height=64, n_frames=4, fps=8.0, fps_conditioning=8.0, seed=1)
+    made = [d.denoise(Given(text=text), spec, Sampling(steps=2, guidance=2.0))["video"] for d in denoisers]
+    assert np.isfinite(made[1]).all()
+    assert np.abs(made[1] - made[0]).max() > 1e-3
+    for objective, said in (
+        ({"kind": "epsilon", "max_tokens": 40}, "objective.max_tokens is 40, and this text encoder has 77 places"),
+        ({"kind": "v", "max_tokens": 77}, "objective.kind is v, and the checkpoint's scheduler samples epsilon"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            train(settings("base", [bucket], model=model, objective=objective, out=str(tmp_path / "other")))
 
 
 def test_patterns_that_match_nothing_and_conditions_of_a_unet_are_refused(settings, start, tmp_path):
