@@ -37,6 +37,7 @@ from tests.stages.families_cases import (
     SEED,
     STEPS,
     TOKENS,
+    Case,
     Stages,
     call,
     call_whole,
