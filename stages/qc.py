@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import pyarrow as pa
 
@@ -71,6 +71,12 @@ class Qc(Step):
         dynamic_degree: Range = field(default=Range())
         warp_error: Range = field(default=Range())
         blank: Range = field(default=Range(max=0.1))
+
+    @classmethod
+    def of_preview(cls, config: Config) -> Config:
+        """The thresholds for a preview of what later steps enlarge and sharpen: those of the clip, but for blur, which
+        is measured against the size of a finished one."""
+        return replace(config, blur=Range())
 
     @classmethod
     def inputs(cls, config: Config) -> Inputs:

@@ -105,7 +105,10 @@ class _Placed:
         for name, use in checks:
             source = video if name == CHECKS[0][0] else beside[-1]
             own = f"{name}_{gate.after}"
-            beside = self._insert(own, self._like_others(use) or make_ref(own, {"use": use}), source, beside)
+            ref = self._like_others(use) or make_ref(own, {"use": use})
+            if watched == LATENT and (of_preview := getattr(load_class(use), "of_preview", None)):
+                ref = replace(ref, config=of_preview(ref.config))
+            beside = self._insert(own, ref, source, beside)
         return beside
 
     def _like_others(self, use: str) -> StepRef | None:

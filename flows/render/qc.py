@@ -15,6 +15,8 @@ from stages.core.planning.survey import Survey
 from stages.core.step import REASON, Row
 
 KIND, FILE = "qc", "bad file"
+PREVIEW = "preview_"
+"""How the stage is called that a gate looks at, which is no finished video."""
 SCHEMA = pa.schema(
     [
         ("take_id", pa.string()),
@@ -66,7 +68,7 @@ def qc_lines(rows: Iterable[Row], store: str) -> list[str]:
     stages: dict[str, list[Row]] = {}
     for row in rows:
         stages.setdefault(row["stage"], []).append(row)
-    lines, last = list[str](), list(stages)[-1:]
+    lines, last = list[str](), [stage for stage in stages if not stage.startswith(PREVIEW)][-1:]
     for stage, looked_at in stages.items():
         failed = [r for r in looked_at if r["status"] == "rejected"]
         where = f" at {stage}" if [stage] != last else ""
@@ -74,7 +76,8 @@ def qc_lines(rows: Iterable[Row], store: str) -> list[str]:
             lines.append(f"{len(failed):,} of {counted(len(looked_at), 'take')} failed QC{where}: {_tally(failed)}")
         if errors := sum(r["status"] == "error" for r in looked_at):
             lines.append(f"QC could not measure {counted(errors, 'take')}{where}")
-    return [*lines, f"  the videos are there all the same: {command('table qc', store)}"] if lines else []
+    there = "the videos are there all the same: " if last else "why: "
+    return [*lines, f"  {there}{command('table qc', store)}"] if lines else []
 
 
 def _tally(failed: Iterable[Row]) -> str:

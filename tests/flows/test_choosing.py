@@ -260,6 +260,14 @@ def test_a_preview_is_put_there_for_people_and_later_steps_read_what_they_read_w
     assert {n.name: n.fingerprint for n in plain.nodes}.items() <= {n.name: n.fingerprint for n in plan.nodes}.items()
 
 
+def test_a_preview_is_not_held_against_the_blur_of_a_finished_clip(campaign_file):
+    gates = "gates=[{after: base, top: 1, by: sharpness}]"
+    steps = load_campaign([campaign_file], {}, [gates, "qc.flicker.max=0.02"]).steps
+    assert steps["qc"].config.blur.max == 3.2
+    assert steps["qc_base"].config.blur.max is None
+    assert steps["qc_base"].config.flicker.max == steps["qc"].config.flicker.max == 0.02
+
+
 def test_a_flow_run_that_waits_says_so_in_its_state():
     from flows.prefect.flow_run import closing_state
 
