@@ -48,7 +48,8 @@ class EndpointCaption(Step):
         """What is asked (see `AskConfig`), and of whom.
 
         model        name of the model at the endpoint; required
-        rewriter     name of a text model for a second pass over the captions of windows; empty skips it
+        rewriter     name of a text model that rewrites the captions of a whole clip from those of all its windows;
+                     empty skips this
         base_url     URL of the endpoint, such as http://127.0.0.1:8000/v1; empty uses the default of OpenAI's client
         api_key_env  environment variable that holds the key, where it is not the one that belongs to the endpoint;
                      the operator says which belongs to which, and no other is sent there

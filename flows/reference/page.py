@@ -34,8 +34,6 @@ COMMAND = "python -m flows.reference.page"
 HEAD = f"""\
 # Settings
 
-*Written by `{COMMAND}`, from the docstrings of the classes that check the settings.*
-
 A setting is a key in a YAML file (a campaign, or a file given with `--config`) or a `KEY=VALUE` on the command line,
 which wins. A dot separates nested keys: `budget.wall_seconds=600` means `budget: {{wall_seconds: 600}}`. A setting of a
 step is `STEP.KEY`, such as `clips.max_s=10`. Lists and mappings are written as in YAML: `only='[decode]'`.
@@ -43,6 +41,8 @@ step is `STEP.KEY`, such as `clips.max_s=10`. Lists and mappings are written as 
 *Default* is the default in the code. If a file in `configs/` sets another value, the name of that file and its value
 follow. *Allowed* says what is accepted; where it is empty, any value of the type is. `null` means no value. Settings
 that a command fills in by itself are left out.
+
+*This page is written by `{COMMAND}`, from the docstrings of the classes that check the settings.*
 """
 REFERENCE = re.compile(rf"`((?:{'|'.join(map(re.escape, shipped.PACKAGES))})[\w.]+)`")
 FILLED_IN = "Set by the flow"
