@@ -463,8 +463,8 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
     ltx2         2.0, 2.3
     whole        hunyuan-video, skyreels-v2
 
-    The family whole stands for any other video pipeline of diffusers, which runs as one step. Its skyreels-v2 is
-    SkyReels V2 without diffusion forcing; the family skyreels is SkyReels V2 with it.
+    The family whole stands for any other video pipeline of diffusers, which runs as one step. Its variant
+    skyreels-v2 is the checkpoint of the family skyreels, for use as one step.
     """
     from flows.cli.tiny import make_tiny
 

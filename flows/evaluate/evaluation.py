@@ -41,10 +41,10 @@ class EvaluateConfig(RenderConfig):
 
     heldout       number of combinations held out from training that become prompts, evenly spaced in the world's list
                   of them
-    first_frames  start each video of a `heldout` prompt from the first frame of a clip that the world's program paints
-                  for that prompt
-    last_frames   end each video of a `heldout` prompt with the last frame of a clip that the world's program paints for
-                  that prompt
+    first_frames  start each video of a `heldout` prompt from the first frame of a procedurally generated clip of that
+                  prompt
+    last_frames   end each video of a `heldout` prompt with the last frame of a procedurally generated clip of that
+                  prompt
     world         the file that defines what the words of prompts mean and look like
     videos        a folder of videos to judge instead of rendering any
     captions      CSV file that lists what each file in `videos` shows
