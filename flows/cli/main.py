@@ -451,8 +451,8 @@ def deploy(file: Path | None, reset: bool) -> int:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the weights.")
 @friendly
 def tiny(family: str, folder: str, variant: str, seed: int) -> int:
-    """Write a tiny untrained checkpoint of a model family. With the one in FOLDER you can try a campaign without the
-    real weights.
+    """Write a tiny untrained checkpoint of a model family. It goes into FOLDER; with it you can try a campaign
+    without the real weights.
 
     \b
     FAMILY       --variant

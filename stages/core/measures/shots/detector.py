@@ -27,8 +27,8 @@ _FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
 
 @dataclass(frozen=True, kw_only=True)
 class ShotConfig:
-    """Thresholds of the detector of cuts, dissolves, wipes and fades. Each entry gives the effect of a higher value: "more"
-    means that more are found, false ones included; "fewer" means that some are missed.
+    """Thresholds of the detector of cuts, dissolves, wipes and fades. Each entry gives the effect of a higher value:
+    "more" means that more are found, false ones included; "fewer" means that some are missed.
 
     cut_floor  minimum cut signal of a hard cut, in grey levels; higher: fewer cuts (`rushes table frames` has the
                signal)
