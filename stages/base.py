@@ -1,4 +1,4 @@
-"""Text embeddings to low-resolution latents: the cheap take that people watch first."""
+"""Text embeddings to low-resolution latents: the cheap preview."""
 
 from __future__ import annotations
 

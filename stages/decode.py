@@ -56,11 +56,11 @@ class Decode(Step):
         """How latents become videos.
 
         model           the weights
-        timestep        timestep that is given to the decoder; null takes the latent's own recipe
-        noise_scale     noise that is added before decoding; null takes the latent's own recipe
+        timestep        timestep that is given to the decoder; null uses the value stored with the latent
+        noise_scale     noise that is added before decoding; null uses the value stored with the latent
         tiling          [from 0] pixels of a tile, to save memory; 0 decodes whole frames
         chunk           [from 0] frames decoded at a time, to save memory, half of which overlap with their neighbours;
-                        0 decodes all at once where the VAE looks across time
+                        0 decodes the whole clip at once if the VAE mixes frames
         crf             [0 to 51] quality of x264; lower is better, 0 is lossless
         preset          speed preset of x264, such as `fast`, `medium` or `slow`
         poster_quality  [1 to 95] quality of the poster's JPEG

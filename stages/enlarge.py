@@ -37,8 +37,8 @@ class Enlarge(Step):
         scale   [above 1] width and height are multiplied by it; the family must be able to make the larger size
         tiling  [from 0] pixels of a tile while decoding, to save memory; 0 decodes whole frames. Enlarged
                 frames are encoded whole
-        chunk   [from 0] frames decoded at a time, half of which overlap with their neighbours; 0 decodes all at once
-                where the VAE looks across time
+        chunk   [from 0] frames decoded at a time, half of which overlap with their neighbours; 0 decodes the whole clip
+                at once if the VAE mixes frames
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)

@@ -44,13 +44,15 @@ class Extend(Step):
         model             the weights
         lora              adapters that are put onto the denoiser
         motion            [continue, spread] `continue` lets windows go on after the end of the clip; `spread` slows its
-                          motion down to the whole length, and of the settings below uses only `back_projections`
+                          motion down to the whole length, and only `back_projections` of the settings below applies to
+                          it
         sampling          how to denoise
         overlap           [from 1] latent frames of the window before that a window is given; more keep motion better,
                           and each window then adds less
         guidance          [from 0] guidance of windows; 0 is that of `sampling` or of the take. More holds windows to
                           the prompt, less to what they are given
-        back_projections  [from 0] how often encoded latents are corrected so that they decode closer to their pixels
+        back_projections  [from 0] number of correction passes after encoding, which bring what latents decode to closer
+                          to the pixels that were encoded
         """
 
         model: ModelConfig = field(default_factory=ModelConfig)

@@ -17,8 +17,8 @@ from stages.core.step import Inputs, Port, Rejected, Resources, Row, Step, reaso
 class Range:
     """What a metric may be, both ends included; null: no limit.
 
-    min  the least
-    max  the most
+    min  the minimum
+    max  the maximum
     """
 
     min: float | None = None

@@ -1,4 +1,4 @@
-"""Encode the pictures and videos that a take names: to begin or end with, to follow, or to make anew."""
+"""Encode the pictures and videos that a take names: as first or last frame, as control, or as a start."""
 
 from __future__ import annotations
 

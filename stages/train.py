@@ -278,7 +278,7 @@ class Promote(Job):
         """What a checkpoint needs to be promoted.
 
         name      name that the checkpoint gets
-        at_least  least value of each figure
+        at_least  minimum of each figure
         """
 
         name: str = ""

@@ -48,10 +48,11 @@ class EndpointCaption(Step):
         """What is asked (see `AskConfig`), and of whom.
 
         model        name of the model at the endpoint; required
-        rewriter     name of a text model for a second pass over the captions of windows; empty skips it
+        rewriter     name of a text model that rewrites the captions of a whole clip from those of all its windows;
+                     empty skips this
         base_url     URL of the endpoint, such as http://127.0.0.1:8000/v1; empty uses the default of OpenAI's client
-        api_key_env  environment variable that holds the key, where it is not the one that belongs to the endpoint;
-                     the operator says which belongs to which, and no other is sent there
+        api_key_env  environment variable that holds the key, where it is not the one that belongs to the endpoint; the
+                     operator sets which belongs to which, and no other is sent there
         concurrency  [from 1] questions that are under way at the same time
         timeout_s    [above 0] seconds that one request may take
         retries      [from 0] repeats of a request after a time-out, a lost connection, 408, 409, 429 or 5xx, with

@@ -43,7 +43,8 @@ class VlmCaption(Step):
         model     folder of a checkpoint with safetensors weights, a processor and a chat template, or a hub id;
                   required
         revision  revision of a hub id
-        rewriter  a text model, given in the same way, for a second pass over the captions of windows; empty skips it
+        rewriter  a text model, given in the same way, that rewrites the captions of a whole clip from those of all its
+                  windows; empty skips this
         dtype     [auto, float32, bfloat16, float16] what the model computes in; `auto` is that of the checkpoint
         device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         download  allow a hub id to be downloaded

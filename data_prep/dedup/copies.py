@@ -45,12 +45,14 @@ class Copies(Job):
 
         hash_bits     bits of 63 that the hashes of two frames may differ by, on average over a clip; below 0 turns this
                       off
-        agreement     least correlation of the changes within two clips, where there are changes
-        still         largest change of a cell within a clip, in grey levels; two clips below it count as still, and
-                      their changes are not compared. A small thing that moves changes few cells, but strongly
+        agreement     minimum correlation between how the pictures of two clips change over time, cell by cell of a
+                      small grid of each picture; not compared where both clips are still (see `still`)
+        still         each picture is reduced to a small grid of cells; this is the largest change of a cell within a
+                      clip, in grey levels. Two clips below it count as still, and their changes are not compared. A
+                      small thing that moves changes few cells, but strongly
         tint          largest difference of the mean chroma of two clips, 0 to 255; title cards differ by colour alone
-        length_ratio  least ratio of the shorter clip's length to the longer one's
-        cosine        least cosine of two embeddings that makes two clips copies; 0 turns this off
+        length_ratio  minimum ratio of the shorter clip's length to the longer one's
+        cosine        minimum cosine of two embeddings that makes two clips copies; 0 turns this off
         index         [exact, faiss] how the nearest embeddings are found; faiss (package faiss-cpu) for over 100,000
                       clips
         """

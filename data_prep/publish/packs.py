@@ -30,7 +30,7 @@ MEMBER = pa.struct(
 
 
 class Shards(Job):
-    """One row per shard: its path in the dataset and its clips, in an order that a hash decides."""
+    """One row per shard: its path in the dataset and its clips, shuffled by a hash."""
 
     kind = "shards"
     version = 2

@@ -36,7 +36,8 @@ class Aesthetic(Step):
 
         clip      folder of a CLIP checkpoint, or a hub id in the local cache with a revision; required
         revision  revision of a hub id
-        head      .safetensors or .pth file of the predictor: linear layers named by numbers, or a single one; required
+        head      .safetensors or .pth file of the predictor: linear layers that are numbered as in a torch Sequential,
+                  or a single one; required
         frames    [from 1] pictures of each clip
         device    [auto, cpu, cuda] where the model runs; `auto` is a GPU where there is one
         """

@@ -45,8 +45,8 @@ class TextArea(Step):
 
         frames      [from 1] pictures of each clip
         side        [from 64] longer side of these pictures, in pixels; small text needs more
-        box         least mean evidence of a text box, 0 to 1
-        sure        least confidence of a line that is kept as readable, 0 to 1
+        box         minimum mean confidence of a text box, 0 to 1
+        sure        minimum confidence of a line that is kept as readable, 0 to 1
         lines       [from 0] lines read in one picture, at most; 0 reads none
         detector    ONNX file of a text detector to use instead of the packaged PP-OCRv4
         recogniser  ONNX file of a text recogniser to use instead, with its letters in the metadata key `character`

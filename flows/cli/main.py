@@ -55,7 +55,7 @@ RETRY_ERRORS = click.option(
     help="Also retry permanent failures, and transient ones that have used up their attempts.",
 )
 RESET = click.option(
-    "--reset", is_flag=True, help="Make the deployments as their file says, whatever was set on the server since."
+    "--reset", is_flag=True, help="Reset the deployments to their file, and discard changes made on the server."
 )
 RUN = click.option("--run", "run_id", default="", metavar="ID", help="Use this run, not the latest.")
 
@@ -119,7 +119,7 @@ class Rushes(click.Group):
 @click.group(cls=Rushes, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="rushes")
 def main() -> None:
-    """Rushes: footage to a curated training set, and prompts to finished video."""
+    """Turn footage into a curated training set, and prompts into finished videos."""
     from stages.core.reach.secrets import guard_output
 
     be_quiet()
@@ -145,7 +145,7 @@ def main() -> None:
     "--wait", is_flag=True, help="Where takes wait for a review, wait for it too, and go on, until none is left."
 )
 @click.option(
-    "--redecide", is_flag=True, help="Have the gates decide anew. What went on before and is not chosen now, stops."
+    "--redecide", is_flag=True, help="Have the gates decide again. What went on before and is not chosen now, stops."
 )
 @DRY_RUN
 @SETTINGS
@@ -171,7 +171,7 @@ def render(words: tuple[str, ...], **options: Any) -> int:
     default="curate",
     metavar="FILE",
     help="A YAML file of settings that override configs/curate.yaml, or the name of an included one: "
-    f"{configs_in('curate', 'curate/')} (adds scores by models).",
+    f"{configs_in('curate', 'curate/')} (adds scores from models).",
 )
 @UNTIL
 @ONLY
@@ -192,8 +192,8 @@ def curate(words: tuple[str, ...], **options: Any) -> int:
 
 @main.command(
     epilog=keys(
-        "model.checkpoint=FOLDER, or model.checkpoint=promoted:NAME@STORE for one that `rushes train CONFIG "
-        "promote=NAME` kept",
+        "model.checkpoint=FOLDER, or model.checkpoint=promoted:NAME@STORE for a checkpoint that "
+        "`rushes train CONFIG promote=NAME` has named",
         f"Configs included: {configs_in('evaluate', 'evaluate/')}.",
     )
 )
@@ -271,8 +271,8 @@ def publish(words: tuple[str, ...], **options: Any) -> int:
 @friendly
 @storage_options()
 def report(store: str, run_id: str, out: str | None, storage: Options) -> int:
-    """Write an HTML page about a curation. It says what was kept, why the rest was not, and what other thresholds would
-    do."""
+    """Write an HTML page about a curation. It shows which clips were kept, why the others were rejected, and what other
+    thresholds would do."""
     from flows.curate.report import report_command
 
     return report_command(store, run_id, Path(out) if out else None, storage)
@@ -317,9 +317,9 @@ def table(word: str, store: str, run_id: str, everything: bool, out: str | None,
 @friendly
 @storage_options("[ID|FILE|SHA256]")
 def status(word: str, store: str, storage: Options) -> int:
-    """Show how far along runs are, or where a result came from. Without an argument: the progress of the latest runs.
-    With an ID, an exported video or the SHA256 of a file: what it was made from. With the id or the path of a source:
-    its clips and their verdicts."""
+    """Show how far along runs are, or where a result came from. Without an argument, it shows the
+    progress of the latest runs. With an ID, an exported video or the SHA256 of a file, it shows what that was made
+    from. With the id or the path of a source, it shows its clips and their verdicts."""
     from flows.cli.store import show_lineage, show_status
 
     return show_lineage(word, store, storage) if word else show_status(store, storage)
@@ -327,7 +327,7 @@ def status(word: str, store: str, storage: Options) -> int:
 
 @main.command()
 @STORE
-@click.option("--note", default="", metavar="TEXT", help="Say something about the takes.")
+@click.option("--note", default="", metavar="TEXT", help="A note about the takes.")
 @click.option("--who", default="", metavar="NAME", help="Who chooses; default: your login name.")
 @friendly
 @storage_options("TAKE... CHOICE", many=True)
@@ -354,7 +354,7 @@ def choose(words: list[str], note: str, who: str, store: str, storage: Options) 
     help="A further name under which the page may be opened, such as that of this machine. Can be given several times.",
 )
 @click.option(
-    "--who", default="", metavar="NAME", help="Who chooses; default: your login name. The page can say so too."
+    "--who", default="", metavar="NAME", help="Who chooses; default: your login name. This can also be set on the page."
 )
 @friendly
 @storage_options()
@@ -408,9 +408,11 @@ def demo(store: str, executor: str | None) -> int:
 
 
 @main.command()
-@click.option("--port", default=4200, show_default=True, help="Port of the local server on 127.0.0.1.")
 @click.option(
-    "--runs", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Run at most N at once."
+    "--port", type=int, default=4200, show_default=True, metavar="N", help="Port of the local server on 127.0.0.1."
+)
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Run at most N flows at once."
 )
 @RESET
 @friendly
@@ -432,8 +434,9 @@ def serve(port: int, runs: int, reset: bool) -> int:
 @RESET
 @friendly
 def deploy(file: Path | None, reset: bool) -> int:
-    """Put the deployments onto the Prefect server of PREFECT_API_URL, for workers. Makes the work pool where there is
-    none. What was set on the server (schedules, parameters, limits) stays, and what differs from the file is told."""
+    """Send the deployments to a Prefect server. That is the server of PREFECT_API_URL, for workers. A work pool is made
+    if there is none. What was set on the server (schedules, parameters, limits) is kept, and differences from the file
+    are listed."""
     from flows.prefect.deploy import deploy_command
 
     return deploy_command(file, reset)
@@ -448,8 +451,8 @@ def deploy(file: Path | None, reset: bool) -> int:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the weights.")
 @friendly
 def tiny(family: str, folder: str, variant: str, seed: int) -> int:
-    """Write a tiny untrained checkpoint of a model family into FOLDER, to try a campaign without the real
-    weights.
+    """Write a tiny untrained checkpoint of a model family. It goes into FOLDER; with it you can try a campaign
+    without the real weights.
 
     \b
     FAMILY       --variant
@@ -460,7 +463,8 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
     ltx2         2.0, 2.3
     whole        hunyuan-video, skyreels-v2
 
-    The family whole stands for any other video pipeline of diffusers.
+    The family whole stands for any other video pipeline of diffusers, which runs as one step. Its variant
+    skyreels-v2 is the checkpoint of the family skyreels, for use as one step.
     """
     from flows.cli.tiny import make_tiny
 
@@ -472,7 +476,7 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
 @friendly
 @storage_options()
 def doctor(store: str | None, storage: Options) -> int:
-    """Check this installation. Says what is there, what is missing, and what to do about it."""
+    """Check this installation. It shows what is there, what is missing, and what to do about it."""
     from flows.cli.doctor import examine
 
     return examine(store, storage)

@@ -25,7 +25,7 @@ def storage_options(metavar: str = "", many: bool = False) -> Callable[[Callable
             "--config",
             "config",
             metavar="FILE",
-            help=f"A YAML file whose {KEY} has options for the file system of the store.",
+            help=f"A YAML file with options for the file system of the store, under the key {KEY}.",
         )
         @wraps(command)
         def taking(*args: Any, words: Sequence[str], config: str | None, **kwargs: Any) -> int:

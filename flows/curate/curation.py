@@ -42,7 +42,7 @@ class ManifestConfig:
     label    column with the class label
     caption  column with the caption that came with the footage
     licence  column with the licence
-    root     folder or URL that paths count from; empty uses the manifest's own folder
+    root     folder or URL that paths are relative to; empty uses the manifest's own folder
     """
 
     uri: str = "uri"

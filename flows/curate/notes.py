@@ -39,7 +39,7 @@ def _source_lines(survey: Survey) -> list[str]:
     told = [f"{names[r['uri']]} (same content as {names[_original(r)]})" for r in copies]
     lines += [f"  not used: {listed(told, MOST)}"] if copies else []
     others = [names[r["uri"]] for r in rows if _is_other(r)]
-    lines += [f"  no video by suffix: {listed(others, MOST)}"] if others else []
+    lines += [f"  skipped, not a video file: {listed(others, MOST)}"] if others else []
     lines += _other_labels({r["uri"]: r for r in rows}, copies, names)
     odd = [r for r in rows if r["note"] and r["status"] == "ok"]
     lines += [f"  {names[r['uri']]}: {r['note']}" for r in odd[:MOST]]

@@ -39,15 +39,15 @@ TRUE_FRAME_SIDE, TRUE_FRAMES = 256, "true-frames"
 class EvaluateConfig(RenderConfig):
     """An evaluation: a campaign whose videos are judged.
 
-    heldout       how many of the combinations that the world holds out from training become prompts, spread over its
-                  list
-    first_frames  start each video of a `heldout` prompt from the first frame of a clip that is drawn to show what the
-                  prompt says
-    last_frames   end each video of a `heldout` prompt with the last frame of a clip that is drawn to show what the
-                  prompt says
-    world         the file that says what the words of prompts mean and look like
+    heldout       number of combinations held out from training that become prompts, evenly spaced in the world's list
+                  of them
+    first_frames  start each video of a `heldout` prompt from the first frame of a procedurally generated clip of that
+                  prompt
+    last_frames   end each video of a `heldout` prompt with the last frame of a procedurally generated clip of that
+                  prompt
+    world         the file that defines what the words of prompts mean and look like
     videos        a folder of videos to judge instead of rendering any
-    captions      CSV file that says what each file in `videos` shows
+    captions      CSV file that lists what each file in `videos` shows
     reference     a folder of videos to compare the judged ones with, as two sets: FVD and FID
     """
 

@@ -34,15 +34,15 @@ COMMAND = "python -m flows.reference.page"
 HEAD = f"""\
 # Settings
 
-*Written by `{COMMAND}`, from the docstrings of the classes that check the settings.*
-
 A setting is a key in a YAML file (a campaign, or a file given with `--config`) or a `KEY=VALUE` on the command line,
 which wins. A dot separates nested keys: `budget.wall_seconds=600` means `budget: {{wall_seconds: 600}}`. A setting of a
 step is `STEP.KEY`, such as `clips.max_s=10`. Lists and mappings are written as in YAML: `only='[decode]'`.
 
 *Default* is the default in the code. If a file in `configs/` sets another value, the name of that file and its value
-follow. *Allowed* says what is accepted; where it is empty, any value of the type is. `null` means no value. Settings
+follow. *Allowed* shows what is accepted; where it is empty, any value of the type is. `null` means no value. Settings
 that a command fills in by itself are left out.
+
+*This page is written by `{COMMAND}`, from the docstrings of the classes that check the settings.*
 """
 REFERENCE = re.compile(rf"`((?:{'|'.join(map(re.escape, shipped.PACKAGES))})[\w.]+)`")
 FILLED_IN = "Set by the flow"
@@ -165,7 +165,7 @@ def _prompt() -> list[str]:
 def _training(shared: Shared) -> list[str]:
     """What stands in a file of configs/train."""
     keys = ", ".join(f"`{f.name}`" for f in dataclasses.fields(FlowConfig) if f.name in FLOW_KEYS)
-    lines = [f"\nOf the settings of every command it takes {keys}.\n"]
+    lines = [f"\nIt takes these settings of every command: {keys}.\n"]
     lines += ["### The training\n", f"{summary(TrainConfig)}\n", *table(rows_of(TrainConfig, shared))]
     for use in shipped.every_source_of_clips():
         cls = shipped.get_class(use)

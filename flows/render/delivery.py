@@ -35,9 +35,9 @@ class DeliverConfig:
     width     pixels; null keeps the size, or follows `height`
     height    pixels; null keeps the size, or follows `width`
     fps       frames a second; frames are dropped or shown again. null keeps the rate
-    fit       [crop, pad or stretch] how a picture of another shape fills `width` and `height`
-    metadata  [full, id or none] what each file says of itself: all that it was made from, which take it shows, or
-              nothing
+    fit       [crop, pad or stretch] how a picture of another aspect ratio fills `width` and `height`
+    metadata  [full, id or none] what the metadata of each file holds: all that it was made from, which take it shows,
+              or nothing
     manifest  [a list of csv, jsonl, parquet] the tables of what the folder holds
     """
 

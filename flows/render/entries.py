@@ -100,20 +100,20 @@ def check_entry(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     image            [path] a picture that the clip begins with
     last_image       [path] a picture that the clip ends with
     keyframes        [frame to path] pictures that the clip shows at single frames
-    references       [path, or a list of paths] pictures of what is to be seen somewhere in the clip
+    references       [path, or a list of paths] pictures of things (people, objects) that appear somewhere in the clip
     video            [path] a video to start from, with noise of the level `level`, or to change inside `mask`
     level            [above 0, below 1] how much noise is added to `video` first; a higher level keeps less of it
     mask             [path] a video that is white where `video` may change
     control          [SIGNAL:path, or a mapping with signal, video or footage, scale, start, end] a video that the clip
                      follows, or footage to make it from
-    fit              [crop, pad or stretch] how a picture of another shape fills the frame: with its sides cut off, with
-                     black bars, or out of proportion
+    fit              [crop, pad or stretch] how a picture of another aspect ratio fills the frame: with its sides cut
+                     off, with black bars, or out of proportion
     width            [1 to 16384] pixels of what `base` makes
     height           [1 to 16384] pixels of what `base` makes
     frames           [1 to 1000000] frames of what `base` makes
     fps              [above 0 to 1000] frames a second at playback
     guidance         [0 to 10000] scale of classifier-free guidance in `base`; values up to 1 switch it off
-    longer           [1 to 1000] length of the video in multiples of what `base` makes at once
+    longer           [1 to 1000] how many times as long as one clip of `base` the video is
     priority         [-1000000 to 1000000] takes with a higher number are rendered first
 
     Raises BadInput with the place and every fault of this prompt.

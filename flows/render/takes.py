@@ -68,7 +68,8 @@ MOST_REMARKS = 5
 class TakesConfig(FlowConfig):
     """What a campaign says of its takes.
 
-    name             name of the campaign, which is part of each take's id; of a file of prompts it is the file's name
+    name             name of the campaign, which is part of each take's id; for a file of prompts, the file's name
+                     without its suffix
     prompts          list of texts, or of mappings with the keys of a prompt
     prompts_file     a file with more prompts: .csv, .tsv, .jsonl, .ndjson, .json, .parquet or .txt
     seeds            number of takes of each prompt, or the list of their seeds
@@ -78,22 +79,22 @@ class TakesConfig(FlowConfig):
     image            picture that each clip begins with, for every prompt that names none
     last_image       picture that each clip ends with
     keyframes        pictures that a clip shows at single frames, `{16: picture.png}`
-    references       picture, or list of pictures, of what is to be seen somewhere in the clip
+    references       picture, or list of pictures, of things (people, objects) that appear somewhere in the clip
     video            video to start from, with noise of the level `level`, or to change inside `mask`
     level            [above 0, below 1] how much noise is added to `video` first; a higher level keeps less of it
     mask             video that is white where `video` may change
-    control          video of a signal that the clip follows, `edges:FILE`, or `{signal: edges, video: FILE, scale: 1,
-                     start: 0, end: 1}`; signals are depth, pose, edges and flow. With `footage: FILE` in the place of
-                     `video`, edges and flow are made from it
-    fit              [crop, pad or stretch] how a picture of another shape fills the frame: `crop` cuts off its sides,
-                     `pad` keeps all of it and adds black bars, `stretch` changes its proportions
+    control          control video that the clip follows, `edges:FILE`, or
+                     `{signal: edges, video: FILE, scale: 1, start: 0, end: 1}`; signals are depth, pose, edges and
+                     flow. With `footage: FILE` in the place of `video`, edges and flow are made from it
+    fit              [crop, pad or stretch] how a picture of another aspect ratio fills the frame: `crop` cuts off its
+                     sides, `pad` keeps all of it and adds black bars, `stretch` changes its proportions
     width            pixels of what `base` makes; null takes the cascade's
     height           pixels of what `base` makes; null takes the cascade's
     frames           frames of what `base` makes; null takes the cascade's
     fps              frames a second at playback; null takes the cascade's
     guidance         scale of classifier-free guidance in `base`; values up to 1 switch it off, which halves the cost of
                      a pass
-    longer           length of the video in multiples of what `base` makes at once
+    longer           how many times as long as one clip of `base` the video is
     priority         takes with a higher number are rendered first
     matrix           keys of a prompt with lists of values, `{guidance: [1, 3], width: [128, 256]}`: every prompt is
                      rendered with every combination; what a prompt sets itself is not spanned

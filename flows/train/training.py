@@ -39,7 +39,7 @@ NEEDED = ("encoded", "checkpoint", "figures")
 
 @dataclass
 class TrainFlowConfig(FlowConfig):
-    """One part of a checkpoint trained, measured and promoted. These keys come on top of those of the training.
+    """One part of a checkpoint trained, measured and promoted. These keys are in addition to those of the training.
 
     name      name of the checkpoint in tables; empty uses the stage
     workers   [from 1] processes that train together on Ray; 1 trains in this process
@@ -47,7 +47,7 @@ class TrainFlowConfig(FlowConfig):
     cpus      [above 0] CPUs of each worker
     clips     [from 0] held-out clips that the checkpoint is measured on; 0 skips the measurement
     promote   name for the checkpoint, to be used as `model.checkpoint=promoted:NAME@STORE`; empty gives none
-    at_least  least value of each figure, such as `{psnr: 30}`, that a checkpoint needs to be promoted
+    at_least  minimum of each figure, such as `{psnr: 30}`, that a checkpoint needs to be promoted
     """
 
     name: str = ""

@@ -15,12 +15,12 @@ class RaySettings:
     """How Ray is started or joined.
 
     address          `local` starts Ray on this machine; `auto` or HOST:PORT joins a cluster from inside it
-    num_cpus         logical CPUs of a local Ray, which may be more than there are; null uses all
-    num_gpus         logical GPUs of a local Ray; null uses those that Ray finds
-    object_store_mb  size of the object store of a Ray on this machine, in megabytes; little is enough, because only
-                     table rows pass through it
+    num_cpus         logical CPUs of Ray on this machine, which may be more than there are; null uses all
+    num_gpus         logical GPUs of Ray on this machine; null uses those that Ray finds
+    object_store_mb  size of Ray's object store on this machine, in megabytes; a small one is enough, because only table
+                     rows pass through it
     ready_s          seconds that a worker may take to be placed and to load its weights
-    autoscaling      nodes appear on demand, so a step is not refused because no running node can hold it
+    autoscaling      the cluster adds nodes on demand: a step that fits on no running node is not refused
     env              more environment variables for the workers; these win over the defaults
     """
 

@@ -33,7 +33,7 @@ class Resources:
     memory_gb     gigabytes of memory of one worker; 0 asks for none in particular
     workers       workers of the step, at most
     batch_rows    rows that a worker is given at a time
-    time_limit_s  seconds that one row may take, at most; 0 sets no limit; on Ray alone: `local` ends no row
+    time_limit_s  seconds that one row may take, at most; 0: no limit. Only Ray enforces it; `local` ends no row
     attempts      attempts for a row that fails with a transient error
     """
 

@@ -55,7 +55,7 @@ class Sampling:
     timesteps        explicit noise levels instead, falling from at most 1000, as distilled models need them
     condition_noise  noise on the frames that a clip is conditioned on, 0 to 1; a little of it gives more motion
     scheduler        a scheduler of diffusers and its settings, `{name: UniPCMultistepScheduler, flow_shift: 5}`; what
-                     is not said is that of the checkpoint
+                     you leave out is as in the checkpoint
     knobs            further settings that the sampler of a family has; docs/families.md lists them
     attention        an attention back end of diffusers, such as `flash`; empty takes that of torch. It changes the last
                      digits, and more where it computes in 8 bits; docs/families.md

@@ -176,7 +176,7 @@ def test_the_same_bytes_count_once(footage, store, more):
     said = notes(run.catalog, record.survey(run.catalog), record.row["run_id"])
     assert said[0].endswith("1 with the content of another, 1 other file")
     assert said[1] == "  not used: copy.mp4 (same content as a.mp4)"
-    assert said[2] == "  no video by suffix: PROVENANCE.md"
+    assert said[2] == "  skipped, not a video file: PROVENANCE.md"
     assert not [line for line in said if "not read" in line]
 
 

@@ -46,7 +46,7 @@ KNOBS = MappingProxyType(
         "audio_rescale": Knob(default=0.7, low=0, high=1, help="rescaling of the sound in the same way"),
         "crf": Knob(
             default=33, low=0, high=51, whole=True, role="see",
-            help="pictures are compressed by x264 so far, as those of the training were; 0 leaves them",
+            help="how strongly pictures are compressed with x264 first, as in the training; 0: not at all",
         ),
     }
 )  # fmt: skip

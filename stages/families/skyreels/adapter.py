@@ -23,7 +23,7 @@ KNOBS = MappingProxyType(
     {
         "window": Knob(
             default=None, low=5, high=10000, whole=True,
-            help="frames denoised at a time, 97 or 121 as the weights say; without it, all at once",
+            help="frames denoised at a time, 97 or 121 depending on the weights; without it, all at once",
         ),
         "overlap": Knob(
             default=17, low=1, high=10000, whole=True, help="frames of the window before that a window begins with"
@@ -33,7 +33,7 @@ KNOBS = MappingProxyType(
         ),
         "ar_step": Knob(
             default=0, low=0, high=100, whole=True,
-            help="steps by which each latent frame lags behind the one before; 0 denoises all alike",
+            help="steps by which each latent frame lags behind the one before; 0 denoises all frames together",
         ),
     }
 )  # fmt: skip

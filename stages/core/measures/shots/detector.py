@@ -27,10 +27,11 @@ _FULL_CONTRAST = 16.0  # spread of luma from which on a picture counts as lit
 
 @dataclass(frozen=True, kw_only=True)
 class ShotConfig:
-    """Thresholds of the detector of cuts, dissolves, wipes and fades. Each entry says what a higher value does: "more"
-    means that more are found, false ones included; "fewer" means that some are missed.
+    """Thresholds of the detector of cuts, dissolves, wipes and fades. Each entry gives the effect of a higher value:
+    "more" means that more are found, false ones included; "fewer" means that some are missed.
 
-    cut_floor  least cut signal of a hard cut, in grey levels; higher: fewer cuts (`rushes table frames` has the signal)
+    cut_floor  minimum cut signal of a hard cut, in grey levels; higher: fewer cuts (`rushes table frames` has the
+               signal)
     cut_ratio  how many times the cut signal of a hard cut must exceed that of the frames around it, to which 2 grey
                levels are added; higher: fewer cuts
     flash_s    seconds within which the old picture must be back for a change to be a flash and no cut; higher: fewer

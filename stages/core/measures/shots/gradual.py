@@ -18,15 +18,16 @@ class GradualRules:
     switched      the most that a wipe may leave unexplained; higher: more wipes
     front         how ragged the moving border of a wipe may be and still count in its favour, as the share of
                   neighbouring cells that disagree: 0.03 for a straight edge, 0.3 for moving things; higher: more wipes
-    novelty       least difference of the two shots, small motion forgiven, in grey levels; higher: fewer dissolves and
-                  wipes
+    novelty       minimum difference of the two shots, small motion forgiven, in grey levels; higher: fewer dissolves
+                  and wipes
     full_novelty  difference of the two shots, in grey levels, from which on `residual` and `switched` hold in full;
                   below it less is allowed; higher: fewer dissolves and wipes
     unlike        how unrelated the brightness of the two shots must be, as 1 - correlation; higher: fewer
                   dissolves and wipes
     unchanged     the largest share of the picture that may be the same in both shots; higher: more dissolves
                   and wipes, and more overlays that pass for one
-    strength      least root mean square difference of the two shots, in grey levels; higher: fewer dissolves and wipes
+    strength      minimum root mean square difference of the two shots, in grey levels; higher: fewer dissolves and
+                  wipes
     evenness      how evenly the change must cover the picture to be trusted in full (0 a few cells, 1 all alike);
                   higher: fewer dissolves and wipes
     drift         how far a transition may deviate from changing at a constant rate, as a root mean square; higher: more
