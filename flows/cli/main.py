@@ -457,7 +457,7 @@ def tiny(family: str, folder: str, variant: str, seed: int) -> int:
     \b
     FAMILY       --variant
     svd          image-to-video
-    wan          t2v, i2v, flf2v, ti2v, ti2v-pictures, vace, two-experts
+    wan          t2v, i2v, flf2v, ti2v, ti2v-pictures, vace, two-experts, i2v-two-experts
     skyreels     diffusion-forcing
     animatediff  text-to-video, controlnet, sparsectrl
     ltx2         2.0, 2.3

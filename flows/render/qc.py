@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from flows.words import command, counted, reason_text
+from stages.core.config import load_class
 from stages.core.measures.take_metrics import METRICS
 from stages.core.planning.plan import Node
 from stages.core.planning.survey import Survey
 from stages.core.step import REASON, Row
 
-KIND, FILE = "qc", "bad file"
+KIND, MEASURES, FILE = "qc", "measures", "bad file"
 PREVIEW = "preview_"
 """How the stage is called that a gate looks at, which is no finished video."""
 SCHEMA = pa.schema(
@@ -47,12 +48,16 @@ def _nodes(survey: Survey) -> list[Node]:
 
 def _sql(survey: Survey, node: Node, nth: int) -> str:
     phase, measure = survey.plan.phase_of(node.name).name, survey.plan.node(node.ports[0].nodes[0])
-    columns = ", ".join(f'"{node.name}"."{name}" AS "{name}"' for name in METRICS)
+    have = load_class(node.use, node.name).writes.names  # a check of one's own may measure something else
+    columns = ", ".join(
+        (f'"{node.name}"."{name}"' if name in have else "NULL::DOUBLE") + f' AS "{name}"' for name in METRICS
+    )
+    stage = measure.ports[0].nodes[0] if measure.kind == MEASURES else measure.name
     failed, error, there = "false", "''", f'"{node.name}".id IS NOT NULL'
     if survey.plan.phase_of(measure.name).name == phase:
         failed, error = f"""coalesce("{measure.name}".status = 'error', false)""", f'"{measure.name}".error'
         there = f"({there} OR {failed})"
-    return f"""SELECT unit_id AS take_id, '{measure.ports[0].nodes[0]}' AS stage, {columns},
+    return f"""SELECT unit_id AS take_id, '{stage}' AS stage, {columns},
         CASE WHEN {failed} THEN 'error' ELSE "{node.name}".status END AS status,
         coalesce("{node.name}".reasons, []) AS reasons,
         CASE WHEN {failed} THEN {error} ELSE coalesce("{node.name}".error, '') END AS error,

@@ -220,7 +220,7 @@ def _read(survey: Survey, plan: Plan, nodes: Sequence[Node], found: Mapping[str,
                   SELECT DISTINCT ON ({row}.id) {row}.id AS id, {size_of(survey, plan, node, phase)} AS size,
                   {row}.core_seconds AS core_seconds, {row}.gpu_seconds AS gpu_seconds, {row}.run_id AS run_id,
                   {row}.worker AS worker, {row}.started AS started
-                  FROM "p_{phase.name}" WHERE {row}.status = 'ok' ORDER BY {row}.id)
+                  FROM "p_{phase.name}" WHERE {row}.status IN ('ok', 'rejected') ORDER BY {row}.id)
                 ORDER BY started DESC LIMIT {MOST_ROWS}"""
             )
         )

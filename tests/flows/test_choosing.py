@@ -255,7 +255,7 @@ def test_a_preview_is_put_there_for_people_and_later_steps_read_what_they_read_w
     assert order[-2:] == ["watch", "gate_decode"]
     plan, plain = (make_plan(FLOW, "", c.steps, TAKES.names) for c in (gated, whole))
     assert plan.node("watch").sources == ("decode",)
-    assert plan.node("gate_decode").sources == ("decode", "watch")
+    assert plan.node("gate_decode").sources == ("decode", "qc", "watch")
     assert plan.node("gate_base").sources == ("base",)
     assert {n.name: n.fingerprint for n in plain.nodes}.items() <= {n.name: n.fingerprint for n in plan.nodes}.items()
 

@@ -73,7 +73,7 @@ def rendered(campaign_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_the_costs_of_all_takes_are_what_was_spent(rendered, tmp_path):
     costs = read(rendered, "costs", tmp_path)
-    assert len(costs) == 4 * 6
+    assert len(costs) == 4 * 8, "six stages, what is measured of the video, and its check"
     (run,) = [r for r in read(rendered, "runs", tmp_path) if r["flow"] == "render"]
     spent = sum(c["core_seconds"] for c in costs)
     assert spent == pytest.approx(run["core_seconds"], rel=1e-6)
@@ -116,7 +116,10 @@ def test_sizes_and_rows_decide_the_estimate_and_steps_never_run_are_named(render
     assert of[2] - of[1] == pytest.approx(2 * (of[1] - of[0])), "twice the pixels, but for the first row of a worker"
     assert large["text"].rows == 0, "a text is encoded once, whatever the size"
     changed = asked("refine.sampling.steps=3")
-    assert {s.step: s.sureness for s in changed.steps if s.rows} == {"refine": UNKNOWN, "decode": MEASURED}
+    assert {s.step: s.sureness for s in changed.steps if s.rows} == {
+        "refine": UNKNOWN,
+        **dict.fromkeys(("decode", "measure", "qc"), MEASURED),
+    }
     assert changed.unknown == ["refine"]
     assert "without refine, never run in this store" in estimate_text(changed, PricesConfig())
     assert all(math.isfinite(s.core_seconds) for s in changed.steps)

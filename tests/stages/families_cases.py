@@ -209,6 +209,7 @@ CASES = [
         7.5,
         ((FIRST, picture), (condition("still", "keyframe", frame=2, scale=0.9), picture), (LAST, picture)),
         size=(64, 64, 4),
+        bound=2e-4,  # of latents up to 70, whose last bits differ with the processor
         further=("controlnet",),
         one_call=lambda m: {
             "conditioning_frames": images(np.concatenate(m)),

@@ -218,13 +218,13 @@ def test_frames_are_handed_on_lossless_with_the_sound_that_the_pipeline_made(tmp
     base = Base(Base.Config(model=model, sampling=sampling), store, "base")
     base.setup()
     columns = {k: None for k in ("text", "condition", "conditions", "negative_prompt")}
-    take = {"seed": 3, "width": 64, "height": 32, "frames": 9, "fps": 8.0, "guidance": 1.0, "prompt": "a red cube"}
+    take = {"seed": 3, "width": 64, "height": 64, "frames": 9, "fps": 8.0, "guidance": 1.0, "prompt": "a red cube"}
     row = base.process(InputRow({**columns, **take}))
     assert row["uri"].endswith(".mkv")
     held = spec(base.seed_for(InputRow(take)), fps=8.0)
     own = base.denoiser.denoise(
         Given(columns={"prompt": "a red cube", "negative_prompt": ""}),
-        replace(held, width=64),
+        replace(held, width=64, height=64),
         replace(sampling, guidance=1.0),
     )
     with open_clip(store, row) as clip:
@@ -238,7 +238,7 @@ def test_frames_are_handed_on_lossless_with_the_sound_that_the_pipeline_made(tmp
     decode.setup()
     made = decode.process(InputRow(latent=row))
     assert (made["n_frames"], made["sound_rate"], made["seconds"]) == (9, heard.rate, 9 / 8)
-    floats = put_latent(store, np.ascontiguousarray(own["video"]), replace(held, width=64))
+    floats = put_latent(store, np.ascontiguousarray(own["video"]), replace(held, width=64, height=64))
     assert floats["uri"].endswith(".safetensors"), "as stores of before hold them"
     silent = decode.process(InputRow(latent=floats))
     np.testing.assert_array_equal(*(read_frames(store.read(video["uri"])) for video in (made, silent)))
