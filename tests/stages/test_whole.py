@@ -214,7 +214,7 @@ def test_frames_are_handed_on_lossless_with_the_sound_that_the_pipeline_made(tmp
     """The video is that of the pipeline's own floats, and plays what it plays: LTX-2 by the name of its class."""
     folder = load_maker("ltx2")(tmp_path / "ltx2", "2.0", 0)
     model = ModelConfig(family="whole", checkpoint=str(folder))
-    store, sampling = Workspace(Storage(str(tmp_path / "store"))), Sampling(steps=1, knobs={"max_sequence_length": 128})
+    store, sampling = Workspace(Storage(str(tmp_path / "store"))), Sampling(steps=2, knobs={"max_sequence_length": 128})
     base = Base(Base.Config(model=model, sampling=sampling), store, "base")
     base.setup()
     columns = {k: None for k in ("text", "condition", "conditions", "negative_prompt")}
