@@ -121,7 +121,7 @@ def test_text_of_the_footage_is_text(page):
 def test_it_goes_into_the_store_or_a_file(catalog, tmp_path, capsys):
     assert report_command(catalog.storage.url, "", None) == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
-    assert b"What was kept, and why the rest was not" in catalog.storage.read("report.html")
+    assert b"What was kept, and why the rest was rejected" in catalog.storage.read("report.html")
     assert report_command(catalog.storage.url, "", tmp_path / "sub" / "r.html") == 0
     assert (tmp_path / "sub" / "r.html").stat().st_size > 10_000
     with pytest.raises(BadInput, match="cannot write"):
