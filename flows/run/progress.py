@@ -185,8 +185,7 @@ def counts_notes(counts: Mapping[str, Count], plan: Plan) -> list[str]:
     zeros = [name for name, c in counts.items() if not (c.done or c.todo or c.waiting or c.failed)]
     lines = ["waiting: an earlier step comes first"] if any(c.waiting for c in counts.values()) else []
     lines += [f"only zeros: the step does not apply to anything here ({', '.join(zeros)})"] if zeros else []
-    verb = "counts" if len(jobs) == 1 else "count"
-    return lines + ([f"jobs look at all rows at once and {verb} as 1: {', '.join(jobs)}"] if jobs else [])
+    return lines + ([f"jobs look at all rows at once and count as 1: {', '.join(jobs)}"] if jobs else [])
 
 
 def counts_table(counts: Mapping[str, Count], unknown: Set[str]) -> Table:

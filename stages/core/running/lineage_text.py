@@ -24,8 +24,9 @@ HIDDEN = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id", "
           "why", "of_row", "round", "kept"}  # fmt: skip
 TECHNICAL = {"pix_fmt", "sar_num", "sar_den", "field_order", "color_range", "stream_index", "n_video_streams",
              "time_base_num", "time_base_den", "start_pts", "end_pts", "duration_pts", "keyframes", "n_keyframes",
-             "end_frame", "boundary_in", "boundary_out", "addressable"}  # fmt: skip
-"""Columns of sources and clips that only programs read: the tables `sources` and `clips` have them."""
+             "end_frame", "boundary_in", "boundary_out", "addressable", "pictures_uri", "pictures_sha256",
+             "pictures_size", "bar_top", "bar_bottom", "bar_left", "bar_right"}  # fmt: skip
+"""Columns of sources and clips that only programs read; the tables `sources`, `signals` and `clips` have them."""
 EMPTY_AT_0 = ("width", "height", "n_frames", "fps", "stage_seed", "place", "among")
 """Columns that say nothing where they are 0: an embedding has no frames, and not every step draws."""
 LONGEST_LIST, LONGEST_TEXT = 8, 70
