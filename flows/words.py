@@ -84,7 +84,7 @@ def reason_text(reason: Mapping[str, Any], names: Mapping[str, str] | None = Non
     if metric == "duplicate":
         return copy_text(named or f"clip {str(value)[:12]}")
     if metric == "suffix":
-        return f"{value} is not a suffix of a video file" if value else "a file without suffix is no video"
+        return f"not a video file ({value or 'no suffix'})"
     if metric == "frames" and op == ">=":
         return f"it has {counted(int(value), 'frame')}; a video has at least {threshold}"
     if metric == "duplicate_of":

@@ -156,7 +156,7 @@ def _expand(word: str, columns: Mapping[str, str]) -> Iterator[Row]:
     elif path.is_symlink():
         yield {"uri": local_uri(path.absolute()), "size": 0, "problem": "the link leads nowhere"}
     else:
-        raise BadInput(f"there is no file or folder {word!r}, and it is no glob or URL that can be listed")
+        raise BadInput(f"{word}: no such file or folder")
 
 
 def _named(name: str) -> Row:

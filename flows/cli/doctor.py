@@ -33,6 +33,8 @@ from stages.core.weights.checkpoint import ModelConfig, is_hub_id
 from stages.families.contract import offers_of
 
 OK, NOTE, MISSING = "ok", "note", "missing"
+NOT_DOWNLOADED = "is not in the local hub cache"
+"""What the refusal of published weights says that are not here."""
 COLOURS = {OK: "green", NOTE: "yellow", MISSING: "red"}
 LOW_DISK_GB, NO_DISK_GB, COMMAND_SECONDS, IMPORT_SECONDS = 5.0, 0.2, 10.0, 300.0
 INSTALL = "run `make setup`, or pip install --constraint constraints.txt --editable ."
@@ -181,7 +183,11 @@ def ray() -> Iterator[Finding]:
         yield Finding(MISSING, "Ray", f"{have}, which cannot be imported: {fault}", INSTALL)
         return
     session_folder()
-    yield Finding(OK, "Ray", f"{have}; started by a run that needs it, on this machine unless infra.ray.address is set")
+    yield Finding(
+        OK,
+        "Ray",
+        f"{have}; each run that needs Ray starts it on this machine, unless infra.ray.address names a cluster",
+    )
 
 
 def import_fault(name: str) -> str:
@@ -240,7 +246,9 @@ def prefect() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    """Whether the weights of every entry in configs/models are complete. Those that come with the project must be."""
+    """Whether the weights of every entry in configs/models are complete. Those that come with the project must be; of
+    published ones that were never downloaded one finding names all."""
+    absent = list[str]()
     for path in sorted((CONFIGS / "models").glob("*.yaml")):
         name, needed = f"model {path.stem}", False
         try:
@@ -248,12 +256,22 @@ def weights() -> Iterator[Finding]:
             needed = Path(model.checkpoint).is_relative_to(ROOT)
             yield Finding(OK, name, weights_on_disk(model))
         except BadInput as bad:
+            if NOT_DOWNLOADED in str(bad):
+                absent.append(path.stem)
+                continue
             advice = (
                 "it is part of the project: get that again"
                 if needed
                 else f"needed only by campaigns with model={path.stem}"
             )
             yield Finding(MISSING if needed else NOTE, name, str(bad), advice)
+    if absent:
+        yield Finding(
+            NOTE,
+            "weights",
+            f"not downloaded: {', '.join(absent)}",
+            "needed only by campaigns with one of these as `model`; model.download=true with HF_HUB_OFFLINE=0 gets it",
+        )
 
 
 def read_model(path: Path) -> ModelConfig:
@@ -289,7 +307,7 @@ def disk(store: str | None, options: Mapping[str, Any] | None = None) -> Iterato
     free = shutil.disk_usage(there).free / 1e9
     advice = "" if free >= LOW_DISK_GB else "make room, or give another --store"
     status = MISSING if free < NO_DISK_GB else NOTE if advice else OK
-    yield Finding(status, "disk", f"{free:,.1f} GB free at {there}", advice)
+    yield Finding(status, "disk", f"{free:,.1f} GB free in {there}", advice)
 
 
 def nearest_folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ from flows.display.terminal import console as plain_console
 from flows.display.terminal import say
 from flows.prefect.server import require_server
 from flows.run.estimate import estimate, estimate_table, estimate_text
-from flows.run.progress import LINE_SECONDS, Bars, counts_table, make_forecast, totals
+from flows.run.progress import LINE_SECONDS, Bars, counts_notes, counts_table, make_forecast, totals
 from flows.run.session import Outcome, Prepared, execute, existing_catalog, prepare
 from flows.words import counted, duration_text, look
 from stages.core.errors import BadInput
@@ -146,8 +146,10 @@ def print_plan(prepared: Prepared, what: str, remarks: Sequence[str] = ()) -> in
         return 0
     plan, survey, out = prepared.plan, prepared.survey, plain_console()
     unknown = {n.name for p in plan.phases if not survey.units_complete(p) for n in p.nodes}
-    out.print(f"{plan.flow}: what would run", markup=False)
+    out.print(f"{plan.flow} would run:", markup=False)
     out.print(counts_table(survey.counts(), unknown))
+    for line in counts_notes({n: c for n, c in survey.counts().items() if n not in unknown}, plan):
+        out.print(line, soft_wrap=True)
     if unknown:
         out.print("?: known only after the steps above have run", soft_wrap=True)
     print_estimate(prepared, out)

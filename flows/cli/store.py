@@ -12,9 +12,10 @@ from flows.cli.outputs import FORMATS, formats_of, is_special, write_special, wr
 from flows.display.grid import print_table
 from flows.display.terminal import console as plain_console
 from flows.render.qc import KIND, qc, qc_lines
+from flows.run.progress import counts_notes
 from flows.run.session import existing_catalog
 from flows.views.tables import TABLES, read_table
-from flows.words import counted, file_name
+from flows.words import command, counted, file_name
 from stages.core.errors import BadInput
 from stages.core.ledger.catalog import Catalog
 from stages.core.ledger.upkeep import Report
@@ -54,12 +55,12 @@ def show_table(
             runs = sum(r["flow"] == flow for r in runs_table(catalog).to_pylist())
             which = f"run {run_id}" if run_id else f"the latest of {runs} {flow} runs"
             if runs > 1:
-                console.print(f"rows of {which}; --all shows those of all", soft_wrap=True, markup=False)
+                console.print(f"rows of {which}; --all shows the rows of every run", soft_wrap=True, markup=False)
     return 0
 
 
 def make_page(store: str, run_id: str, out: Path | None, options: Options | None = None) -> int:
-    """Write the page of a store, and print where it lies."""
+    """Write the page of a store, and print where it is."""
     from flows.views.page import export_page
 
     catalog = existing_catalog(store, options)
@@ -95,6 +96,8 @@ def _show_flow(catalog: Catalog, flow: str, runs: list[Row]) -> None:
         again = _failed_for_now(survey, record.plan.node(name))
         table.add_row(name, str(c.done), str(c.todo - again), str(c.waiting), str(c.failed + again))
     console.print(table)
+    for line in counts_notes(survey.counts(), record.plan):
+        console.print(line, soft_wrap=True)
     faults = qc_lines(qc(survey).to_pylist(), catalog.storage.url) if survey.plan.of_kind(KIND) else []
     for line in [*_failures(record, catalog), *faults]:
         console.print(for_terminal(line, keep=""), markup=False, soft_wrap=True)
@@ -164,7 +167,7 @@ def _lineage_lines(catalog: Catalog, what: str) -> list[str]:
     from stages.core.running.lineage import lineage
     from stages.core.running.lineage_text import as_text
 
-    lines = list[str]()
+    lines, store = list[str](), catalog.storage.url
     if _is_file(what):
         row_id, take = _ids_of_file(catalog, Path(what).expanduser())
     else:
@@ -182,6 +185,8 @@ def _lineage_lines(catalog: Catalog, what: str) -> list[str]:
         if about:
             about.append("")
         lines += [*(["", "trained from:"] if row_id != first else []), *about, *as_text(origin)]
+        if about:
+            lines += ["", f"every column: {command('table sources --out FILE', store)}, and of clips `table clips`"]
         row_id = origin.above[-1].row.get("parent", "") if origin.above else ""  # a checkpoint's own start
     return lines
 
@@ -247,7 +252,7 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
     for items, noun, plural in leftovers:
         names = [getattr(item, "uri", item) for item in items[:most]]
         lines += [counted(len(items), noun, plural), *(f"  {name}" for name in names)] if items else []
-    return [*lines, "no faults" if report.ok else counted(len(report.faults), "fault")]
+    return [*lines, "no faults found" if report.ok else counted(len(report.faults), "fault")]
 
 
 def compact_store(store: str, options: Options | None = None) -> int:

@@ -13,6 +13,7 @@ from flows.curate.notes import sources_without_clips
 from flows.curate.report_data import (
     Scored,
     details,
+    failing_more,
     funnel,
     label_counts,
     near_threshold,
@@ -47,7 +48,7 @@ def report_command(store: str, run_id: str, out: Path | None, options: Mapping[s
 
 
 def write_report(catalog: Catalog, page: str, out: Path | None) -> str:
-    """Put the page into a file, or into the store. Returns where it lies. Raises BadInput where that cannot be."""
+    """Put the page into a file, or into the store. Returns where it is. Raises BadInput where that cannot be."""
     if out is None:
         catalog.storage.write(NAME, page.encode())
         return catalog.storage.place(NAME)
@@ -86,6 +87,7 @@ def build_report(catalog: Catalog, run_id: str = "") -> str:
             metrics=metrics,
             labels=label_counts(scored),
             near=near,
+            short=_short,
             cards=cards,
             kept=[cards[i] for i in good],
             rejected=[cards[i] for i in bad],
@@ -98,7 +100,8 @@ def _near(scored: Scored, metric: Row) -> list[Row]:
     found = []
     for key, limit in metric["limits"].items():
         out, inside = near_threshold(scored, metric["metric"], key, limit, NEAR)
-        found.append({"key": key, "limit": limit, "out": out, "in": inside})
+        failing = failing_more(scored, metric["metric"], key, limit)
+        found.append({"key": key, "limit": limit, "out": out, "in": inside, "failing": failing})
     return found
 
 
@@ -171,4 +174,6 @@ def _picture(catalog: Catalog, uri: str | None) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else shorten(str(value), LONGEST_LABEL, placeholder="…")
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return shorten(str(value), LONGEST_LABEL, placeholder="…")

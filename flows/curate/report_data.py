@@ -33,7 +33,7 @@ from stages.core.step import Row
 
 BINS = 100
 NO_SOURCE = {
-    "suffix": "no video file, by its suffix",
+    "suffix": "not a video file",
     "duplicate_of": "same content as another file",
     "video_streams": "no video in it",
     "frames": "fewer than two frames",
@@ -274,6 +274,17 @@ def near_threshold(scored: Scored, metric: str, key: str, limit: float, most: in
         )
         found.append([r["clip_id"] for r in rows])
     return found[0], found[1]
+
+
+def failing_more(scored: Scored, metric: str, key: str, limit: float) -> int:
+    """How many clips fail this threshold and others too: no picture near it shows them."""
+    inside = ">=" if key == "min" else "<="
+    (row,) = scored.rows(
+        f"""SELECT count(*) AS n FROM scored WHERE NOT (failing IS NOT NULL AND failing IN ('', ?))
+        AND NOT ("{metric}" {inside} {limit!r})""",
+        [metric],
+    )
+    return int(row["n"])
 
 
 def samples(scored: Scored, kept: int, per_reason: int, reasons: Sequence[str]) -> tuple[list[str], list[str]]:

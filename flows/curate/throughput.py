@@ -59,7 +59,7 @@ def throughput_table(survey: Survey, run_id: str) -> Table | None:
     rows = throughput(survey, run_id)
     if not rows:
         return None
-    table = Table(title="throughput", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="speed of each step on this machine", title_justify="left", box=None, pad_edge=False)
     for name in ("step", "rows", "core-seconds", "hours of footage per hour", "frames per core-second"):
         table.add_column(name, justify="left" if name == "step" else "right")
     for r in rows:

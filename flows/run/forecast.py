@@ -186,6 +186,14 @@ class Forecast:
         return max(0.0, min(now - self._last, 0.9 * max((r.mean for r in rest), default=0.0)))
 
     @property
+    def knows_enough(self) -> bool:
+        """Whether the time left may be told: what a row takes is known of every step with rows left, or of two steps.
+        The first step alone, often a quick one, says nothing of the others."""
+        steps = [s for s in self._steps.values() if not s.job]
+        known = [s for s in steps if s.mean(1.0)]
+        return len(known) > 1 or all(s in known for s in steps if s.left)
+
+    @property
     def sureness(self) -> str:
         """How much to trust the time left, as a word before it: `at least` where there are rows that are not counted,
         `roughly` where how many there are or what one takes is a guess, else `about`."""

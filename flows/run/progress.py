@@ -19,9 +19,9 @@ from stages.core.planning.plan import Plan
 from stages.core.planning.survey import Count, Survey
 from stages.core.step import Row
 
-LINE_SECONDS, LONGEST_PAUSE, PAUSES, POLL_S = 5.0, 60.0, 20, 0.5
+LINE_SECONDS, LONGEST_PAUSE, PAUSES, POLL_S, REPEATED = 5.0, 60.0, 20, 0.5, 6
 """Where the console is no terminal: seconds from one line to the next at first, and later; between these a pause is as
-long as the run has gone on by a part in PAUSES."""
+long as the run has gone on by a part in PAUSES. A line that would say the same again comes after REPEATED pauses."""
 LOGGED = "rushes.progress"
 """What executors log here while they get ready (Ray starts, a worker loads its weights) is shown."""
 
@@ -104,7 +104,7 @@ class Bars(logging.Handler):
                 self._progress.update(self._ids[node], completed=self._done[node], description=self._label(node))
 
     def _print_lines(self) -> None:
-        said, last = None, -LONGEST_PAUSE
+        said, shown, last = None, "", -LONGEST_PAUSE
         while not self._ended.wait(self.poll_s):
             spent = time.monotonic() - self._began
             with self._guard:
@@ -113,8 +113,8 @@ class Bars(logging.Handler):
             if self._progress:
                 for task in tasks:
                     self._progress.update(task, left=doing or left)
-            elif spent - last >= pause(spent) or (doing and doing != said):
-                said, last = doing, spent
+            elif spent - last >= _pause_before(line == shown, spent) or (doing and doing != said):
+                said, shown, last = doing, line, spent
                 self._console.print(f"  {spent:.0f} s: {line}", highlight=False, soft_wrap=True, markup=False)
 
     def _label(self, node: str) -> str:
@@ -131,7 +131,7 @@ class Bars(logging.Handler):
 
     def _left(self) -> str:
         seconds = self._forecast.seconds_left()
-        if not seconds:
+        if not seconds or not self._forecast.knows_enough:
             return ""
         return f"{self._forecast.sureness} {duration_text(seconds)} left"
 
@@ -139,6 +139,11 @@ class Bars(logging.Handler):
 def pause(spent: float) -> float:
     """Seconds from one line to the next, of a run that has gone on for so many."""
     return max(LINE_SECONDS, min(LONGEST_PAUSE, spent / PAUSES))
+
+
+def _pause_before(same: bool, spent: float) -> float:
+    """Seconds from the last line to one that says the same, or something else."""
+    return min(LONGEST_PAUSE, REPEATED * pause(spent)) if same else pause(spent)
 
 
 def make_forecast(survey: Survey, plan: Plan, slots: float, estimate: Estimate) -> Forecast:
@@ -172,6 +177,15 @@ def _progress(console: Console) -> Progress:
 def totals(counts: Mapping[str, Count]) -> dict[str, int]:
     """How many rows each node is expected to make."""
     return {name: c.todo + c.waiting for name, c in counts.items()}
+
+
+def counts_notes(counts: Mapping[str, Count], plan: Plan) -> list[str]:
+    """What the words and figures under `counts_table` mean, as far as they occur."""
+    jobs = [n.name for n in plan.nodes if n.job and not n.per and n.name in counts]
+    zeros = [name for name, c in counts.items() if not (c.done or c.todo or c.waiting or c.failed)]
+    lines = ["waiting: an earlier step comes first"] if any(c.waiting for c in counts.values()) else []
+    lines += [f"only zeros: the step does not apply to anything here ({', '.join(zeros)})"] if zeros else []
+    return lines + ([f"jobs look at all rows at once and count as 1: {', '.join(jobs)}"] if jobs else [])
 
 
 def counts_table(counts: Mapping[str, Count], unknown: Set[str]) -> Table:

@@ -224,8 +224,10 @@ def read_table(catalog: Catalog, name: str, *, run_id: str = "", everything: boo
     if name == "reviews":
         return _reviews(catalog)
     if name not in TABLES:
-        wrong = f"there is no table {name!r}" if name else "no table was named"
-        raise BadInput(f"{wrong}; {nearest(name, ['runs', 'checkpoints', 'datasets', 'reviews', *TABLES])}")
+        known = [*TABLES, "runs", "checkpoints", "datasets", "reviews"]
+        if not name:
+            raise BadInput(f"name a table: {', '.join(known)}")
+        raise BadInput(f"there is no table {name!r}; {nearest(name, known)}")
     flow, view = TABLES[name]
     if not everything:
         return view(_run(catalog, flow, run_id).survey(catalog))

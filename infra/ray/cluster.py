@@ -21,6 +21,7 @@ import ray
 from infra.ray.capacity import Node
 from infra.ray.session_folder import session_folder
 from infra.ray.settings import RaySettings
+from infra.ray.start_output import kept_from_the_console, written
 from stages.core.config_files import ROOT
 from stages.core.errors import BadInput
 
@@ -98,7 +99,7 @@ class Cluster:
                 self._ray_thread = None
                 if TOO_SLOW not in str(error) or number == STARTS:
                     raise
-            progress.info("Ray did not start within its 30 s; starting it again")
+            progress.info("Ray did not start within 30 s; trying again (%d of %d)", number + 1, STARTS)
 
     def _run_ray(self, up: Future[None]) -> None:
         try:
@@ -155,15 +156,19 @@ def _init(settings: RaySettings) -> None:
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Raise BadInput where Ray does not start, for which it has bare exceptions; the log has the traceback."""
+    """Raise BadInput where Ray does not start, for which it has bare exceptions; the log has the traceback. What Ray
+    prints about it goes to a file, which the sentence names."""
+    output = list[str]()
     try:
-        yield
+        with kept_from_the_console(output):
+            yield
     except Exception as error:
         log.info("Ray did not start", exc_info=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
             f"Ray did not start on this machine ({reason}). It may be too busy, or have too little memory: wait for "
             "other work to end and run the same command again, or run without Ray: --executor local"
+            f"{written(output)}"
         ) from None
 
 

@@ -38,7 +38,7 @@ def merge(
     Returns the checked schema object and the steps of its `steps` mapping, in order. Raises BadInput for an unknown key
     or a wrong type, naming the layer it stands in.
     """
-    merged = OmegaConf.create({})
+    merged, lifted = OmegaConf.create({}), list[tuple[str, DictConfig]]()
     fields = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
     names = _step_names(layers)
     for where, values in layers:
@@ -47,9 +47,21 @@ def merge(
             checked = {k: v for k, v in layer.items() if k != STEPS}
             OmegaConf.merge(OmegaConf.structured(schema), _without_interpolations(checked))
             merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
+            lifted.append((where, layer))
         except OmegaConfBaseException as error:
             raise BadInput(_explain(where, error, fields)) from None
-    return _finish(schema, merged, " and ".join(dict.fromkeys(where for where, _ in layers)))
+    try:
+        return _finish(schema, merged, " and ".join(dict.fromkeys(where for where, _ in layers)))
+    except BadInput as error:
+        raise BadInput(_layer_of(str(error), lifted) + str(error)) from None
+
+
+def _layer_of(said: str, layers: Sequence[tuple[str, DictConfig]]) -> str:
+    """The beginning of a sentence about an unknown key of a step: the last layer that has the key; else ""."""
+    match = re.match(r"(\w+)((?:\.\w+)*): unknown key '([^']+)'", said)
+    path = f"{STEPS}.{match[1]}{match[2]}.{match[3]}" if match else ""
+    found = [where for where, layer in layers if path and OmegaConf.select(layer, path, default=None) is not None]
+    return f"{found[-1]}: " if found else ""
 
 
 def _step_names(layers: Sequence[tuple[str, Any]]) -> set[str]:

@@ -29,6 +29,10 @@ def nearest(word: str, known: Iterable[str], before: str = "") -> str:
     return f"did you mean {before + close[0]!r}?" if close else f"known: {', '.join(choices)}"
 
 
+NOUNS = {"campaigns": "campaign", "cascades": "cascade", "models": "model"}
+"""What the configs of a folder are called."""
+
+
 def find_config(name: str | Path, kind: str = "") -> Path:
     """The file that a name means: a path as it is, or `NAME.yaml` below configs/KIND. Raises BadInput."""
     given = Path(name).expanduser()
@@ -39,7 +43,8 @@ def find_config(name: str | Path, kind: str = "") -> Path:
     folder = CONFIGS / kind
     known = [p.stem for p in folder.glob("*.yaml")]
     raise BadInput(
-        f"there is no config {str(name)!r}: it is neither a file nor in configs/{kind} ({nearest(str(name), known)})"
+        f"there is no {NOUNS.get(kind, 'config')} {str(name)!r}: no such file, and none of that name in "
+        f"{'/'.join(filter(None, ('configs', kind)))} ({nearest(str(name), known)})"
     )
 
 

@@ -151,6 +151,22 @@ def test_overrides_need_a_key(word):
         parse_overrides([word])
 
 
+def test_an_unknown_key_of_a_step_names_the_file_it_stands_in():
+    cascade = ("cascade.yaml", {"steps": {"words": STEP}})
+    said = refused(cascade, ("mine.yaml", {"words": {"sufix": "x"}}))
+    assert said == "mine.yaml: words: unknown key 'sufix'; did you mean 'suffix'?"
+    said = refused(cascade, ("mine.yaml", {"words": {"resources": {"cpu": 1}}}), ("the command line", {"size": 3}))
+    assert said == "mine.yaml: words.resources: unknown key 'cpu'; did you mean 'cpus'?"
+
+
+def test_a_missing_campaign_is_called_so():
+    with pytest.raises(BadInput) as caught:
+        find_config("missing.yaml", "campaigns")
+    assert str(caught.value).startswith(
+        "there is no campaign 'missing.yaml': no such file, and none of that name in configs/campaigns (known: "
+    )
+
+
 def test_a_missing_config_says_what_there_is(tmp_path):
     with pytest.raises(BadInput, match="there is no config 'nothing-like-it'"):
         find_config("nothing-like-it")

@@ -7,7 +7,7 @@ import pytest
 from stages.core.errors import BadInput
 from stages.core.identity import depends_digest
 from stages.core.planning.survey import Survey
-from stages.core.running.lineage import lineage
+from stages.core.running.lineage import Lineage, Link, lineage
 from stages.core.running.lineage_text import as_text, changed_settings, version_text
 from tests import toys
 from tests.toy_run import TAKES, run_all
@@ -212,12 +212,20 @@ def test_an_ambiguous_beginning_is_refused(local):
         lineage(local, "abcdef")
 
 
+def test_a_clip_is_called_a_clip_and_columns_that_only_programs_read_are_left_out():
+    row = {"clip_id": "c1", "start_s": 0.0, "end_s": 13.950000000000001, "end_frame": 280, "n_frames": 280,
+           "boundary_in": "edge", "addressable": True, "time_base_den": 10240}  # fmt: skip
+    run = {"run_id": "r", "flow": "curate", "status": "done"}
+    text = as_text(Lineage("c1", run, [Link("row", "clips", "c1", row)]))
+    assert text[2:] == ["clip c1", "  clip_id: c1", "  start_s: 0.0", "  end_s: 13.95", "  n_frames: 280"]
+
+
 LOOK = """
 import sys
 from stages.core import config
 config.PACKAGES = (*config.PACKAGES, "tests.")
 from stages.core.ledger.catalog import Catalog
-from stages.core.running.lineage import lineage
+from stages.core.running.lineage import Lineage, Link, lineage
 from stages.core.running.lineage_text import as_text
 from stages.core.running.runs import find_run
 from stages.core.ledger.storage import Storage

@@ -253,7 +253,7 @@ def test_broken_sources_are_rows_with_reasons(footage, store, more, tmp_path):
     assert sizes["empty.mp4"] == (0, None, None, None)
     assert sizes["link.mp4"] == (None, None, None, None)
     assert sizes["a.mp4"] == (len(whole), 224, 15, False)
-    assert "<td>no video file, by its suffix</td>" in build_report(run.catalog)
+    assert "<td>not a video file</td>" in build_report(run.catalog)
     assert len(run.rows("clips")) == 4
     assert Curated(store, [footage, more]).work == Counter()
     assert Curated(store, [footage, more], retry_errors=True).work["ingest"] == 5

@@ -53,6 +53,16 @@ def test_an_incomplete_checkpoint_is_named(
     assert finding.advice
 
 
+def test_published_weights_that_are_not_here_share_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("a", "b"):
+        entry = f"family: wan\ncheckpoint: owner/{name}\nrevision: main\n"
+        (tmp_path / "models" / f"{name}.yaml").write_text(entry)
+    monkeypatch.setattr(doctor, "CONFIGS", tmp_path)
+    [finding] = doctor.weights()
+    assert (finding.status, finding.state) == (NOTE, "not downloaded: a, b")
+
+
 @pytest.mark.parametrize(
     ("requirement", "wrong"),
     [("numpy", ""), ("numpy>=999", "required >=999"), ("no-such-package-here", "not installed")],

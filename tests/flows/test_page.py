@@ -56,7 +56,7 @@ def test_every_video_and_every_clip_is_inside(page):
     assert page.count("<video") == page.count('<video src="data:video/mp4;base64,') == 4
     assert page.count('preload="none" poster="data:image/jpeg;base64,') == 2, "what is published plays, once asked to"
     assert page.count('<img src="data:image/jpeg;base64,') == 1, "of the others there is a still"
-    assert "2 of the clips are in a dataset of this store" in page
+    assert "2 of the clips play here; the others are not in a published dataset" in page
     assert not re.search(r'(src|href|poster)="(?!data:)', page), "nothing is fetched"
 
 

@@ -12,14 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from flows.run.forecast import Forecast
-from flows.run.progress import LOGGED, Bars, pause
+from flows.run.progress import LOGGED, Bars, counts_notes, pause
 from flows.run.schedule import shard_size, shards
 from flows.words import duration_text
+from stages.core.planning.survey_views import Count
 
 Made = tuple[float, float, str]
 """When a row began and ended, in seconds; its step."""
@@ -200,6 +202,50 @@ def test_a_line_that_says_only_that_it_goes_on_comes_every_few_seconds(monkeypat
         logging.getLogger(LOGGED).info("starting a worker for %s", "base")
         wait_for(lambda: "a worker for base" in out.getvalue() and next(looks) > 20)
     assert out.getvalue().count("starting a worker for base") == 1, out.getvalue()
+
+
+def test_a_line_that_would_say_the_same_again_comes_less_often(monkeypatch):
+    """A start of Ray that takes minutes is no ticker."""
+    out = io.StringIO()
+    monkeypatch.setattr("flows.run.progress.pause", lambda spent: 0.2)
+    with Bars(Console(file=out, width=200), {"base": 2}) as bars:
+        bars.poll_s = 0.01
+        logging.getLogger(LOGGED).info("starting Ray")
+        wait_for(lambda: "starting Ray" in out.getvalue())
+        time.sleep(0.7)
+    assert out.getvalue().count("starting Ray") == 1, out.getvalue()
+
+
+def test_no_time_is_told_while_only_a_first_quick_step_is_known():
+    at = datetime.fromtimestamp(EPOCH, UTC)
+    forecast = Forecast({"ingest": 2, "sources": 1, "analyse": 2, "cuts": 2}, jobs={"sources"})
+    for row in range(2):
+        forecast.add("ingest", {"started": at, "ended": at + timedelta(seconds=0.1 + row)})
+        assert not forecast.knows_enough
+    forecast.add("analyse", {"started": at, "ended": at + timedelta(seconds=9)})
+    assert forecast.knows_enough, "two steps say what the others may take"
+    assert Forecast({"base": 3}, {"base": 1.0}).knows_enough, "all are known from earlier runs"
+
+
+def test_a_line_without_enough_knowledge_tells_no_time(monkeypatch):
+    out, at = io.StringIO(), datetime.fromtimestamp(EPOCH, UTC)
+    monkeypatch.setattr("flows.run.progress.pause", lambda spent: 0)
+    with Bars(Console(file=out, width=200), {"ingest": 2, "analyse": 2}) as bars:
+        bars.poll_s = 0.01
+        bars("ingest", {"status": "ok", "started": at, "ended": at + timedelta(seconds=1)})
+        wait_for(lambda: "ingest 1/2\n" in out.getvalue())
+    assert "left" not in out.getvalue()
+
+
+def test_figures_under_a_plan_are_explained_as_far_as_they_occur():
+    plan = SimpleNamespace(nodes=[SimpleNamespace(name="select", job="select", per=())])
+    counts = {"see": Count(0, 0, 0, 0), "base": Count(1, 0, 2, 0), "select": Count(1, 0, 0, 0)}
+    assert counts_notes(counts, plan) == [
+        "waiting: an earlier step comes first",
+        "only zeros: the step does not apply to anything here (see)",
+        "jobs look at all rows at once and count as 1: select",
+    ]
+    assert counts_notes({"base": Count(1, 0, 0, 0)}, plan) == []
 
 
 def test_lines_come_every_few_seconds_and_less_often_in_a_long_run():

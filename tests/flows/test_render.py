@@ -358,7 +358,7 @@ def test_exports_of_two_campaigns_and_of_a_stopped_run_stand_side_by_side(render
         assert everything <= {p.name for p in out.iterdir()}
     shown = rushes("table", "videos", "--store", store).output
     runs = sum(r["flow"] == "render" for r in runs_table(existing_catalog(str(store))).to_pylist())
-    assert f"rows of the latest of {runs} render runs; --all shows those of all" in shown
+    assert f"rows of the latest of {runs} render runs; --all shows the rows of every run" in shown
     assert "--all" not in rushes("table", "videos", "--store", store, "--all").output
     assert len(list(out.glob("*.mp4"))) == 4 + 1 + 1
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flows.curate.report import build_report, report_command
-from flows.curate.report_data import BINS, grid, near_threshold, read_scored, spread, spreads
+from flows.curate.report_data import BINS, failing_more, grid, near_threshold, read_scored, spread, spreads
 from flows.curate.throughput import throughput
 from flows.run.session import open_catalog
 from flows.views.tables import read_table
@@ -97,6 +97,17 @@ def test_examples_lie_next_to_the_threshold(catalog):
     assert {m["shown_to"] for m in spreads(scored) if m["metric"] == "static_ratio"} <= {1.0}
 
 
+def test_clips_that_fail_a_threshold_and_another_are_counted_beside_its_pictures(catalog):
+    """So that `just fail: none` does not read as if nothing failed it."""
+    scored = read_scored(find_run(catalog, "curate").survey(catalog))
+    verdicts = read_table(catalog, "verdicts").to_pylist()
+    metrics = [{r["metric"] for r in v["reasons"]} for v in verdicts]
+    assert failing_more(scored, "motion", "min", 0.05) == sum("motion" in m and len(m) > 1 for m in metrics)
+    above_all = max(s["motion"] for s in read_table(catalog, "scores").to_pylist()) + 1
+    assert failing_more(scored, "luma", "max", -1.0) == sum(bool(m - {"luma"}) for m in metrics) > 0
+    assert failing_more(scored, "motion", "min", above_all) == sum(bool(m - {"motion"}) for m in metrics)
+
+
 def test_sources_without_clips_are_named_with_the_reason(page):
     table = re.search(r'<table class="names">(.*?)</table>', page, re.S).group(1)
     assert "broken.mp4" in table
@@ -121,7 +132,7 @@ def test_text_of_the_footage_is_text(page):
 def test_it_goes_into_the_store_or_a_file(catalog, tmp_path, capsys):
     assert report_command(catalog.storage.url, "", None) == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
-    assert b"What was kept, and why the rest was not" in catalog.storage.read("report.html")
+    assert b"What was kept, and why the rest was rejected" in catalog.storage.read("report.html")
     assert report_command(catalog.storage.url, "", tmp_path / "sub" / "r.html") == 0
     assert (tmp_path / "sub" / "r.html").stat().st_size > 10_000
     with pytest.raises(BadInput, match="cannot write"):

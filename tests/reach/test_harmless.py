@@ -30,7 +30,7 @@ def test_names_of_files_and_errors_cannot_steer_the_terminal(tmp_path: Path) -> 
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / f"{EVIL}.mp4").write_bytes(b"no video")
-    (folder / "list\nno faults.mp4").write_bytes(b"no video")
+    (folder / "list\nno faults found.mp4").write_bytes(b"no video")
     store, out = str(tmp_path / "s"), ""
     commands = [
         ["curate", str(folder), "--executor", "local", "--until", "ingest"],
@@ -48,7 +48,7 @@ def test_names_of_files_and_errors_cannot_steer_the_terminal(tmp_path: Path) -> 
         assert not CONTROL.search(result.output), (words, result.output)
         out += result.output
     assert "\\x1b[2J" in out, "it is shown, not obeyed"
-    assert "\nno faults" not in out
+    assert "\nno faults found" not in out
 
 
 def test_prompts_and_captions_cannot_steer_it_either(capsys: pytest.CaptureFixture[str]) -> None:

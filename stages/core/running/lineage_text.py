@@ -22,6 +22,11 @@ ROOTS = (("clip_id", "clip"), ("uri", "file"), ("prompt", "take"))
 """What a run starts from is called, by the first of these columns that it has."""
 HIDDEN = {*LEDGER.names, *BOOKKEEPING, "rows", "uri", "position", "parent_id", "unit_id", "mark", "made_from",
           "why", "of_row", "round", "kept"}  # fmt: skip
+TECHNICAL = {"pix_fmt", "sar_num", "sar_den", "field_order", "color_range", "stream_index", "n_video_streams",
+             "time_base_num", "time_base_den", "start_pts", "end_pts", "duration_pts", "keyframes", "n_keyframes",
+             "end_frame", "boundary_in", "boundary_out", "addressable", "pictures_uri", "pictures_sha256",
+             "pictures_size", "bar_top", "bar_bottom", "bar_left", "bar_right"}  # fmt: skip
+"""Columns of sources and clips that only programs read; the tables `sources`, `signals` and `clips` have them."""
 EMPTY_AT_0 = ("width", "height", "n_frames", "fps", "stage_seed", "place", "among")
 """Columns that say nothing where they are 0: an embedding has no frames, and not every step draws."""
 LONGEST_LIST, LONGEST_TEXT = 8, 70
@@ -69,7 +74,8 @@ def _gist(row: Row) -> str:
 
 def _link_lines(link: Link, settings: Mapping[str, str], units: str) -> list[str]:
     shared = f"  (shared by {link.shared:,} {units}s)" if link.shared > 1 else ""
-    name = _unit_name(link.row) if link.kind == "unit" else link.name
+    is_unit = link.kind == "unit" or link.row.get("clip_id") == link.id
+    name = _unit_name(link.row) if is_unit else link.name
     lines = [f"{name} {link.id}  {_standing(link)}".rstrip() + shared]
     lines += [f"  attempt {a['attempt']}: {a['error']}" for a in link.attempts[:-1]]
     lines += [f"  {line}" for line in _columns(link)]
@@ -86,7 +92,7 @@ def _link_lines(link: Link, settings: Mapping[str, str], units: str) -> list[str
 def _columns(link: Link) -> Iterator[str]:
     """What a row says, a line for each column: not what is empty, nor what its other lines say."""
     for name, value in link.row.items():
-        if name in HIDDEN or name.startswith("depends_") or value in (None, "", [], ()):
+        if name in HIDDEN or name in TECHNICAL or name.startswith("depends_") or value in (None, "", [], ()):
             continue
         if (name in EMPTY_AT_0 and not value and link.kind != "unit") or (
             name == "sha256" and str(value) in str(link.row.get("uri"))
@@ -96,6 +102,7 @@ def _columns(link: Link) -> Iterator[str]:
             value = f"{len(value):,} values"
         if name in ("version", "source_version") and link.kind == "unit":
             name, value = version_text(str(value))
+        value = float(f"{value:.6g}") if isinstance(value, float) else value
         yield f"{name}: {value}"
 
 
